@@ -1,0 +1,1 @@
+//! The ledger: a load generator that accounts for every request.

@@ -1,0 +1,3 @@
+//! rcluster: a process master for Node.js.
+
+pub mod ledger;
