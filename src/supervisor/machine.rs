@@ -130,9 +130,9 @@ impl Supervisor {
         self.committed
     }
 
-    /// Whether a worker of another generation is still there.
-    pub fn has_others_than(&self, generation: Generation) -> bool {
-        self.fleet.iter().any(|w| w.generation != generation)
+    /// Whether a worker of an older generation is still there.
+    pub fn has_older_than(&self, generation: Generation) -> bool {
+        self.fleet.iter().any(|w| w.generation < generation)
     }
 
     /// One worker, if it was ordered and not yet reaped.
