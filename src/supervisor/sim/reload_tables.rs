@@ -1,0 +1,34 @@
+//! Reloads, step by step.
+
+use std::time::Duration;
+
+use super::{
+    super::{Event, Fact, Generation, Policy, Surge, Switch},
+    table::{Table, policy},
+};
+
+#[test]
+fn a_rolling_reload_goes_slot_by_slot() {
+    let mut t = Table::serving(Policy {
+        min_uptime: Duration::from_secs(1),
+        ..policy()
+    });
+    assert_eq!(t.at(100).reload(1), ["prepare 2"]);
+    assert_eq!(t.prepared(2), ["spawn 3 in slot 0 of generation 2"]);
+    assert_eq!(t.at(200).ready(3), [""; 0]);
+    // Ready is not enough: it has to live for min-uptime.
+    assert_eq!(t.tick(1199), [""; 0]);
+    assert_eq!(
+        t.tick(1200),
+        ["spawn 4 in slot 1 of generation 2", "drain 1"]
+    );
+    // The next slot does not wait for the drain of the first.
+    assert_eq!(t.at(1300).ready(4), [""; 0]);
+    assert_eq!(t.tick(2300), ["drain 2"]);
+    assert_eq!(t.at(2400).drains(2), [""; 0]);
+    // Told when the old ones accept no more; releases go when they are gone.
+    assert_eq!(t.fact(1, Fact::Closed("0".to_owned())), ["tell [1] done 2"]);
+    assert_eq!(t.at(2500).drains(1), ["retire all but [1, 2]"]);
+    assert_eq!(t.fleet(), ["3:2:ready", "4:2:ready"]);
+    assert_eq!(t.machine.deadline(), None);
+}
