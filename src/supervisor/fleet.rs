@@ -61,11 +61,6 @@ impl Fleet {
         self.iter().any(Worker::is_seated)
     }
 
-    /// Workers on their way out, oldest first.
-    pub(super) fn draining(&self) -> impl Iterator<Item = &Worker> {
-        self.iter().filter(|w| w.state >= State::Draining)
-    }
-
     /// Whether any worker of another generation may still accept a connection.
     pub(super) fn others_accept(&self, generation: Generation) -> bool {
         self.iter().any(|w| {

@@ -106,7 +106,7 @@ impl Policy {
     /// SIGKILL is repeated at this interval until the process is reaped.
     pub const KILL_REPEAT: Duration = Duration::from_secs(10);
 
-    /// Most workers that may drain or stop in the background of reloads: twice the wanted workers.
+    /// Most workers that may drain in the background of reloads: twice the wanted workers.
     pub fn draining_cap(&self) -> usize {
         self.workers as usize * 2
     }

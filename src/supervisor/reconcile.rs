@@ -148,15 +148,10 @@ impl Supervisor {
     /// Bounds the workers that drain in the background: the oldest is cut.
     fn cap_draining(&mut self) {
         let cap = self.policy.draining_cap();
-        let excess = self.fleet.draining().count().saturating_sub(cap);
-        let oldest: Vec<_> = self
-            .fleet
-            .draining()
-            .filter(|w| w.state == State::Draining)
-            .take(excess)
-            .map(|w| w.id)
-            .collect();
-        for id in oldest {
+        // Those that were cut before are on their way: they are no reason to cut another.
+        let draining = self.fleet.ids(|w| w.state == State::Draining);
+        let excess = draining.len().saturating_sub(cap);
+        for id in draining.into_iter().take(excess) {
             self.halt(id, "too many workers drain at once; the oldest is cut");
         }
     }

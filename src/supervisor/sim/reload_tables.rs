@@ -32,3 +32,31 @@ fn a_rolling_reload_goes_slot_by_slot() {
     assert_eq!(t.fleet(), ["3:2:ready", "4:2:ready"]);
     assert_eq!(t.machine.deadline(), None);
 }
+
+/// One worker; reloads follow each other while the old ones drain slowly.
+#[test]
+fn over_the_cap_only_the_oldest_is_cut() {
+    let mut t = Table::serving(Policy {
+        workers: 1,
+        ..policy()
+    });
+    for generation in 2..=3 {
+        t.at(generation * 100).reload(generation);
+        t.prepared(generation);
+        assert_eq!(
+            t.ready(generation),
+            [format!("drain {}", generation - 1)]
+        );
+        assert_eq!(
+            t.fact(generation - 1, Fact::Closed("0".to_owned())),
+            [format!("tell [{generation}] done {generation}")]
+        );
+    }
+    assert_eq!(t.at(400).reload(4), ["prepare 4"]);
+    assert_eq!(t.prepared(4), ["spawn 4 in slot 0 of generation 4"]);
+    assert_eq!(t.ready(4), ["drain 3", "stop 1"]);
+    assert_eq!(
+        t.fleet(),
+        ["1:1:stopping", "2:2:draining", "3:3:draining", "4:4:ready"]
+    );
+}
