@@ -119,6 +119,7 @@ impl Supervisor {
 
     /// Lets the others of a slot go once a worker of the wanted generation has proven itself.
     fn relieve(&mut self) {
+        self.send_home();
         for slot in self.slots() {
             let goal = self.goal(slot);
             if self
@@ -142,6 +143,21 @@ impl Supervisor {
         let workers = self.policy.workers;
         for id in self.fleet.ids(|w| w.slot.0 >= workers && w.is_seated()) {
             self.retire(id, "scaled down");
+        }
+    }
+
+    /// Lets go those that boot, or are held, for a generation that was given up:
+    /// nobody will ever open their gate, and they must not come to serve.
+    fn send_home(&mut self) {
+        let wanted = self.reload.as_ref().map(|r| r.generation);
+        let committed = self.committed;
+        for id in self.fleet.ids(|w| {
+            w.generation > committed
+                && Some(w.generation) != wanted
+                && w.is_seated()
+                && !w.is_ready()
+        }) {
+            self.retire(id, "its generation was given up");
         }
     }
 

@@ -60,3 +60,32 @@ fn over_the_cap_only_the_oldest_is_cut() {
         ["1:1:stopping", "2:2:draining", "3:3:draining", "4:4:ready"]
     );
 }
+
+/// The old worker of slot 1 is dead and waits for its backoff: nobody there
+/// can relieve the new one, which must go all the same.
+#[test]
+fn a_failed_reload_sends_home_whoever_boots_for_it() {
+    let mut t = Table::serving(Policy {
+        surge: Surge::Count(2),
+        ..policy()
+    });
+    // The first death is forgiven, the second is not.
+    assert_eq!(t.at(20).exits(2, 1), ["spawn 3 in slot 1 of generation 1"]);
+    t.spawned(3);
+    assert_eq!(t.exits(3, 1), [""; 0]);
+    t.reload(1);
+    assert_eq!(
+        t.prepared(2),
+        [
+            "spawn 4 in slot 0 of generation 2",
+            "spawn 5 in slot 1 of generation 2"
+        ]
+    );
+    t.spawned(4);
+    t.spawned(5);
+    assert_eq!(
+        t.exits(4, 1),
+        ["tell [1] failed: worker of slot 0 ended: exit code 1", "stop 5"]
+    );
+    assert_eq!(t.fleet(), ["1:1:ready", "5:2:stopping"]);
+}
