@@ -96,25 +96,40 @@ impl Supervisor {
         let surge = self.policy.surge.of(self.policy.workers) as usize;
         for slot in self.slots() {
             let goal = self.goal(slot);
-            if self.fleet.sound(slot, goal).is_some() {
-                continue;
+            if self.fleet.sound(slot, goal).is_none() {
+                let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
+                let occupied = self.fleet.seated(slot).any(Worker::is_ready);
+                if for_reload {
+                    // The new code owes nothing for the old code's crashes.
+                    let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
+                    self.spawn(slot, goal, gate);
+                } else if !occupied || self.replacing() < surge {
+                    self.restart(slot, goal);
+                }
             }
-            let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
-            if for_reload {
-                // The new code owes nothing for the old code's crashes.
-                let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
-                self.spawn(slot, goal, gate);
-                continue;
-            }
-            let occupied = self.fleet.seated(slot).any(Worker::is_ready);
-            if occupied && self.replacing() >= surge {
-                continue;
-            }
-            let due = self.seat(slot).backoff.not_before() <= self.now;
-            if due && self.budget.take(self.now, self.policy.workers) {
-                self.spawn(slot, goal, Gate::Open);
+            if self.lacks_stand_in(slot) {
+                self.restart(slot, self.committed);
             }
         }
+    }
+
+    /// Spawns outside of a reload's plan: spaced by the slot's backoff, bounded by the budget.
+    fn restart(&mut self, slot: Slot, generation: Generation) {
+        let due = self.seat(slot).backoff.not_before() <= self.now;
+        if due && self.budget.take(self.now, self.policy.workers) {
+            self.spawn(slot, generation, Gate::Open);
+        }
+    }
+
+    /// While new workers are held at the gate nobody but the old generation
+    /// serves: what dies of it is replaced, although its days are numbered.
+    fn lacks_stand_in(&self, slot: Slot) -> bool {
+        let held_back = self
+            .reload
+            .as_ref()
+            .is_some_and(|r| r.admits(slot) && r.holds_relief());
+        let committed = self.committed;
+        held_back && !self.fleet.seated(slot).any(|w| w.generation == committed)
     }
 
     /// Lets the others of a slot go once a worker of the wanted generation has proven itself.
@@ -185,6 +200,12 @@ impl Supervisor {
         }
     }
 
+    fn restart_at(&self, slot: Slot) -> Time {
+        let seat = self.seats.get(slot.0 as usize);
+        let due = seat.map_or(self.now, |s| s.backoff.not_before());
+        due.max(self.budget.available_at(self.policy.workers))
+    }
+
     /// Times at which reconciling may have something new to do while serving.
     pub(super) fn serving_deadlines(&self) -> Vec<Time> {
         let mut times = vec![];
@@ -192,11 +213,10 @@ impl Supervisor {
             let goal = self.goal(slot);
             match self.fleet.sound(slot, goal) {
                 Some(worker) => times.extend(self.proven_at(worker)),
-                None => {
-                    let seat = self.seats.get(slot.0 as usize);
-                    let due = seat.map_or(self.now, |s| s.backoff.not_before());
-                    times.push(due.max(self.budget.available_at(self.policy.workers)));
-                }
+                None => times.push(self.restart_at(slot)),
+            }
+            if self.lacks_stand_in(slot) {
+                times.push(self.restart_at(slot));
             }
         }
         times.extend(

@@ -89,3 +89,21 @@ fn a_failed_reload_sends_home_whoever_boots_for_it() {
     );
     assert_eq!(t.fleet(), ["1:1:ready", "5:2:stopping"]);
 }
+
+#[test]
+fn during_an_atomic_reload_the_old_generation_is_kept_up() {
+    let mut t = Table::serving(Policy {
+        switch: Switch::Atomic,
+        ..policy()
+    });
+    t.at(20).reload(1);
+    t.prepared(2);
+    t.spawned(3);
+    t.spawned(4);
+    assert_eq!(t.exits(1, 1), ["spawn 5 in slot 0 of generation 1"]);
+    t.fact(3, Fact::AtGate);
+    assert_eq!(
+        t.exits(4, 1),
+        ["tell [1] failed: worker of slot 1 ended: exit code 1", "stop 3"]
+    );
+}
