@@ -57,7 +57,9 @@ impl Supervisor {
 
     /// When a ready worker has proven itself, if it has nothing else to wait for.
     pub(super) fn proven_at(&self, worker: &Worker) -> Option<Time> {
-        let mut at = worker.ready_at? + self.policy.min_uptime;
+        let ready_at = worker.ready_at?;
+        // Time at the gate counts: an atomic switch must not wait once it has begun.
+        let mut at = (worker.held_at.unwrap_or(ready_at) + self.policy.min_uptime).max(ready_at);
         if let Some(reload) = &self.reload
             && reload.generation == worker.generation
         {

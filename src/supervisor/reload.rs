@@ -204,11 +204,16 @@ impl Supervisor {
                         .is_some_and(Worker::is_ready)
                 });
                 if all {
-                    self.set_stage(Stage::Baking(self.now + self.policy.bake));
+                    // Held workers have shown that they boot, not yet that they serve.
+                    let trial = self.policy.bake.max(self.policy.min_uptime);
+                    self.set_stage(Stage::Baking(self.now + trial));
                 }
             }
-            Stage::Baking(until) if until <= self.now => self.commit(),
-            Stage::Baking(_) => {}
+            Stage::Baking(until) => {
+                if until <= self.now && self.proven() >= self.policy.workers {
+                    self.commit();
+                }
+            }
         }
     }
 
@@ -223,14 +228,8 @@ impl Supervisor {
         let Some(reload) = &self.reload else {
             return;
         };
-        let (generation, mut admitted) = (reload.generation, reload.admitted);
-        let done = (0..admitted)
-            .filter(|slot| {
-                self.fleet
-                    .sound(Slot(*slot), generation)
-                    .is_some_and(|w| self.is_proven(w))
-            })
-            .count() as u32;
+        let mut admitted = reload.admitted;
+        let done = self.proven();
         let surge = self.policy.surge.of(self.policy.workers);
         if done >= self.policy.workers {
             self.commit();
@@ -240,6 +239,17 @@ impl Supervisor {
         if let Some(reload) = &mut self.reload {
             reload.admitted = admitted;
         }
+    }
+
+    /// Slots in which a worker of the new generation has proven itself.
+    fn proven(&self) -> u32 {
+        let Some(reload) = &self.reload else { return 0 };
+        let proven = |slot: &u32| {
+            self.fleet
+                .sound(Slot(*slot), reload.generation)
+                .is_some_and(|w| self.is_proven(w))
+        };
+        (0..reload.admitted).filter(proven).count() as u32
     }
 
     /// All at once: boot behind the gate, and open it when the last is there.

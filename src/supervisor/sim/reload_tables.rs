@@ -107,3 +107,65 @@ fn during_an_atomic_reload_the_old_generation_is_kept_up() {
         ["tell [1] failed: worker of slot 1 ended: exit code 1", "stop 3"]
     );
 }
+
+#[test]
+fn an_atomic_reload_switches_in_one_moment() {
+    let mut t = Table::serving(Policy {
+        switch: Switch::Atomic,
+        min_uptime: Duration::from_secs(1),
+        ..policy()
+    });
+    assert_eq!(t.at(100).reload(1), ["prepare 2"]);
+    assert_eq!(
+        t.prepared(2),
+        [
+            "spawn 3 in slot 0 of generation 2 held",
+            "spawn 4 in slot 1 of generation 2 held"
+        ]
+    );
+    t.spawned(3);
+    t.spawned(4);
+    assert_eq!(t.at(200).fact(3, Fact::AtGate), [""; 0]);
+    assert_eq!(t.at(300).fact(4, Fact::AtGate), [""; 0]);
+    // The last one lives for min-uptime at the gate.
+    assert_eq!(t.tick(1299), [""; 0]);
+    assert_eq!(t.tick(1300), ["open gate 3", "open gate 4"]);
+    assert_eq!(t.at(1301).listens(3), [""; 0]);
+    // All listen: at this moment the old ones are told, not a min-uptime later.
+    assert_eq!(t.at(1302).listens(4), ["drain 1", "drain 2"]);
+    t.at(1400).drains(1);
+    t.drains(2);
+    // The reload can still fail until the new ones have served for min-uptime.
+    assert_eq!(t.tick(2301), [""; 0]);
+    assert_eq!(t.tick(2302), ["tell [1] done 2", "retire all but [1, 2]"]);
+}
+
+#[test]
+fn an_atomic_reload_whose_workers_die_once_they_serve_goes_back() {
+    let mut t = Table::serving(Policy {
+        switch: Switch::Atomic,
+        min_uptime: Duration::from_secs(1),
+        ..policy()
+    });
+    t.at(100).reload(1);
+    t.prepared(2);
+    for id in [3, 4] {
+        t.spawned(id);
+        t.fact(id, Fact::AtGate);
+    }
+    t.tick(1100);
+    t.listens(3);
+    assert_eq!(t.listens(4), ["drain 1", "drain 2"]);
+    // Slot 0 is empty; in slot 1 the new worker serves until an old one can.
+    assert_eq!(
+        t.at(1400).exits(3, 1),
+        [
+            "tell [1] failed: worker of slot 0 ended: exit code 1",
+            "spawn 5 in slot 0 of generation 1",
+            "spawn 6 in slot 1 of generation 1"
+        ]
+    );
+    t.ready(5);
+    assert_eq!(t.ready(6), [""; 0]);
+    assert_eq!(t.tick(2400), ["drain 4"]);
+}
