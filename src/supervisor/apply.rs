@@ -35,7 +35,7 @@ impl Supervisor {
     }
 
     fn spawned(&mut self, id: WorkerId, pid: Pid) {
-        let Some(worker) = self.fleet.worker_mut(id) else {
+        let Some(worker) = self.fleet.worker_mut(id).filter(|w| w.pid.is_none()) else {
             return;
         };
         worker.pid = Some(pid);
@@ -49,7 +49,7 @@ impl Supervisor {
                 }
             }
             State::Stopping => self.signal(id, StopSignal::Stop),
-            State::Killing => self.signal(id, StopSignal::Kill),
+            State::Killing => self.force(id),
             State::Booting | State::Held | State::Ready | State::Draining => {}
         }
     }
@@ -331,7 +331,10 @@ impl Supervisor {
                 }
                 State::Stopping => self.kill(id, "still there after the stop signal"),
                 State::Killing => {
-                    self.signal(id, StopSignal::Kill);
+                    // Without a process there is nothing to kill yet; it gets its signal when it has one.
+                    if worker.pid.is_some() {
+                        self.signal(id, StopSignal::Kill);
+                    }
                     if let Some(worker) = self.fleet.worker_mut(id) {
                         worker.deadline = Some(now + Policy::KILL_REPEAT);
                     }

@@ -218,18 +218,24 @@ impl Supervisor {
         match to {
             State::Draining => self.out.push(Action::Drain { id }),
             State::Stopping if started => self.signal(id, StopSignal::Stop),
-            State::Killing => {
-                self.killed += 1;
-                if started {
-                    self.signal(id, StopSignal::Kill);
-                }
-            }
-            State::Starting | State::Booting | State::Held | State::Ready | State::Stopping => {}
+            State::Killing if started => self.force(id),
+            State::Starting
+            | State::Booting
+            | State::Held
+            | State::Ready
+            | State::Stopping
+            | State::Killing => {}
         }
     }
 
     pub(super) fn signal(&mut self, id: WorkerId, signal: StopSignal) {
         self.out.push(Action::Signal { id, signal });
+    }
+
+    /// The first SIGKILL; those that are repeated do not count.
+    pub(super) fn force(&mut self, id: WorkerId) {
+        self.killed += 1;
+        self.signal(id, StopSignal::Kill);
     }
 
     /// Asks a worker to leave, by the gentlest way that its state allows.

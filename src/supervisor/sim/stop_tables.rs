@@ -1,9 +1,7 @@
 //! The end, step by step.
 
-use std::time::Duration;
-
 use super::{
-    super::{Event, Fact, Policy, Urgency},
+    super::{Event, Fact, Urgency, WorkerId},
     table::{Table, policy},
 };
 
@@ -89,4 +87,25 @@ fn when_the_port_is_taken_it_ends_with_5() {
     assert_eq!(t.exits(1, 1), [""; 0]);
     t.fact(2, Fact::BindFailed("port 80: EACCES".to_owned()));
     assert_eq!(t.exits(2, 1), ["exit 5"]);
+}
+
+#[test]
+fn what_has_no_process_gets_no_signal_and_was_not_killed() {
+    let mut t = Table::booting(policy());
+    t.spawned(1);
+    assert_eq!(t.at(5).tell(STOP), ["stop 1"]);
+    assert_eq!(t.exits(1, 0), [""; 0]);
+    // Worker 2 is ordered, and neither its start nor its failure is told.
+    assert_eq!(t.tick(5005), [""; 0]);
+    assert_eq!(t.tick(15_005), [""; 0]);
+    let (id, reason) = (WorkerId(2), "EAGAIN".to_owned());
+    assert_eq!(t.tell(Event::SpawnFailed { id, reason }), ["exit 0"]);
+}
+
+#[test]
+fn a_start_told_twice_gets_one_signal() {
+    let mut t = Table::booting(policy());
+    t.tell(STOP);
+    assert_eq!(t.spawned(1), ["stop 1"]);
+    assert_eq!(t.spawned(1), [""; 0]);
 }
