@@ -38,6 +38,10 @@ impl Fleet {
         self.iter().filter(|w| wanted(w)).map(|w| w.id).collect()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.workers.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.workers.is_empty()
     }

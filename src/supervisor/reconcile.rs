@@ -101,11 +101,11 @@ impl Supervisor {
             if self.fleet.sound(slot, goal).is_none() {
                 let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
                 let occupied = self.fleet.seated(slot).any(Worker::is_ready);
-                if for_reload {
+                if for_reload && self.has_room() {
                     // The new code owes nothing for the old code's crashes.
                     let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
                     self.spawn(slot, goal, gate);
-                } else if !occupied || self.replacing() < surge {
+                } else if !for_reload && (!occupied || self.replacing() < surge) {
                     self.restart(slot, goal);
                 }
             }
@@ -118,9 +118,13 @@ impl Supervisor {
     /// Spawns outside of a reload's plan: spaced by the slot's backoff, bounded by the budget.
     fn restart(&mut self, slot: Slot, generation: Generation) {
         let due = self.seat(slot).backoff.not_before() <= self.now;
-        if due && self.budget.take(self.now, self.policy.workers) {
+        if due && self.has_room() && self.budget.take(self.now, self.policy.workers) {
             self.spawn(slot, generation, Gate::Open);
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.fleet.len() < self.policy.process_cap()
     }
 
     /// While new workers are held at the gate nobody but the old generation

@@ -169,3 +169,22 @@ fn an_atomic_reload_whose_workers_die_once_they_serve_goes_back() {
     assert_eq!(t.ready(6), [""; 0]);
     assert_eq!(t.tick(2400), ["drain 4"]);
 }
+
+/// As above, but the one that was cut ignores its stop signal: the next reload
+/// waits until it is reaped.
+#[test]
+fn processes_are_bounded() {
+    let mut t = Table::serving(Policy {
+        workers: 1,
+        ..policy()
+    });
+    for generation in 2..=4 {
+        t.at(generation * 100).reload(generation);
+        t.prepared(generation);
+        t.ready(generation);
+    }
+    t.at(500).reload(5);
+    assert_eq!(t.prepared(5), [""; 0], "1 seat, 1 extra, 2 draining");
+    assert_eq!(t.tick(5400), ["kill 1"]);
+    assert_eq!(t.exits(1, 137), ["spawn 5 in slot 0 of generation 5"]);
+}
