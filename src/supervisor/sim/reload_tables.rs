@@ -188,3 +188,22 @@ fn processes_are_bounded() {
     assert_eq!(t.tick(5400), ["kill 1"]);
     assert_eq!(t.exits(1, 137), ["spawn 5 in slot 0 of generation 5"]);
 }
+
+#[test]
+fn what_a_worker_says_before_its_start_is_told_counts() {
+    let mut t = Table::booting(policy());
+    t.listens(1);
+    t.spawned(1);
+    assert_eq!(t.fleet(), ["1:1:ready", "2:1:starting"]);
+
+    let mut t = Table::serving(Policy {
+        switch: Switch::Atomic,
+        ..policy()
+    });
+    t.reload(1);
+    t.prepared(2);
+    t.fact(3, Fact::AtGate);
+    t.spawned(3);
+    t.spawned(4);
+    assert_eq!(t.fact(4, Fact::AtGate), ["open gate 3", "open gate 4"]);
+}

@@ -109,3 +109,15 @@ fn a_start_told_twice_gets_one_signal() {
     assert_eq!(t.spawned(1), ["stop 1"]);
     assert_eq!(t.spawned(1), [""; 0]);
 }
+
+/// The promise is drain timeout plus kill timeout, and not the time to end by
+/// itself on top.
+#[test]
+fn a_drain_that_ends_late_does_not_prolong_the_stop() {
+    let mut t = Table::serving(policy());
+    t.at(1000).tell(STOP);
+    t.at(20_900).drains(2);
+    t.fact(1, Fact::Drained { cut: 3 });
+    assert_eq!(t.tick(21_000), ["stop 1"]);
+    assert_eq!(t.tick(26_000), ["kill 1"]);
+}
