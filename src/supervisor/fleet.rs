@@ -65,10 +65,10 @@ impl Fleet {
         self.iter().any(Worker::is_seated)
     }
 
-    /// Whether any worker of another generation may still accept a connection.
-    pub(super) fn others_accept(&self, generation: Generation) -> bool {
+    /// Whether any worker of a generation that is not wanted may still accept a connection.
+    pub(super) fn others_accept(&self, wanted: impl Fn(Generation) -> bool) -> bool {
         self.iter().any(|w| {
-            w.generation != generation && w.state <= State::Draining && !w.listening.is_empty()
+            !wanted(w.generation) && w.state <= State::Draining && !w.listening.is_empty()
         })
     }
 }

@@ -133,13 +133,13 @@ impl Supervisor {
                 }
                 self.report_end(&reload, outcome.clone());
                 self.tell(reload.tickets, outcome);
-                // Nothing of it is committed: giving it up is the way back.
-                self.tell(
-                    ticket.into_iter().collect(),
-                    ReloadOutcome::Done {
-                        generation: self.committed,
-                    },
-                );
+                // Nothing of it is committed: giving it up is the way back, which
+                // has been gone when none of its workers takes connections.
+                self.settling.push(Settling {
+                    generation: self.committed,
+                    started: self.now,
+                    tickets: ticket.into_iter().collect(),
+                });
                 return;
             }
         }
@@ -312,7 +312,9 @@ impl Supervisor {
     /// Tells those who wait, once the new generation alone takes connections.
     pub(super) fn settle(&mut self) {
         let committed = self.committed;
-        let accept = self.fleet.others_accept(committed);
+        // The next reload does not keep the answer to the last one.
+        let next = self.reload.as_ref().map_or(committed, |r| r.generation);
+        let accept = self.fleet.others_accept(|g| g == committed || g == next);
         let (settled, rest) = std::mem::take(&mut self.settling)
             .into_iter()
             .partition(|s| s.generation != committed || !accept);

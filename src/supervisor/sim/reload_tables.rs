@@ -207,3 +207,78 @@ fn what_a_worker_says_before_its_start_is_told_counts() {
     t.spawned(4);
     assert_eq!(t.fact(4, Fact::AtGate), ["open gate 3", "open gate 4"]);
 }
+
+#[test]
+fn a_rollback_during_a_reload_is_told_when_the_old_code_serves_alone() {
+    let mut t = Table::serving(policy());
+    t.at(100).reload(1);
+    t.prepared(2);
+    assert_eq!(
+        t.ready(3),
+        ["spawn 4 in slot 1 of generation 2", "drain 1"]
+    );
+    t.drains(1);
+    t.spawned(4);
+    assert_eq!(
+        t.at(200).rollback(2),
+        [
+            "tell [1] superseded: rolled back",
+            "spawn 5 in slot 0 of generation 1",
+            "stop 4"
+        ]
+    );
+    // Worker 3 serves until its successor does.
+    assert_eq!(t.at(300).ready(5), ["drain 3"]);
+    assert_eq!(
+        t.fact(3, Fact::Closed("0".to_owned())),
+        ["tell [2] done 1"]
+    );
+}
+
+#[test]
+fn a_rollback_after_a_reload_takes_the_release_before() {
+    let mut t = Table::serving(policy());
+    assert_eq!(
+        t.rollback(1),
+        ["tell [1] failed: there is no previous release to go back to"]
+    );
+    t.reload(2);
+    t.prepared(2);
+    t.ready(3);
+    t.ready(4);
+    t.drains(1);
+    assert_eq!(t.drains(2).last().unwrap(), "retire all but [1, 2]");
+    assert_eq!(t.rollback(3), ["prepare 3 from 1"]);
+}
+
+#[test]
+fn requests_during_a_reload_become_one_more() {
+    let mut t = Table::serving(policy());
+    assert_eq!(t.reload(1), ["prepare 2"]);
+    for ticket in 2..1000 {
+        assert_eq!(t.reload(ticket), [""; 0]);
+    }
+    t.prepared(2);
+    t.ready(3);
+    assert_eq!(t.ready(4), ["drain 2", "prepare 3"]);
+    t.fact(1, Fact::Closed("0".to_owned()));
+    // The next reload runs already; the first is told all the same.
+    t.prepared(3);
+    t.ready(5);
+    assert_eq!(t.fact(2, Fact::Closed("0".to_owned())), ["tell [1] done 2"]);
+}
+
+#[test]
+fn a_release_that_cannot_be_prepared_changes_nothing() {
+    let mut t = Table::serving(policy());
+    t.reload(1);
+    let (generation, reason) = (Generation(2), "no such script".to_owned());
+    assert_eq!(
+        t.tell(Event::PrepareFailed { generation, reason }),
+        [
+            "tell [1] failed: no such script",
+            "retire all but [1]"
+        ]
+    );
+    assert_eq!(t.fleet(), ["1:1:ready", "2:1:ready"]);
+}
