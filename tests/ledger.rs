@@ -1,5 +1,7 @@
 //! The ledger against servers that are known to be wrong, and against real Node.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
 #[path = "ledger/broken.rs"]
 mod broken;
 #[path = "ledger/node.rs"]
@@ -7,6 +9,8 @@ mod node;
 
 #[path = "ledger/classes.rs"]
 mod classes;
+#[path = "ledger/conduct.rs"]
+mod conduct;
 #[path = "ledger/real.rs"]
 mod real;
 #[path = "ledger/streams.rs"]

@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout_at};
 use super::book::Ticket;
 use super::check::Checker;
 use super::connect::connect;
+use super::connection::check_head;
 use super::context::{Context, Failure};
-use super::http1::{body_of, check_head};
+use super::http1::body_of;
 use super::{Check, Class, Id, Mode};
 
 /// A client: one request at a time, until the load is over.

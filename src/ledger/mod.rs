@@ -43,6 +43,7 @@ mod book;
 mod check;
 mod class;
 mod connect;
+mod connection;
 mod context;
 mod control;
 mod decode;

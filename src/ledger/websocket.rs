@@ -204,7 +204,8 @@ async fn listen(
 
 /// Ends a connection by the closing handshake, which the client begins or, having got a close frame, completes.
 fn leave(context: &Rc<Context>, mut connection: Connection, begin: bool) {
-    let last = connection.last;
+    // After a close frame nothing can follow.
+    let last = connection.last.filter(|_| begin);
     context.aside(
         async move || {
             if begin {

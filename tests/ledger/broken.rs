@@ -93,7 +93,7 @@ impl Request {
 }
 
 /// The next request, none at the end of the connection.
-pub(crate) fn request(stream: &mut TcpStream) -> Option<Request> {
+pub(crate) fn request(stream: &mut impl Read) -> Option<Request> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -128,7 +128,7 @@ pub(crate) fn answer(request: &Request, headers: &str) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn send(stream: &mut TcpStream, bytes: &[u8]) {
+pub(crate) fn send(stream: &mut impl Write, bytes: &[u8]) {
     // The client may be gone: what it makes of it is in its report.
     drop(stream.write_all(bytes));
 }
@@ -144,4 +144,13 @@ pub(crate) fn reset(stream: TcpStream) {
 /// Waits until the client closes.
 pub(crate) fn hold(mut stream: TcpStream) {
     while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+}
+
+/// A server that answers right, with these header lines, as long as the client stays.
+pub(crate) fn steady(headers: &'static str) -> Server {
+    Server::start(move |mut stream, _| {
+        while let Some(request) = request(&mut stream) {
+            send(&mut stream, &answer(&request, headers));
+        }
+    })
 }
