@@ -242,6 +242,40 @@ fn restart() -> CloseFrame {
 }
 
 #[test]
+fn websocket_steady_and_wrong() {
+    ws_all(Class::Ok, |socket, _, message| socket.send(message).is_ok());
+    ws_all(Class::WrongBody, |socket, _, message| {
+        socket.send(Message::text(format!("{message}!"))).is_ok()
+    });
+    ws_all(Class::WrongBody, |socket, _, message| {
+        socket.send(Message::Binary(message.into_data())).is_ok()
+    });
+    ws_all(Class::NeverAnswered, |_, _, _| true);
+    ws_all(Class::FinBeforeByte, |_, _, _| false);
+    ws_all(Class::RstBeforeByte, |socket, _, _| {
+        reset(socket.get_ref().try_clone().unwrap());
+        false
+    });
+    // The second copy comes with the first.
+    ws_all(Class::Duplicate, |socket, _, message| {
+        socket.write(message.clone()).unwrap();
+        socket.send(message).is_ok()
+    });
+    let server = Server::start(|mut stream, _| {
+        drop(stream.read(&mut [0; 4096]));
+        send(&mut stream, b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n");
+        hold(stream);
+    });
+    all_are(
+        Class::Status,
+        &Load {
+            scheme: Scheme::WebSocket,
+            ..server.load(2)
+        },
+    );
+}
+
+#[test]
 fn websocket_close_frames() {
     // Instead of an answer: lost.
     ws_all(Class::CloseFrame, |socket, _, _| {
