@@ -5,9 +5,11 @@
 //   JOURNAL      folder: append "R id" (received) and "A id" (answered) to JOURNAL/<pid>
 //   CERT, KEY    PEM files, for TLS
 //   ON_TERM      "close": at SIGTERM close the server and its idle connections, then exit, as many applications do, and so lose requests
+//                "drain": stop accepting, answer each further request with Connection: close, leave idle sockets to their timeout
 const fs = require('node:fs');
 const path = require('node:path');
 
+let draining = false;
 const delayMs = Number(process.env.DELAY_MS || 0);
 let journalFd;
 
@@ -42,8 +44,12 @@ function handle(req, res) {
   req.on('end', () => {
     const body = Buffer.concat(chunks);
     const wait = Number(req.headers['x-delay-ms'] ?? delayMs);
-    if (wait > 0) setTimeout(() => res.end(body), wait);
-    else res.end(body);
+    const answer = () => {
+      if (draining) res.setHeader('connection', 'close');
+      res.end(body);
+    };
+    if (wait > 0) setTimeout(answer, wait);
+    else answer();
   });
 }
 
@@ -108,6 +114,13 @@ function listen(server) {
       server.closeIdleConnections?.();
       // Sockets that were busy are kept for ever otherwise.
       setTimeout(() => process.exit(0), 300);
+    });
+  }
+  if (process.env.ON_TERM === 'drain') {
+    process.on('SIGTERM', () => {
+      draining = true;
+      // Not the one of http, which closes idle sockets.
+      require('node:net').Server.prototype.close.call(server);
     });
   }
   return server;

@@ -283,6 +283,39 @@ fn nodes_own_close_loses_requests_and_the_ledger_sees_it() {
     assert!(lost > 0, "{report}");
 }
 
+/// The same handover by a process that announces each close: nothing is lost, so the losses above are those of the close.
+#[test]
+fn an_announced_drain_loses_nothing() {
+    let shared = Shared::new();
+    for (latency, mode) in [
+        (0, Mode::KeepAlive),
+        (5, Mode::KeepAlive),
+        (20, Mode::KeepAlive),
+        (5, Mode::Short),
+    ] {
+        let latency = Duration::from_millis(latency);
+        let server_delay = Some(Duration::from_millis(5));
+        let load = Load {
+            clients: 20,
+            latency,
+            mode,
+            server_delay,
+            ..load(&shared, 0)
+        };
+        let report = handed_over(
+            "ledger-http.cjs",
+            load,
+            &[("ON_TERM", "drain")],
+            Signal::SIGTERM,
+        );
+        assert_eq!(report.ok(), report.total, "{report}");
+        assert!(
+            report.count(Class::OkClose) >= if mode == Mode::KeepAlive { 20 } else { 120 },
+            "{report}"
+        );
+    }
+}
+
 #[test]
 fn a_killed_process_loses_requests_of_every_kind() {
     let shared = Shared::new();
