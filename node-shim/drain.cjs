@@ -79,10 +79,10 @@ function create(tracked, options, onStart, onEnd) {
     }));
   }
 
-  /** Sockets of an http server between two requests. */
+  /** Sockets of an http server between two requests. Node's list also has those whose answer is not ready. */
   function idleSockets(server) {
     const connections = server[symbolOf(server, 'http.server.connections')];
-    return connections ? connections.idle().map((parser) => parser.socket).filter(Boolean) : [];
+    return connections ? connections.idle().map((parser) => parser.socket).filter((socket) => socket && !socket._httpMessage) : [];
   }
 
   /** The new workers read the shared socket on; this one may still answer what it has received. */

@@ -150,8 +150,11 @@ class Worker {
 
 /** A raw client that keeps every byte it gets. */
 class Client {
-  constructor(target, socket) {
-    this.socket = socket || net.connect(typeof target === 'string' ? { path: target } : { port: target, host: '127.0.0.1' });
+  /** `options` are those of net.connect(); or a socket that is already there. */
+  constructor(target, options = {}) {
+    const socket = options instanceof net.Socket ? options : undefined;
+    const place = typeof target === 'string' ? { path: target } : { port: target, host: '127.0.0.1' };
+    this.socket = socket || net.connect({ ...place, ...options });
     this.text = '';
     this.ended = false; // FIN seen
     this.closed = false;
@@ -190,4 +193,24 @@ class Client {
   }
 }
 
-module.exports = { Primary, Client, waitUntil, SHIM, APPS };
+/** Workers of one test file, with a clean-up for afterEach. */
+function fleet() {
+  let primary = new Primary();
+  let workers = [];
+  return {
+    get primary() { return primary; },
+    start(app, options) {
+      const worker = primary.spawn(app, options);
+      workers.push(worker);
+      return worker;
+    },
+    async clean() {
+      await Promise.all(workers.map((worker) => worker.kill()));
+      primary.close();
+      primary = new Primary();
+      workers = [];
+    },
+  };
+}
+
+module.exports = { fleet, Primary, Client, waitUntil, SHIM, APPS };

@@ -68,7 +68,12 @@ function handle(req, res) {
       res.writeHead(200, { 'Content-Type': 'text/event-stream' });
       res.write('data: hello\n\n');
       break;
+    case '/now': // answered before the parser goes on
+      process.send({ seen: req.url });
+      res.end(req.url);
+      break;
     default:
+      process.send({ seen: req.url });
       setTimeout(() => res.end(`${process.pid} ${req.url}`), ms);
   }
 }
@@ -79,6 +84,8 @@ if (process.env.KEEP_ALIVE) server.keepAliveTimeout = Number(process.env.KEEP_AL
 server.listen(process.env.LISTEN || 0, '127.0.0.1');
 
 process.on('message', (message) => {
+  if (message === 'shutdown') server.close((err) => process.send({ closed: err ? err.code : 'ok' }));
+  if (message === 'listen') http.createServer(handle).listen(0, '127.0.0.1', () => process.send({ late: true }));
   if (message === 'release') while (held.length) held.shift().end('done');
   if (message === 'release last') held.pop().end('done');
 });
