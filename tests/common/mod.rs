@@ -15,7 +15,7 @@ mod wait;
 pub(crate) use addr::Addr;
 pub(crate) use http::{Conn, Response};
 pub(crate) use launch::{Ended, Launch, app, module, scratch};
-pub(crate) use master::Master;
+pub(crate) use master::{Master, Stopped, list, pid_in};
 pub(crate) use node::{Node, node_script};
 pub(crate) use process::{Stat, backlog_of, fd_count, is_root, kill, rss_kib, running, skip, state_of, tool};
 pub(crate) use status::{Status, Worker};
