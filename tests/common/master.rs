@@ -192,7 +192,8 @@ impl Master {
         self.finished.set(true);
         let status = self.wait_exit();
         let log = self.log();
-        assert!(!log.contains("panicked"), "a panic ({status}):\n{log}");
+        let shown = format!("{log}{}", self.out());
+        assert!(!shown.contains("panicked at"), "a panic ({status}):\n{shown}");
         let groups = self.groups.borrow().clone();
         wait_until("the end of every process of this run", LONG, || {
             let left: Vec<_> = left_over(&self.mark, &groups);
