@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Addr, BOOT, Conn, Launch, Master, Node, fd_count, is_root, kill, list, wait_until};
+use common::{Addr, BOOT, Conn, Launch, Node, fd_count, is_root, kill, list, wait_until};
 use nix::sys::signal::Signal::SIGKILL;
 
 /// nobody, on every Linux.
