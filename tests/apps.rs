@@ -69,8 +69,7 @@ fn http2_and_https(node: Node) {
         fs::write(launch.dir.path().join("key.pem"), made.signing_key.serialize_pem()).expect("key.pem");
         let dir = launch.dir.path().to_owned();
         let launch = launch.env("TLS_DIR", dir).arg(json!({"kind": kind, "listen": {"port": 0}}).to_string());
-        // Its timer outlives the drain; the stop signal ends it.
-        prove(launch.options(["--drain-timeout", "2s"]), over(node, kind));
+        prove(launch, over(node, kind));
     }
 }
 

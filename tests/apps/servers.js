@@ -44,5 +44,6 @@ process.argv.slice(2).map((text) => JSON.parse(text)).forEach((spec, n) => {
   const server = open(n, spec, 'listening');
   if (spec.twice) server.on('listening', () => open(n, { ...spec, again: false }, 'twice'));
 });
-// A worker whose servers all failed stays, so that the test can ask it.
-setInterval(() => {}, 1000);
+// A worker whose servers all failed stays until it is disconnected, so that the test can see it.
+const stay = setInterval(() => {}, 1000);
+process.on('disconnect', () => clearInterval(stay));
