@@ -137,20 +137,20 @@ fn unix_path_that_is_too_long() {
 
 #[test]
 fn unix_path_that_is_a_regular_file() {
-    let launch = Launch::new("http.js");
-    let path = launch.dir.path().join("file");
+    let dir = common::scratch();
+    let path = dir.path().join("file");
     fs::write(&path, "precious").expect("a file");
-    let ended = launch.options(["-b", &format!("unix:{}", path.display())]).run();
-    shows!(ended, @"");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
+    assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
 }
 
 #[test]
 fn unix_path_that_somebody_listens_on() {
-    let launch = Launch::new("http.js");
-    let path = launch.dir.path().join("app.sock");
+    let dir = common::scratch();
+    let path = dir.path().join("app.sock");
     let _held = UnixListener::bind(&path).expect("a listener");
-    shows!(launch.options(["-b", &format!("unix:{}", path.display())]).run(), @"");
-    assert!(std::os::unix::net::UnixStream::connect(&path).is_err(), "the scratch folder is gone with its run");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "its socket was taken away");
 }
 
 #[test]
