@@ -22,7 +22,10 @@ fn prove(launch: Launch, ask: impl Fn(u16) -> i32) {
     assert_eq!(master.addr().tcp_port(), port);
     master.each_answers(|| ask(port));
     master.stop();
-    assert!(!master.out().contains(r#""event":"primary""#), "the app took its primary branch");
+    assert!(
+        !master.out().contains(r#""event":"primary""#),
+        "the app took its primary branch"
+    );
 }
 
 fn over_http(port: u16) -> i32 {
@@ -58,17 +61,27 @@ fn ws(node: Node) {
 }
 
 fn socket_io(node: Node) {
-    prove(Launch::new("socketio.js").node(node), over(node, "socketio"));
+    prove(
+        Launch::new("socketio.js").node(node),
+        over(node, "socketio"),
+    );
 }
 
 fn http2_and_https(node: Node) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     for kind in ["http2", "https"] {
         let launch = Launch::new("servers.js").node(node);
         fs::write(launch.dir.path().join("cert.pem"), made.cert.pem()).expect("cert.pem");
-        fs::write(launch.dir.path().join("key.pem"), made.signing_key.serialize_pem()).expect("key.pem");
+        fs::write(
+            launch.dir.path().join("key.pem"),
+            made.signing_key.serialize_pem(),
+        )
+        .expect("key.pem");
         let dir = launch.dir.path().to_owned();
-        let launch = launch.env("TLS_DIR", dir).arg(json!({"kind": kind, "listen": {"port": 0}}).to_string());
+        let launch = launch
+            .env("TLS_DIR", dir)
+            .arg(json!({"kind": kind, "listen": {"port": 0}}).to_string());
         prove(launch, over(node, kind));
     }
 }
@@ -81,9 +94,20 @@ fn typescript_by_tsx(node: Node) {
     // As a user writes it: the loader is found from the working directory.
     let tsx = module("tsx/dist/loader.mjs");
     let launch = Launch::new("typescript.ts").node(node).cwd(app(""));
-    prove(launch.options(["--node-arg", "--import", "--node-arg", tsx.to_str().expect("UTF-8")]), over_http);
+    prove(
+        launch.options([
+            "--node-arg",
+            "--import",
+            "--node-arg",
+            tsx.to_str().expect("UTF-8"),
+        ]),
+        over_http,
+    );
     let launch = Launch::new("typescript.ts").node(node).cwd(app(""));
-    prove(launch.options(["--node-arg", "--import", "--node-arg", "tsx"]), over_http);
+    prove(
+        launch.options(["--node-arg", "--import", "--node-arg", "tsx"]),
+        over_http,
+    );
 }
 
 fn an_app_with_its_own_primary_branch(node: Node) {
@@ -120,7 +144,14 @@ fn typescript_by_nodes_own_stripping() {
 
 /// What the app prints under plain node, with the same words.
 #[track_caller]
-fn plain(node: Node, node_args: &[&str], script: &std::path::Path, args: &[&str], cwd: &std::path::Path, mark: &str) -> Value {
+fn plain(
+    node: Node,
+    node_args: &[&str],
+    script: &std::path::Path,
+    args: &[&str],
+    cwd: &std::path::Path,
+    mark: &str,
+) -> Value {
     let mut command = Command::new(node.binary());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -128,7 +159,13 @@ fn plain(node: Node, node_args: &[&str], script: &std::path::Path, args: &[&str]
             command.env_remove(&name);
         }
     }
-    for name in ["WEB_CONCURRENCY", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET", "PORT", "HOST"] {
+    for name in [
+        "WEB_CONCURRENCY",
+        "XDG_RUNTIME_DIR",
+        "NOTIFY_SOCKET",
+        "PORT",
+        "HOST",
+    ] {
         command.env_remove(name);
     }
     let output = command
@@ -160,15 +197,35 @@ fn seen_by_worker(master: &Master) -> Value {
 }
 
 fn what_the_app_sees_is_what_plain_node_shows(node: Node) {
-    let args = ["--port", "80", "--", "-w", "x y", "", "--help", "--version", "ü"];
-    let mut launch = Launch::new("self.js").node(node).workers(2).options(["--node-arg", "--max-old-space-size=300"]);
+    let args = [
+        "--port",
+        "80",
+        "--",
+        "-w",
+        "x y",
+        "",
+        "--help",
+        "--version",
+        "ü",
+    ];
+    let mut launch = Launch::new("self.js")
+        .node(node)
+        .workers(2)
+        .options(["--node-arg", "--max-old-space-size=300"]);
     for arg in args {
         launch = launch.arg(arg);
     }
     let cwd = launch.dir.path().to_owned();
     let mut master = launch.cwd(&cwd).start();
     master.wait_ready(2);
-    let expected = plain(node, &["--max-old-space-size=300"], &app("self.js"), &args, &cwd, "x");
+    let expected = plain(
+        node,
+        &["--max-old-space-size=300"],
+        &app("self.js"),
+        &args,
+        &cwd,
+        "x",
+    );
     assert_eq!(seen_by_worker(&master), without_once(expected));
     master.stop();
 }
@@ -183,7 +240,12 @@ fn started_through_a_symlink(node: Node) {
         let mut master = Launch::new(&script).node(node).workers(2).start();
         master.wait_ready(2);
         let expected = plain(node, &[], &script, &[], std::path::Path::new("."), "x");
-        assert_eq!(seen_by_worker(&master), without_once(expected), "{}", script.display());
+        assert_eq!(
+            seen_by_worker(&master),
+            without_once(expected),
+            "{}",
+            script.display()
+        );
         master.stop();
     }
 }
@@ -191,10 +253,21 @@ fn started_through_a_symlink(node: Node) {
 fn a_relative_script_and_a_working_directory(node: Node) {
     // The script stands relative to --cwd, as after `cd`.
     let parent = app("").parent().expect("tests").to_owned();
-    let mut master = Launch::bare().node(node).workers(2).options(["--cwd", parent.to_str().expect("UTF-8"), "apps/self.js"]).start();
+    let mut master = Launch::bare()
+        .node(node)
+        .workers(2)
+        .options(["--cwd", parent.to_str().expect("UTF-8"), "apps/self.js"])
+        .start();
     master.wait_ready(2);
     let seen = seen_by_worker(&master);
-    let expected = without_once(plain(node, &[], std::path::Path::new("apps/self.js"), &[], &parent, "x"));
+    let expected = without_once(plain(
+        node,
+        &[],
+        std::path::Path::new("apps/self.js"),
+        &[],
+        &parent,
+        "x",
+    ));
     for field in ["cwd", "main", "filename", "dirname", "argv", "mainFile"] {
         assert_eq!(seen[field], expected[field], "{field}");
     }
@@ -205,10 +278,19 @@ fn children_of_the_app_find_nothing_of_ours(node: Node) {
     let mut master = Launch::new("forks.js").node(node).workers(1).start();
     master.wait_ready(1);
     let mut found = master.addr().get("/children").json();
-    let mut expected = plain(node, &[], &app("forks.js"), &[], std::path::Path::new("."), "x");
+    let mut expected = plain(
+        node,
+        &[],
+        &app("forks.js"),
+        &[],
+        std::path::Path::new("."),
+        "x",
+    );
     for kind in ["fork", "thread", "exec"] {
         let env = found[kind]["env"].as_array_mut().expect("names");
-        env.retain(|name| !["NODE_APP_INSTANCE", "RCLUSTER_SLOT"].contains(&name.as_str().unwrap_or("?")));
+        env.retain(|name| {
+            !["NODE_APP_INSTANCE", "RCLUSTER_SLOT"].contains(&name.as_str().unwrap_or("?"))
+        });
     }
     for value in [&mut found, &mut expected] {
         value["pid"] = json!(0);

@@ -30,19 +30,34 @@ impl Scene {
     fn with(launch: Launch, deed: &str, arg: &str) -> Self {
         let go = launch.dir.path().join("go");
         let once = launch.dir.path().join("once");
-        let launch = launch.workers(2).options(["--drain-timeout", "2s", "--kill-timeout", "2s"]);
-        let master = launch.arg(deed).arg(arg).env("GO", &go).env("ONCE", once).start();
+        let launch = launch
+            .workers(2)
+            .options(["--drain-timeout", "2s", "--kill-timeout", "2s"]);
+        let master = launch
+            .arg(deed)
+            .arg(arg)
+            .env("GO", &go)
+            .env("ONCE", once)
+            .start();
         let ready = master.wait_ready(2);
         let (rss, fds) = (rss_kib(master.pid()), fd_count(master.pid()));
         fs::write(go, "").expect("the sign to begin");
-        Self { bad: ready[0].clone(), good: ready[1].clone(), master, rss, fds }
+        Self {
+            bad: ready[0].clone(),
+            good: ready[1].clone(),
+            master,
+            rss,
+            fds,
+        }
     }
 
     /// The master answers, is small, and the good worker is the same one and serves.
     #[track_caller]
     fn check(&self) {
         let status = self.master.status();
-        let good = status.in_slot(1).unwrap_or_else(|| panic!("the good worker is gone: {status:?}"));
+        let good = status
+            .in_slot(1)
+            .unwrap_or_else(|| panic!("the good worker is gone: {status:?}"));
         assert_eq!(good.id, self.good.id, "the good worker was replaced");
         let grown = rss_kib(self.master.pid()).saturating_sub(self.rss);
         assert!(grown < MEMORY_BOUND_KIB, "the master grew by {grown} KiB");
@@ -52,14 +67,21 @@ impl Scene {
     #[track_caller]
     fn good_serves(&self) {
         let _bad = common::Stopped::new(&[self.bad.process()]);
-        assert_eq!(common::pid_in(&self.master.addr().get("/").json()), self.good.process());
+        assert_eq!(
+            common::pid_in(&self.master.addr().get("/").json()),
+            self.good.process()
+        );
     }
 
     /// The bad worker went through its deed and its channel still works.
     #[track_caller]
     fn still_alive(&self) {
         let alive = self.master.wait_events("alive", 1);
-        assert_eq!((&alive[0]["errno"], &alive[0]["handle"]), (&json!(0), &json!(true)), "{alive:?}");
+        assert_eq!(
+            (&alive[0]["errno"], &alive[0]["handle"]),
+            (&json!(0), &json!(true)),
+            "{alive:?}"
+        );
         self.check();
         let bad = self.master.status().in_slot(0).expect("still ready");
         assert_eq!(bad.id, self.bad.id, "it was replaced");
@@ -110,7 +132,11 @@ fn a_line_of_200_mebibytes_does_not_grow_the_master() {
         scene.master.status();
         (!scene.master.events("alive").is_empty()).then_some(())
     });
-    assert!(peak - scene.rss.min(peak) < MEMORY_BOUND_KIB, "grew from {} to {peak} KiB", scene.rss);
+    assert!(
+        peak - scene.rss.min(peak) < MEMORY_BOUND_KIB,
+        "grew from {} to {peak} KiB",
+        scene.rss
+    );
     scene.still_alive();
     scene.end();
 }
@@ -156,8 +182,20 @@ fn unknown_acts_and_wrong_types_are_harmless() {
 fn the_same_key_twice_gets_an_errno_and_no_handle() {
     let scene = Scene::new("same_key", "");
     scene.still_alive();
-    let asked: Vec<_> = scene.master.events("asked").into_iter().map(|event| (event["errno"].clone(), event["handle"].clone())).collect();
-    assert_eq!(asked, [(json!(0), json!(true)), (json!(-98), json!(false)), (json!(0), json!(true))]);
+    let asked: Vec<_> = scene
+        .master
+        .events("asked")
+        .into_iter()
+        .map(|event| (event["errno"].clone(), event["handle"].clone()))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            (json!(0), json!(true)),
+            (json!(-98), json!(false)),
+            (json!(0), json!(true))
+        ]
+    );
     scene.end();
 }
 
@@ -221,7 +259,9 @@ fn a_lowered_backlog_is_repaired() {
     let before = backlog_of(port).expect("a backlog");
     assert!(before >= 511, "the backlog is {before} from the start");
     scene.master.wait_events("lowered", 1);
-    wait_until("the repaired backlog", common::BOOT, || (backlog_of(port)? == before).then_some(()));
+    wait_until("the repaired backlog", common::BOOT, || {
+        (backlog_of(port)? == before).then_some(())
+    });
     scene.end();
 }
 
@@ -230,7 +270,9 @@ fn a_worker_that_closes_its_channel_and_serves_on_is_replaced() {
     let scene = Scene::new("close_channel", "");
     scene.master.wait_events("closed", 1);
     scene.master.wait_replaced(&scene.bad);
-    wait_until("the end of the deaf worker", common::LONG, || (!common::running(scene.bad.process())).then_some(()));
+    wait_until("the end of the deaf worker", common::LONG, || {
+        (!common::running(scene.bad.process())).then_some(())
+    });
     scene.end();
 }
 
@@ -252,11 +294,23 @@ fn a_root_master_binds_no_privileged_port_for_a_worker() {
     }
     let scene = Scene::new("privileged", "83");
     let said = scene.master.wait_events("privileged", 1);
-    assert_eq!((&said[0]["errno"], &said[0]["handle"]), (&json!(-13), &json!(false)), "{said:?}");
+    assert_eq!(
+        (&said[0]["errno"], &said[0]["handle"]),
+        (&json!(-13), &json!(false)),
+        "{said:?}"
+    );
     scene.end();
-    let scene = Scene::with(Launch::new("hostile.py").options(["--bind", "127.0.0.1:83"]), "privileged", "83");
+    let scene = Scene::with(
+        Launch::new("hostile.py").options(["--bind", "127.0.0.1:83"]),
+        "privileged",
+        "83",
+    );
     let said = scene.master.wait_events("privileged", 1);
-    assert_eq!((&said[0]["errno"], &said[0]["handle"]), (&json!(0), &json!(true)), "a declared port: {said:?}");
+    assert_eq!(
+        (&said[0]["errno"], &said[0]["handle"]),
+        (&json!(0), &json!(true)),
+        "a declared port: {said:?}"
+    );
     scene.end_any_listeners();
 }
 
@@ -267,7 +321,11 @@ impl Scene {
         self.check();
         self.master.signal(nix::sys::signal::Signal::SIGTERM);
         let status = self.master.wait_exit();
-        assert!(matches!(status.code(), Some(0 | 6)), "{status}\n{}", self.master.log());
+        assert!(
+            matches!(status.code(), Some(0 | 6)),
+            "{status}\n{}",
+            self.master.log()
+        );
         self.master.finish();
     }
 

@@ -18,7 +18,8 @@ fn http() -> Launch {
 fn count_workers(launch: Launch) -> usize {
     let mut master = launch.start();
     let count = master.wait_status("all workers ready", |status| {
-        (status.state == "serving" && status.workers.iter().all(common::Worker::is_ready)).then_some(status.workers.len())
+        (status.state == "serving" && status.workers.iter().all(common::Worker::is_ready))
+            .then_some(status.workers.len())
     });
     master.stop();
     count
@@ -31,8 +32,23 @@ fn seen(master: &Master) -> Value {
 
 #[test]
 fn words_after_the_script_are_the_apps_own() {
-    let words = ["-w", "7", "--", "--name=x", "--help", "--version", "-b", "", "a b", "--", "status"];
-    let mut master = words.iter().fold(http().workers(1), |launch, word| launch.arg(*word)).start();
+    let words = [
+        "-w",
+        "7",
+        "--",
+        "--name=x",
+        "--help",
+        "--version",
+        "-b",
+        "",
+        "a b",
+        "--",
+        "status",
+    ];
+    let mut master = words
+        .iter()
+        .fold(http().workers(1), |launch, word| launch.arg(*word))
+        .start();
     master.wait_ready(1);
     assert_eq!(seen(&master)["argv"], json!(words));
     master.stop();
@@ -43,7 +59,10 @@ fn a_double_dash_before_the_script_ends_the_options() {
     let dir = common::scratch();
     let script = dir.path().join("-w.js");
     fs::copy(common::app("http.js"), &script).expect("a copy");
-    let launch = Launch::bare().workers(1).cwd(dir.path()).options(["--", "-w.js", "--", "x"]);
+    let launch = Launch::bare()
+        .workers(1)
+        .cwd(dir.path())
+        .options(["--", "-w.js", "--", "x"]);
     // Node itself needs the path form: an argument that begins with a dash would be an option of Node.
     let mut master = launch.start();
     master.wait_ready(1);
@@ -58,23 +77,53 @@ fn workers_as_a_number_and_from_the_environment() {
     assert_eq!(count_workers(quick().options(["--workers=2"])), 2);
     assert_eq!(count_workers(quick().env("RCLUSTER_WORKERS", "3")), 3);
     assert_eq!(count_workers(quick().env("WEB_CONCURRENCY", "3")), 3);
-    assert_eq!(count_workers(quick().env("WEB_CONCURRENCY", "3").options(["-w", "auto"])), 3);
-    assert_eq!(count_workers(quick().env("RCLUSTER_WORKERS", "3").env("WEB_CONCURRENCY", "4")), 3, "our own variable wins");
-    assert_eq!(count_workers(quick().env("RCLUSTER_WORKERS", "3").options(["-w", "2"])), 2, "the flag wins");
+    assert_eq!(
+        count_workers(quick().env("WEB_CONCURRENCY", "3").options(["-w", "2"])),
+        2,
+        "the flag wins"
+    );
+    assert_eq!(
+        count_workers(
+            quick()
+                .env("RCLUSTER_WORKERS", "3")
+                .env("WEB_CONCURRENCY", "4")
+        ),
+        3,
+        "our own variable wins"
+    );
+    assert_eq!(
+        count_workers(quick().env("RCLUSTER_WORKERS", "3").options(["-w", "2"])),
+        2,
+        "the flag wins"
+    );
 }
 
 #[test]
 fn auto_counts_the_processors_that_it_may_use() {
     let all = std::thread::available_parallelism().expect("a count").get();
-    assert_eq!(count_workers(Launch::new("good.py").options(["-w", "auto"])), all);
+    assert_eq!(
+        count_workers(Launch::new("good.py").options(["-w", "auto"])),
+        all
+    );
     if tool("taskset").is_none() {
         common::skip("no taskset to narrow the affinity with");
         return;
     }
     let allowed = fs::read_to_string("/proc/self/status").expect("status");
-    let list = allowed.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list").trim();
+    let list = allowed
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("a list")
+        .trim();
     let first = list.split([',', '-']).next().expect("a processor");
-    assert_eq!(count_workers(Launch::new("good.py").under(["taskset", "-c", first]).options(["-w", "auto"])), 1);
+    assert_eq!(
+        count_workers(
+            Launch::new("good.py")
+                .under(["taskset", "-c", first])
+                .options(["-w", "auto"])
+        ),
+        1
+    );
 }
 
 #[test]
@@ -88,7 +137,10 @@ fn auto_counts_the_quota_of_the_cgroup() {
         return;
     }
     // The shell enters the group, then becomes rcluster.
-    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
+    let enter = format!(
+        "echo $$ > {}/cgroup.procs && exec \"$@\"",
+        group.0.display()
+    );
     let launch = Launch::new("good.py").under(["sh", "-c", &enter, "sh"]);
     assert_eq!(count_workers(launch.options(["-w", "auto"])), 1);
 }
@@ -102,7 +154,8 @@ impl Cgroup {
             ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
             ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
         ] {
-            let path = std::path::Path::new(root).join(format!("rcluster-test-{}", std::process::id()));
+            let path =
+                std::path::Path::new(root).join(format!("rcluster-test-{}", std::process::id()));
             if fs::create_dir(&path).is_err() {
                 continue;
             }
@@ -118,7 +171,9 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         // Busy until its last process is reaped.
-        wait_until("an empty cgroup", BOOT, || fs::remove_dir(&self.0).is_ok().then_some(()));
+        wait_until("an empty cgroup", BOOT, || {
+            fs::remove_dir(&self.0).is_ok().then_some(())
+        });
     }
 }
 
@@ -128,17 +183,28 @@ fn bind_tcp_v6_and_unix() {
     let launch = Launch::new("servers.js").workers(2);
     let path = launch.dir.path().join("app.sock");
     let launch = launch
-        .options(["-b", &format!("127.0.0.1:{port}"), "--bind", &format!("[::1]:{other}")])
+        .options([
+            "-b",
+            &format!("127.0.0.1:{port}"),
+            "--bind",
+            &format!("[::1]:{other}"),
+        ])
         .options(["-b", &format!("unix:{}", path.display())])
         .arg(json!({"kind": "http", "listen": {"port": port, "host": "127.0.0.1"}}).to_string())
         .arg(json!({"kind": "http", "listen": {"port": other, "host": "::1"}}).to_string())
         .arg(json!({"kind": "http", "listen": {"path": path}}).to_string());
     let mut master = launch.start();
     master.wait_ready(2);
-    wait_until("six listeners", BOOT, || (master.events("listening").len() == 6).then_some(()));
+    wait_until("six listeners", BOOT, || {
+        (master.events("listening").len() == 6).then_some(())
+    });
     let addresses = master.status().addresses();
     assert_eq!(addresses.len(), 3, "{addresses:?}");
-    for addr in [Addr::port(port), Addr::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], other).into()), Addr::Unix(path.clone())] {
+    for addr in [
+        Addr::port(port),
+        Addr::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], other).into()),
+        Addr::Unix(path.clone()),
+    ] {
         master.each_answers_http(&addr);
     }
     master.stop();
@@ -148,10 +214,19 @@ fn bind_tcp_v6_and_unix() {
 #[test]
 fn bind_without_a_host_is_what_plain_listen_uses() {
     let port = Addr::free_port();
-    let launch = Launch::new("servers.js").workers(2).options(["-b", &format!(":{port}")]);
-    let mut master = launch.arg(json!({"kind": "http", "listen": {"port": port}}).to_string()).start();
+    let launch = Launch::new("servers.js")
+        .workers(2)
+        .options(["-b", &format!(":{port}")]);
+    let mut master = launch
+        .arg(json!({"kind": "http", "listen": {"port": port}}).to_string())
+        .start();
     master.wait_ready(2);
-    assert_eq!(master.status().listeners.len(), 1, "{:?}", master.status().addresses());
+    assert_eq!(
+        master.status().listeners.len(),
+        1,
+        "{:?}",
+        master.status().addresses()
+    );
     master.each_answers_http(&Addr::port(port));
     master.stop();
 }
@@ -159,7 +234,10 @@ fn bind_without_a_host_is_what_plain_listen_uses() {
 #[test]
 fn a_bound_port_is_not_refused_before_the_first_worker_is_ready() {
     let port = Addr::free_port();
-    let launch = Launch::new("http.js").env("PORT", port.to_string()).options(["-b", &format!(":{port}")]).workers(1);
+    let launch = Launch::new("http.js")
+        .env("PORT", port.to_string())
+        .options(["-b", &format!(":{port}")])
+        .workers(1);
     let mut master = launch.start();
     let addr = Addr::port(port);
     // As soon as the port is open once, it stays so: the connection waits for the first worker.
@@ -173,7 +251,11 @@ fn a_bound_port_is_not_refused_before_the_first_worker_is_ready() {
 #[test]
 fn every_option_in_its_environment_form() {
     let launch = Launch::new("http.js").without_control().without_node();
-    let (dir, node, control) = (launch.dir.path().to_owned(), launch.node_path().to_owned(), launch.control.clone());
+    let (dir, node, control) = (
+        launch.dir.path().to_owned(),
+        launch.node_path().to_owned(),
+        launch.control.clone(),
+    );
     let port = Addr::free_port();
     let mut master = launch
         .env("RCLUSTER_WORKERS", "2")
@@ -204,9 +286,18 @@ fn every_option_in_its_environment_form() {
     let seen = seen(&master);
     assert_eq!(seen["cwd"], json!(dir));
     assert_eq!(seen["execArgv"], json!(["--max-old-space-size=300"]));
-    assert_eq!(fs::read_to_string(dir.join("master.pid")).expect("a pid file").trim(), master.pid().to_string());
+    assert_eq!(
+        fs::read_to_string(dir.join("master.pid"))
+            .expect("a pid file")
+            .trim(),
+        master.pid().to_string()
+    );
     master.stop();
-    let signals: Vec<_> = master.events("signal").iter().map(|event| event["signal"].clone()).collect();
+    let signals: Vec<_> = master
+        .events("signal")
+        .iter()
+        .map(|event| event["signal"].clone())
+        .collect();
     assert_eq!(signals, ["SIGINT", "SIGINT"], "{}", master.out());
     check_json_log(&master.log());
     assert!(!dir.join("master.pid").exists(), "the pid file was left");
@@ -218,18 +309,32 @@ fn node_is_found_in_the_path() {
     let folder = launch.dir.path().join("bin");
     fs::create_dir(&folder).expect("a folder");
     std::os::unix::fs::symlink(Node::V22.binary(), folder.join("node")).expect("a link");
-    let mut master = launch.env("PATH", format!("{}:/usr/bin:/bin", folder.display())).start();
+    let mut master = launch
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.display()))
+        .start();
     master.wait_ready(1);
-    assert!(seen(&master)["version"].as_str().expect("a version").starts_with("v22."));
+    assert!(
+        seen(&master)["version"]
+            .as_str()
+            .expect("a version")
+            .starts_with("v22.")
+    );
     master.stop();
 }
 
 #[test]
 fn several_node_args_in_order() {
-    let launch = http().workers(1).options(["--node-arg", "--max-old-space-size=300", "--node-arg=--no-warnings"]);
+    let launch = http().workers(1).options([
+        "--node-arg",
+        "--max-old-space-size=300",
+        "--node-arg=--no-warnings",
+    ]);
     let mut master = launch.start();
     master.wait_ready(1);
-    assert_eq!(seen(&master)["execArgv"], json!(["--max-old-space-size=300", "--no-warnings"]));
+    assert_eq!(
+        seen(&master)["execArgv"],
+        json!(["--max-old-space-size=300", "--no-warnings"])
+    );
     master.stop();
 }
 
@@ -240,7 +345,10 @@ fn pidfile_is_written_and_removed() {
     fs::write(&file, "99999999\n").expect("a stale file");
     let mut master = launch.option("--pidfile").option(&file).start();
     master.wait_ready(1);
-    assert_eq!(fs::read_to_string(&file).expect("a pid file").trim(), master.pid().to_string());
+    assert_eq!(
+        fs::read_to_string(&file).expect("a pid file").trim(),
+        master.pid().to_string()
+    );
     master.stop();
     assert!(!file.exists());
 }
@@ -250,33 +358,63 @@ fn pidfile_is_written_and_removed() {
 fn check_json_log(log: &str) {
     assert!(log.lines().count() >= 3, "{log}");
     for line in log.lines() {
-        let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let value: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let text = value.to_string();
-        assert!(value["level"].is_string() && value["timestamp"].is_string() && text.contains("message"), "{line}");
+        assert!(
+            value["level"].is_string()
+                && value["timestamp"].is_string()
+                && text.contains("message"),
+            "{line}"
+        );
     }
 }
 
 #[test]
 fn log_formats_and_levels() {
-    let mut master = Launch::new("good.py").workers(1).options(["--log-format", "json"]).start();
+    let mut master = Launch::new("good.py")
+        .workers(1)
+        .options(["--log-format", "json"])
+        .start();
     let ready = master.wait_ready(1);
     common::kill(ready[0].process(), nix::sys::signal::Signal::SIGKILL);
     master.wait_replaced(&ready[0]);
     master.stop();
     check_json_log(&master.log());
 
-    let mut text = Launch::new("good.py").workers(1).options(["--log-format", "text"]).start();
+    let mut text = Launch::new("good.py")
+        .workers(1)
+        .options(["--log-format", "text"])
+        .start();
     text.wait_ready(1);
     text.stop();
-    assert!(!text.log().is_empty() && text.log().lines().all(|line| serde_json::from_str::<Value>(line).is_err()), "{}", text.log());
-    assert!(!text.log().contains('\u{1b}'), "colours in a file: {}", text.log());
+    assert!(
+        !text.log().is_empty()
+            && text
+                .log()
+                .lines()
+                .all(|line| serde_json::from_str::<Value>(line).is_err()),
+        "{}",
+        text.log()
+    );
+    assert!(
+        !text.log().contains('\u{1b}'),
+        "colours in a file: {}",
+        text.log()
+    );
 
-    let mut quiet = Launch::new("good.py").workers(1).options(["--log-level", "error"]).start();
+    let mut quiet = Launch::new("good.py")
+        .workers(1)
+        .options(["--log-level", "error"])
+        .start();
     quiet.wait_ready(1);
     quiet.stop();
     assert_eq!(quiet.log(), "");
 
-    let mut loud = Launch::new("good.py").workers(1).options(["--log-level", "trace"]).start();
+    let mut loud = Launch::new("good.py")
+        .workers(1)
+        .options(["--log-level", "trace"])
+        .start();
     loud.wait_ready(1);
     loud.stop();
     assert!(loud.log().len() > text.log().len(), "{}", loud.log());
@@ -284,9 +422,18 @@ fn log_formats_and_levels() {
 
 /// A run of apps/signs.js with the files that it waits for.
 fn signs(ready: &str) -> (Master, std::path::PathBuf, std::path::PathBuf) {
-    let launch = Launch::new("signs.js").workers(2).options(["--ready", ready]);
-    let (listen, send) = (launch.dir.path().join("listen"), launch.dir.path().join("send"));
-    (launch.env("LISTEN", &listen).env("SEND", &send).start(), listen, send)
+    let launch = Launch::new("signs.js")
+        .workers(2)
+        .options(["--ready", ready]);
+    let (listen, send) = (
+        launch.dir.path().join("listen"),
+        launch.dir.path().join("send"),
+    );
+    (
+        launch.env("LISTEN", &listen).env("SEND", &send).start(),
+        listen,
+        send,
+    )
 }
 
 #[test]
@@ -302,7 +449,10 @@ fn ready_listening_waits_for_the_listener() {
     let (mut master, listen, send) = signs("listening");
     fs::write(send, "").expect("a file");
     master.wait_events("sent", 2);
-    assert!(master.status().ready().is_empty(), "a message is not a listener");
+    assert!(
+        master.status().ready().is_empty(),
+        "a message is not a listener"
+    );
     fs::write(listen, "").expect("a file");
     master.wait_ready(2);
     master.stop();
@@ -312,8 +462,13 @@ fn ready_listening_waits_for_the_listener() {
 fn ready_message_waits_for_the_message() {
     let (mut master, listen, send) = signs("message");
     fs::write(listen, "").expect("a file");
-    wait_until("both listening", BOOT, || (master.events("listening").len() == 2).then_some(()));
-    assert!(master.status().ready().is_empty(), "listening is not yet ready");
+    wait_until("both listening", BOOT, || {
+        (master.events("listening").len() == 2).then_some(())
+    });
+    assert!(
+        master.status().ready().is_empty(),
+        "listening is not yet ready"
+    );
     fs::write(send, "").expect("a file");
     master.wait_ready(2);
     master.stop();
@@ -321,7 +476,10 @@ fn ready_message_waits_for_the_message() {
 
 #[test]
 fn shutdown_message_is_sent_before_the_drain() {
-    let launch = Launch::new("signs.js").workers(1).options(["--ready", "online", "--shutdown-message"]);
+    let launch =
+        Launch::new("signs.js")
+            .workers(1)
+            .options(["--ready", "online", "--shutdown-message"]);
     let nowhere = launch.dir.path().join("never");
     let mut master = launch.env("LISTEN", &nowhere).env("SEND", &nowhere).start();
     master.wait_ready(1);
@@ -344,14 +502,29 @@ fn without_the_shim_an_app_is_served_and_stopped_too() {
 
 #[test]
 fn a_drain_timeout_of_zero_and_odd_durations_are_understood() {
-    for (good, value) in [(true, "250ms"), (true, "5s"), (true, "1m"), (false, "5"), (false, "-1s"), (false, "fast"), (false, "1h30")] {
-        let launch = Launch::new("good.py").workers(1).options([&format!("--kill-timeout={value}")]);
+    for (good, value) in [
+        (true, "250ms"),
+        (true, "5s"),
+        (true, "1m"),
+        (true, "5"),
+        (false, "-1s"),
+        (false, "fast"),
+        (false, "1h30"),
+    ] {
+        let launch = Launch::new("good.py")
+            .workers(1)
+            .options([&format!("--kill-timeout={value}")]);
         let mut master = launch.start();
         if good {
             master.wait_ready(1);
             master.stop();
         } else {
-            assert_eq!(master.wait_exit().code(), Some(2), "{value}\n{}", master.log());
+            assert_eq!(
+                master.wait_exit().code(),
+                Some(2),
+                "{value}\n{}",
+                master.log()
+            );
             master.finish();
         }
     }
@@ -374,7 +547,10 @@ fn an_unprivileged_user_can_run_it() {
 #[test]
 fn help_and_version() {
     for (word, expected) in [("--help", "Usage: rcluster"), ("--version", "rcluster 0.")] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_rcluster")).arg(word).output().expect("it runs");
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_rcluster"))
+            .arg(word)
+            .output()
+            .expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.contains(expected), "{text}");
     }

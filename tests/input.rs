@@ -10,7 +10,9 @@ use common::{Ended, Launch, app, is_root};
 
 /// What a user sees: exit code and standard error.
 fn shown(ended: &Ended) -> String {
-    let code = ended.code.map_or_else(|| "killed by a signal".to_owned(), |code| code.to_string());
+    let code = ended
+        .code
+        .map_or_else(|| "killed by a signal".to_owned(), |code| code.to_string());
     format!("exit code {code}\n{}{}", ended.log, ended.out)
 }
 
@@ -106,7 +108,8 @@ fn port_in_use() {
 
 #[test]
 fn port_below_1024_without_the_right() {
-    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let start =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     if start.trim() != "1024" {
         common::skip("ip_unprivileged_port_start is not 1024, no port is forbidden");
         return;
@@ -150,13 +153,20 @@ fn unix_path_that_somebody_listens_on() {
     let path = dir.path().join("app.sock");
     let _held = UnixListener::bind(&path).expect("a listener");
     shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
-    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "its socket was taken away");
+    assert!(
+        std::os::unix::net::UnixStream::connect(&path).is_ok(),
+        "its socket was taken away"
+    );
 }
 
 #[test]
 fn control_folder_that_others_can_write() {
     let launch = Launch::new("http.js");
-    fs::set_permissions(launch.control.parent().expect("a folder"), Permissions::from_mode(0o777)).expect("chmod");
+    fs::set_permissions(
+        launch.control.parent().expect("a folder"),
+        Permissions::from_mode(0o777),
+    )
+    .expect("chmod");
     shows!(launch.run(), @"");
 }
 
@@ -204,7 +214,10 @@ fn pidfile_in_a_folder_that_is_missing() {
 
 #[test]
 fn second_start_under_the_same_name() {
-    let mut first = Launch::new("good.py").workers(1).options(["--name", "shop"]).start();
+    let mut first = Launch::new("good.py")
+        .workers(1)
+        .options(["--name", "shop"])
+        .start();
     first.wait_ready(1);
     shows!(Launch::new("good.py").options(["--name", "shop"]).control(&first.control).run(), @"");
     first.stop();

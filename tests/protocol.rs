@@ -5,24 +5,37 @@ mod common;
 
 use std::fs;
 
-use common::{Addr, Launch, Master, Node, Worker, is_root, kill, node_script, on_every_node, pid_in, wait_until};
+use common::{
+    Addr, Launch, Master, Node, Worker, is_root, kill, node_script, on_every_node, pid_in,
+    wait_until,
+};
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
 /// A run of apps/servers.js.
 fn servers(node: Node, specs: &[Value]) -> Launch {
-    specs.iter().fold(Launch::new("servers.js").node(node).workers(2), |launch, spec| launch.arg(spec.to_string()))
+    specs.iter().fold(
+        Launch::new("servers.js").node(node).workers(2),
+        |launch, spec| launch.arg(spec.to_string()),
+    )
 }
 
 /// The port in the `address` of the first `listening` of server `n`; all workers must say the same.
 #[track_caller]
 fn shared_port(master: &Master, n: usize, count: usize) -> u16 {
     let said = wait_until("listening from all workers", common::BOOT, || {
-        let said: Vec<_> = master.events("listening").into_iter().filter(|event| event["n"] == n).collect();
+        let said: Vec<_> = master
+            .events("listening")
+            .into_iter()
+            .filter(|event| event["n"] == n)
+            .collect();
         (said.len() >= count).then_some(said)
     });
     let port = said[0]["address"]["port"].as_u64().expect("a port");
-    assert!(said.iter().all(|event| event["address"]["port"] == port), "different ports: {said:?}");
+    assert!(
+        said.iter().all(|event| event["address"]["port"] == port),
+        "different ports: {said:?}"
+    );
     u16::try_from(port).expect("a port")
 }
 
@@ -40,9 +53,14 @@ fn replace_all(master: &Master, count: usize) {
 
 /// A self-signed certificate in the scratch folder of the launch, named to the app by `TLS_DIR`.
 fn with_tls(launch: Launch) -> Launch {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     fs::write(launch.dir.path().join("cert.pem"), made.cert.pem()).expect("cert.pem");
-    fs::write(launch.dir.path().join("key.pem"), made.signing_key.serialize_pem()).expect("key.pem");
+    fs::write(
+        launch.dir.path().join("key.pem"),
+        made.signing_key.serialize_pem(),
+    )
+    .expect("key.pem");
     let dir = launch.dir.path().to_owned();
     launch.env("TLS_DIR", dir)
 }
@@ -59,14 +77,22 @@ fn http_on_port_0(node: Node) {
     assert_eq!(master.addr().tcp_port(), port, "status and app disagree");
     master.each_answers_http(&Addr::port(port));
     replace_all(&master, 2);
-    assert_eq!(shared_port(&master, 0, 4), port, "a replacement got another port");
+    assert_eq!(
+        shared_port(&master, 0, 4),
+        port,
+        "a replacement got another port"
+    );
     master.each_answers_http(&Addr::port(port));
     assert_eq!(master.status().listeners.len(), 1);
     master.stop();
 }
 
 fn tls_session_resumes_on_another_worker(node: Node) {
-    let mut master = with_tls(servers(node, &[json!({"kind": "https", "listen": {"port": 0}})])).start();
+    let mut master = with_tls(servers(
+        node,
+        &[json!({"kind": "https", "listen": {"port": 0}})],
+    ))
+    .start();
     let pids: Vec<_> = master.wait_ready(2).iter().map(Worker::process).collect();
     let port = shared_port(&master, 0, 2);
     let file = master.dir.path().join("session");
@@ -80,7 +106,11 @@ fn tls_session_resumes_on_another_worker(node: Node) {
         let _other = common::Stopped::new(&pids[..1]);
         client(node, "https", port, file)
     };
-    assert_eq!((pid_in(&second), &second["reused"]), (pids[1], &json!(true)), "no resumption on the other worker");
+    assert_eq!(
+        (pid_in(&second), &second["reused"]),
+        (pids[1], &json!(true)),
+        "no resumption on the other worker"
+    );
     replace_all(&master, 2);
     let third = client(node, "https", port, file);
     assert!(!pids.contains(&pid_in(&third)));
@@ -98,12 +128,16 @@ fn http2_net_and_udp(node: Node) {
     ];
     let mut master = with_tls(servers(node, &specs)).start();
     master.wait_ready(2);
-    let ports: Vec<u16> = (0..specs.len()).map(|n| shared_port(&master, n, 2)).collect();
+    let ports: Vec<u16> = (0..specs.len())
+        .map(|n| shared_port(&master, n, 2))
+        .collect();
     let ask = |master: &Master| {
         for (n, kind) in ["http2", "h2c"].into_iter().enumerate() {
             master.each_answers(|| pid_in(&client(node, kind, ports[n], "")));
         }
-        master.each_answers(|| pid_in(&serde_json::from_str(&Addr::port(ports[2]).hear()).expect("JSON")));
+        master.each_answers(|| {
+            pid_in(&serde_json::from_str(&Addr::port(ports[2]).hear()).expect("JSON"))
+        });
         for (n, kind) in [(3, "udp4"), (4, "udp6")] {
             master.each_answers(|| pid_in(&client(node, kind, ports[n], "")));
         }
@@ -113,11 +147,21 @@ fn http2_net_and_udp(node: Node) {
     for (n, port) in ports.iter().enumerate() {
         assert_eq!(shared_port(&master, n, 4), *port, "server {n} moved");
     }
-    let pids: Vec<_> = master.status().ready().iter().map(Worker::process).collect();
+    let pids: Vec<_> = master
+        .status()
+        .ready()
+        .iter()
+        .map(Worker::process)
+        .collect();
     assert!(pids.contains(&pid_in(&client(node, "http2", ports[0], ""))));
     assert!(pids.contains(&pid_in(&client(node, "udp4", ports[3], ""))));
     assert!(pids.contains(&pid_in(&client(node, "udp6", ports[4], ""))));
-    assert_eq!(master.status().listeners.len(), 5, "{:?}", master.status().addresses());
+    assert_eq!(
+        master.status().listeners.len(),
+        5,
+        "{:?}",
+        master.status().addresses()
+    );
     master.stop();
 }
 
@@ -136,7 +180,10 @@ fn unix_path_and_abstract_name(node: Node) {
         master.each_answers_http(&addr);
     }
     let addresses = master.status().addresses();
-    assert!(addresses.contains(&format!("unix:{}", path.display())), "{addresses:?}");
+    assert!(
+        addresses.contains(&format!("unix:{}", path.display())),
+        "{addresses:?}"
+    );
     master.stop();
     assert!(!path.exists(), "the unix socket was left behind");
 }
@@ -155,10 +202,15 @@ fn several_ports_and_ipv6_only(node: Node) {
     ];
     let mut master = servers(node, &specs).start();
     master.wait_ready(2);
-    wait_until("all four listening", common::BOOT, || (master.events("listening").len() == 4).then_some(()));
+    wait_until("all four listening", common::BOOT, || {
+        (master.events("listening").len() == 4).then_some(())
+    });
     let v6 = Addr::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], first).into());
     master.each_answers_http(&v6);
-    assert!(Addr::port(first).connect().is_err(), "ipv6Only was dropped: 127.0.0.1 answers");
+    assert!(
+        Addr::port(first).connect().is_err(),
+        "ipv6Only was dropped: 127.0.0.1 answers"
+    );
     master.each_answers_http(&Addr::port(second));
     master.each_answers_http(&Addr::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], second).into()));
     master.stop();
@@ -173,8 +225,15 @@ fn listen_again_after_close(node: Node) {
     let mut master = servers(node, &specs).start();
     master.wait_ready(2);
     let again = master.wait_events("again", 4);
-    let ports: Vec<_> = again.iter().filter(|event| event["n"] == 1).map(|event| event["address"]["port"].clone()).collect();
-    assert_eq!(ports[0], ports[1], "port 0 differs between workers after listening again");
+    let ports: Vec<_> = again
+        .iter()
+        .filter(|event| event["n"] == 1)
+        .map(|event| event["address"]["port"].clone())
+        .collect();
+    assert_eq!(
+        ports[0], ports[1],
+        "port 0 differs between workers after listening again"
+    );
     master.each_answers_http(&Addr::port(port));
     assert_eq!(master.events("error"), Vec::<Value>::new());
     master.stop();
@@ -196,7 +255,11 @@ fn errors_of_bind_are_the_apps_own(node: Node) {
     master.wait_ready(2);
     let errors = master.wait_events("error", 8);
     let code = |n: u64| -> Vec<String> {
-        errors.iter().filter(|event| event["n"] == n).map(|event| event["code"].as_str().unwrap_or("?").to_owned()).collect()
+        errors
+            .iter()
+            .filter(|event| event["n"] == n)
+            .map(|event| event["code"].as_str().unwrap_or("?").to_owned())
+            .collect()
     };
     assert_eq!(code(1), ["EADDRINUSE", "EADDRINUSE"]);
     // Node itself says EACCES for a folder that does not exist.
@@ -204,13 +267,23 @@ fn errors_of_bind_are_the_apps_own(node: Node) {
         assert!(["ENOENT", "EACCES"].contains(&plain.as_str()), "{plain}");
     }
     assert_eq!(code(3), ["EADDRNOTAVAIL", "EADDRNOTAVAIL"]);
-    assert_eq!(code(4), ["EADDRINUSE", "EADDRINUSE"], "a regular file was taken for a socket");
+    assert_eq!(
+        code(4),
+        ["EADDRINUSE", "EADDRINUSE"],
+        "a regular file was taken for a socket"
+    );
     assert_eq!(fs::read_to_string(&regular).expect("still there"), "a file");
     // The key is forgotten: once the port is free, the replacement gets it.
     drop(taken);
     replace_all(&master, 2);
     wait_until("the freed port", common::BOOT, || {
-        (master.events("listening").iter().filter(|event| event["n"] == 1).count() == 2).then_some(())
+        (master
+            .events("listening")
+            .iter()
+            .filter(|event| event["n"] == 1)
+            .count()
+            == 2)
+            .then_some(())
     });
     master.each_answers_http(&Addr::port(port));
     master.stop();
@@ -218,18 +291,27 @@ fn errors_of_bind_are_the_apps_own(node: Node) {
 
 fn eacces_is_the_apps_own(node: Node) {
     // As nobody: a port below 1024. /proc/sys/net/ipv4/ip_unprivileged_port_start may allow it.
-    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let start =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     if start.trim() != "1024" {
         common::skip("ip_unprivileged_port_start is not 1024, no port is forbidden");
         return;
     }
-    let specs = [json!({"kind": "net", "listen": {"port": 0}}), json!({"kind": "net", "listen": {"port": 81, "host": "127.0.0.1"}})];
+    let specs = [
+        json!({"kind": "net", "listen": {"port": 0}}),
+        json!({"kind": "net", "listen": {"port": 81, "host": "127.0.0.1"}}),
+    ];
     let launch = servers(node, &specs);
     let launch = if is_root() { launch.uid(65534) } else { launch };
     let mut master = launch.start();
     master.wait_ready(2);
     let errors = master.wait_events("error", 2);
-    assert!(errors.iter().all(|event| event["n"] == 1 && event["code"] == "EACCES"), "{errors:?}");
+    assert!(
+        errors
+            .iter()
+            .all(|event| event["n"] == 1 && event["code"] == "EACCES"),
+        "{errors:?}"
+    );
     master.stop();
 }
 
@@ -242,13 +324,29 @@ fn same_options_twice_in_one_worker(node: Node) {
     let mut master = servers(node, &specs).start();
     let before = master.wait_ready(2);
     let errors = master.wait_events("error", 2);
-    assert!(errors.iter().all(|event| event["n"] == 0 && event["code"] == "EADDRINUSE"), "{errors:?}");
+    assert!(
+        errors
+            .iter()
+            .all(|event| event["n"] == 0 && event["code"] == "EADDRINUSE"),
+        "{errors:?}"
+    );
     // Port 0 twice is two servers on two ports, each shared by both workers.
     let twice = master.wait_events("twice", 2);
-    assert_eq!(twice[0]["address"]["port"], twice[1]["address"]["port"], "{twice:?}");
-    assert_ne!(u64::from(shared_port(&master, 1, 2)), twice[0]["address"]["port"].as_u64().expect("a port"));
+    assert_eq!(
+        twice[0]["address"]["port"], twice[1]["address"]["port"],
+        "{twice:?}"
+    );
+    assert_ne!(
+        u64::from(shared_port(&master, 1, 2)),
+        twice[0]["address"]["port"].as_u64().expect("a port")
+    );
     let after = master.wait_ready(2);
-    assert_eq!(before[0].id, after[0].id, "the second listen killed a worker:\n{}", master.log());
+    assert_eq!(
+        before[0].id,
+        after[0].id,
+        "the second listen killed a worker:\n{}",
+        master.log()
+    );
     master.each_answers_http(&Addr::port(port));
     master.stop();
 }
@@ -260,12 +358,26 @@ fn exclusive_binds_in_the_worker(node: Node) {
     ];
     let mut master = servers(node, &specs).start();
     master.wait_ready(2);
-    wait_until("all four listening", common::BOOT, || (master.events("listening").len() == 4).then_some(()));
-    let own: Vec<_> = master.events("listening").into_iter().filter(|event| event["n"] == 1).collect();
-    assert_ne!(own[0]["address"]["port"], own[1]["address"]["port"], "exclusive was shared");
-    assert_eq!(master.status().listeners.len(), 1, "an exclusive listener is none of the master's");
+    wait_until("all four listening", common::BOOT, || {
+        (master.events("listening").len() == 4).then_some(())
+    });
+    let own: Vec<_> = master
+        .events("listening")
+        .into_iter()
+        .filter(|event| event["n"] == 1)
+        .collect();
+    assert_ne!(
+        own[0]["address"]["port"], own[1]["address"]["port"],
+        "exclusive was shared"
+    );
+    assert_eq!(
+        master.status().listeners.len(),
+        1,
+        "an exclusive listener is none of the master's"
+    );
     for event in own {
-        let port = u16::try_from(event["address"]["port"].as_u64().expect("a port")).expect("a port");
+        let port =
+            u16::try_from(event["address"]["port"].as_u64().expect("a port")).expect("a port");
         assert_eq!(pid_in(&Addr::port(port).get("/").json()), pid_in(&event));
     }
     master.stop();
@@ -277,11 +389,17 @@ fn reuse_port_binds_in_the_worker(node: Node) {
         return;
     }
     let port = Addr::free_port();
-    let specs = [json!({"kind": "http", "listen": {"port": port, "host": "127.0.0.1", "reusePort": true}})];
+    let specs =
+        [json!({"kind": "http", "listen": {"port": port, "host": "127.0.0.1", "reusePort": true}})];
     let mut master = servers(node, &specs).start();
-    wait_until("both listening", common::BOOT, || (master.events("listening").len() == 2).then_some(()));
+    wait_until("both listening", common::BOOT, || {
+        (master.events("listening").len() == 2).then_some(())
+    });
     assert_eq!(master.events("error"), Vec::<Value>::new());
-    assert!(master.status().listeners.is_empty(), "reusePort is none of the master's");
+    assert!(
+        master.status().listeners.is_empty(),
+        "reusePort is none of the master's"
+    );
     assert_eq!(Addr::port(port).get("/").status, 200);
     master.stop();
 }
@@ -292,20 +410,54 @@ fn the_app_sees_a_cluster_worker(node: Node) {
     let addr = master.addr();
     master.each_answers(|| {
         let seen = addr.get("/").json();
-        let worker = ready.iter().find(|worker| worker.process() == pid_in(&seen)).expect("a known worker");
+        let worker = ready
+            .iter()
+            .find(|worker| worker.process() == pid_in(&seen))
+            .expect("a known worker");
         assert_eq!(seen["id"], worker.id);
-        assert_eq!((&seen["isWorker"], &seen["isPrimary"]), (&json!(true), &json!(false)));
-        assert_eq!((&seen["connected"], &seen["workerConnected"], &seen["isDead"]), (&json!(true), &json!(true), &json!(false)));
-        assert_eq!(seen["leaked"], json!([]), "the channel's variables are visible to the app");
+        assert_eq!(
+            (&seen["isWorker"], &seen["isPrimary"]),
+            (&json!(true), &json!(false))
+        );
+        assert_eq!(
+            (
+                &seen["connected"],
+                &seen["workerConnected"],
+                &seen["isDead"]
+            ),
+            (&json!(true), &json!(true), &json!(false))
+        );
+        assert_eq!(
+            seen["leaked"],
+            json!([]),
+            "the channel's variables are visible to the app"
+        );
         pid_in(&seen)
     });
-    assert_eq!(addr.get("/send").json()["errors"], json!([null, null, null, null]));
+    assert_eq!(
+        addr.get("/send").json()["errors"],
+        json!([null, null, null, null])
+    );
     let large = addr.get("/large").json();
-    assert_eq!((&large["errors"], &large["opened"]), (&json!([]), &json!(4)));
-    assert_eq!(addr.get("/handle").json()["results"], json!([null, null, null]));
+    assert_eq!(
+        (&large["errors"], &large["opened"]),
+        (&json!([]), &json!(4))
+    );
+    assert_eq!(
+        addr.get("/handle").json()["results"],
+        json!([null, null, null])
+    );
     let after = master.wait_ready(2);
-    assert_eq!([ready[0].id, ready[1].id], [after[0].id, after[1].id], "a message killed a worker");
-    assert_eq!(master.events("message"), Vec::<Value>::new(), "the master's own messages reached the app");
+    assert_eq!(
+        [ready[0].id, ready[1].id],
+        [after[0].id, after[1].id],
+        "a message killed a worker"
+    );
+    assert_eq!(
+        master.events("message"),
+        Vec::<Value>::new(),
+        "the master's own messages reached the app"
+    );
     master.stop();
 }
 
@@ -314,14 +466,23 @@ fn disconnect_and_kill_by_the_app(node: Node) {
     for (path, count) in [("/disconnect", 1), ("/kill", 2)] {
         master.wait_ready(2);
         let pid = pid_in(&master.addr().get(path).json());
-        let old = master.status().workers.into_iter().find(|worker| worker.pid == Some(pid));
+        let old = master
+            .status()
+            .workers
+            .into_iter()
+            .find(|worker| worker.pid == Some(pid));
         let events = master.wait_events("workerDisconnect", count);
-        let event = events.iter().find(|event| pid_in(event) == pid).expect("the worker's own event");
+        let event = events
+            .iter()
+            .find(|event| pid_in(event) == pid)
+            .expect("the worker's own event");
         assert_eq!(event["exitedAfterDisconnect"], true, "after {path}");
         if let Some(old) = old {
             master.wait_replaced(&old);
         }
-        wait_until("the end of the old worker", common::BOOT, || (!common::running(pid)).then_some(()));
+        wait_until("the end of the old worker", common::BOOT, || {
+            (!common::running(pid)).then_some(())
+        });
     }
     master.wait_ready(2);
     master.stop();
@@ -336,7 +497,9 @@ fn channel_closed_by_the_app(node: Node) {
         let ready = status.ready();
         (ready.len() == 2 && ready.iter().all(|worker| worker.pid != Some(pid))).then_some(())
     });
-    wait_until("the end of the old worker", common::BOOT, || (!common::running(pid)).then_some(()));
+    wait_until("the end of the old worker", common::BOOT, || {
+        (!common::running(pid)).then_some(())
+    });
     master.stop();
 }
 
@@ -346,8 +509,17 @@ fn disconnect_of_the_master_reaches_the_app(node: Node) {
     master.stop();
     let events = master.events("workerDisconnect");
     assert_eq!(events.len(), 2, "{}", master.out());
-    assert!(events.iter().all(|event| event["exitedAfterDisconnect"] == true), "{events:?}");
-    assert!(master.events("exit").iter().all(|event| event["code"] == 0), "{}", master.out());
+    assert!(
+        events
+            .iter()
+            .all(|event| event["exitedAfterDisconnect"] == true),
+        "{events:?}"
+    );
+    assert!(
+        master.events("exit").iter().all(|event| event["code"] == 0),
+        "{}",
+        master.out()
+    );
 }
 
 on_every_node!(

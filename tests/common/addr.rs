@@ -33,11 +33,22 @@ impl Addr {
     /// Reads one entry of `listeners[].address`; a wildcard becomes the loopback address of its family.
     pub(crate) fn parse(address: &str) -> Option<Self> {
         if let Some(path) = address.strip_prefix("unix:") {
-            return Some(path.strip_prefix('@').map_or_else(|| Self::Unix(path.into()), |name| Self::Abstract(name.into())));
+            return Some(path.strip_prefix('@').map_or_else(
+                || Self::Unix(path.into()),
+                |name| Self::Abstract(name.into()),
+            ));
         }
-        let mut socket: SocketAddr = address.strip_prefix("tcp:").unwrap_or(address).parse().ok()?;
+        let mut socket: SocketAddr = address
+            .strip_prefix("tcp:")
+            .unwrap_or(address)
+            .parse()
+            .ok()?;
         if socket.ip().is_unspecified() {
-            socket.set_ip(if socket.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+            socket.set_ip(if socket.is_ipv4() {
+                Ipv4Addr::LOCALHOST.into()
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            });
         }
         Some(Self::Tcp(socket))
     }
@@ -61,9 +72,9 @@ impl Addr {
                 Box::new(stream)
             }
             Self::Unix(path) => Box::new(bounded(UnixStream::connect(path)?)?),
-            Self::Abstract(name) => {
-                Box::new(bounded(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?)?)
-            }
+            Self::Abstract(name) => Box::new(bounded(UnixStream::connect_addr(
+                &UnixAddr::from_abstract_name(name)?,
+            )?)?),
         })
     }
 
@@ -72,7 +83,9 @@ impl Addr {
     pub(crate) fn free_port() -> u16 {
         loop {
             let port = fastrand::u16(20_000..32_000);
-            if TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok() && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            if TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok()
+                && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+            {
                 return port;
             }
         }

@@ -19,7 +19,8 @@ impl Response {
     /// The body as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 }
 
@@ -32,7 +33,10 @@ pub(crate) struct Conn {
 impl Conn {
     /// Connects to `addr`.
     pub(crate) fn open(addr: &Addr) -> io::Result<Self> {
-        Ok(Self { stream: addr.connect()?, buffer: Vec::new() })
+        Ok(Self {
+            stream: addr.connect()?,
+            buffer: Vec::new(),
+        })
     }
 
     /// Sends bytes as they are.
@@ -47,22 +51,35 @@ impl Conn {
                 break at + 4;
             }
             if self.fill()? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended before the head of an answer"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the stream ended before the head of an answer",
+                ));
             }
         };
         let head = String::from_utf8_lossy(&self.buffer[..head_end]).into_owned();
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
         self.buffer.drain(..head_end);
         let lower = head.to_ascii_lowercase();
         let body = if lower.contains("transfer-encoding: chunked") {
             self.read_chunks()?
-        } else if let Some(length) = field(&lower, "content-length").and_then(|length| length.parse::<usize>().ok()) {
+        } else if let Some(length) =
+            field(&lower, "content-length").and_then(|length| length.parse::<usize>().ok())
+        {
             self.take(length)?
         } else {
             while self.fill()? > 0 {}
             std::mem::take(&mut self.buffer)
         };
-        Ok(Response { status, head, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Response {
+            status,
+            head,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 
     /// Reads to the end of the stream.
@@ -84,7 +101,8 @@ impl Conn {
             };
             let line = String::from_utf8_lossy(&self.buffer[..at]).into_owned();
             self.buffer.drain(..at + 2);
-            let size = usize::from_str_radix(line.trim(), 16).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            let size = usize::from_str_radix(line.trim(), 16)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
             let chunk = self.take(size + 2)?;
             if size == 0 {
                 return Ok(body);
@@ -121,20 +139,26 @@ impl Addr {
     /// GET that must succeed, whatever its status code.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {
-        self.try_request("GET", path).unwrap_or_else(|error| panic!("GET {path} from {self}: {error}"))
+        self.try_request("GET", path)
+            .unwrap_or_else(|error| panic!("GET {path} from {self}: {error}"))
     }
 
     /// What a plain TCP or Unix server says until it closes.
     #[track_caller]
     pub(crate) fn hear(&self) -> String {
-        Conn::open(self).and_then(|mut conn| conn.read_to_end()).unwrap_or_else(|error| panic!("hearing {self}: {error}"))
+        Conn::open(self)
+            .and_then(|mut conn| conn.read_to_end())
+            .unwrap_or_else(|error| panic!("hearing {self}: {error}"))
     }
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
+    head.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
 }

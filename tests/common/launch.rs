@@ -14,17 +14,24 @@ use super::{Master, Node};
 
 /// A file of tests/apps.
 pub(crate) fn app(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/apps")
+        .join(name)
 }
 
-/// A file of tests/node_modules.
+/// A file of `tests/node_modules`.
 pub(crate) fn module(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node_modules").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/node_modules")
+        .join(path)
 }
 
 /// A private folder under /tmp (not `TMPDIR`: a socket path has to fit in 107 bytes).
 pub(crate) fn scratch() -> TempDir {
-    let dir = tempfile::Builder::new().prefix("rc-").tempdir_in("/tmp").expect("a folder in /tmp");
+    let dir = tempfile::Builder::new()
+        .prefix("rc-")
+        .tempdir_in("/tmp")
+        .expect("a folder in /tmp");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("own folder");
     dir
 }
@@ -180,7 +187,11 @@ impl Launch {
     #[track_caller]
     pub(crate) fn start(self) -> Master {
         static RUNS: AtomicU32 = AtomicU32::new(0);
-        let value = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
+        let value = format!(
+            "{}-{}",
+            std::process::id(),
+            RUNS.fetch_add(1, Ordering::Relaxed)
+        );
         let mut words = self.wrapper.clone();
         words.push(env!("CARGO_BIN_EXE_rcluster").into());
         if self.own_control {
@@ -197,11 +208,20 @@ impl Launch {
         command.args(&words[1..]);
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("RCLUSTER_") || text.starts_with("NODE_") || text.starts_with("npm_") {
+            if text.starts_with("RCLUSTER_")
+                || text.starts_with("NODE_")
+                || text.starts_with("npm_")
+            {
                 command.env_remove(&name);
             }
         }
-        for name in ["WEB_CONCURRENCY", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET", "PORT", "HOST"] {
+        for name in [
+            "WEB_CONCURRENCY",
+            "XDG_RUNTIME_DIR",
+            "NOTIFY_SOCKET",
+            "PORT",
+            "HOST",
+        ] {
             command.env_remove(name);
         }
         command.env("TEST_RUN", &value);
@@ -217,9 +237,16 @@ impl Launch {
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }
-        let create = |name: &str| File::create(self.dir.path().join(name)).expect("a file in the scratch folder");
-        command.stdin(Stdio::null()).stdout(create("out")).stderr(create("log"));
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {words:?}: {error}"));
+        let create = |name: &str| {
+            File::create(self.dir.path().join(name)).expect("a file in the scratch folder")
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(create("out"))
+            .stderr(create("log"));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {words:?}: {error}"));
         Master::new(child, self.dir, self.control, format!("TEST_RUN={value}"))
     }
 
@@ -228,7 +255,11 @@ impl Launch {
     pub(crate) fn run(self) -> Ended {
         let mut master = self.start();
         let code = master.wait_exit().code();
-        let ended = Ended { code, log: master.log(), out: master.out() };
+        let ended = Ended {
+            code,
+            log: master.log(),
+            out: master.out(),
+        };
         master.finish();
         ended
     }

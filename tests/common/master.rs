@@ -39,7 +39,15 @@ impl Master {
                 kill_marked(&doomed);
             }
         });
-        Self { child, dir, control, mark, groups: RefCell::default(), finished: Cell::new(false), _watchdog: alive }
+        Self {
+            child,
+            dir,
+            control,
+            mark,
+            groups: RefCell::default(),
+            finished: Cell::new(false),
+            _watchdog: alive,
+        }
     }
 
     /// The process id of the master (of the wrapper, if it has one that does not exec).
@@ -49,18 +57,22 @@ impl Master {
 
     /// Everything written to standard error so far.
     pub(crate) fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default())
+            .into_owned()
     }
 
     /// Everything written to standard output so far.
     pub(crate) fn out(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.dir.path().join("out")).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("out")).unwrap_or_default())
+            .into_owned()
     }
 
     /// The JSON lines on standard output that have this `event`.
     pub(crate) fn events(&self, event: &str) -> Vec<serde_json::Value> {
         let text = self.out();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         lines.filter(|value| value["event"] == event).collect()
     }
 
@@ -74,12 +86,20 @@ impl Master {
 
     /// The status, if the control socket answers.
     pub(crate) fn try_status(&self) -> Option<Status> {
-        let answer = Addr::Unix(self.control.clone()).try_request("GET", "/v1/status").ok()?;
+        let answer = Addr::Unix(self.control.clone())
+            .try_request("GET", "/v1/status")
+            .ok()?;
         assert_eq!(answer.status, 200, "GET /v1/status: {answer:?}");
-        let status: Status =
-            serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("status: {error} in {}", answer.body));
+        let status: Status = serde_json::from_str(&answer.body)
+            .unwrap_or_else(|error| panic!("status: {error} in {}", answer.body));
         let mut groups = self.groups.borrow_mut();
-        groups.extend(status.workers.iter().filter_map(|worker| worker.pid).filter(|pid| *pid > 0));
+        groups.extend(
+            status
+                .workers
+                .iter()
+                .filter_map(|worker| worker.pid)
+                .filter(|pid| *pid > 0),
+        );
         Some(status)
     }
 
@@ -91,11 +111,18 @@ impl Master {
 
     /// Waits until the status is as wanted.
     #[track_caller]
-    pub(crate) fn wait_status<T>(&self, what: &str, mut probe: impl FnMut(&Status) -> Option<T>) -> T {
+    pub(crate) fn wait_status<T>(
+        &self,
+        what: &str,
+        mut probe: impl FnMut(&Status) -> Option<T>,
+    ) -> T {
         wait_until(what, BOOT, || {
-            if !running(self.pid()) {
-                panic!("the master has ended while the test waited for: {what}\n{}", self.log());
-            }
+            let alive = running(self.pid());
+            assert!(
+                alive,
+                "the master has ended while the test waited for: {what}\n{}",
+                self.log()
+            );
             probe(&self.try_status()?)
         })
     }
@@ -112,7 +139,9 @@ impl Master {
     #[track_caller]
     pub(crate) fn wait_replaced(&self, old: &Worker) -> Worker {
         self.wait_status(&format!("a replacement of {old:?}"), |status| {
-            status.in_slot(old.slot).filter(|worker| worker.id != old.id)
+            status
+                .in_slot(old.slot)
+                .filter(|worker| worker.id != old.id)
         })
     }
 
@@ -121,7 +150,9 @@ impl Master {
     pub(crate) fn addr(&self) -> Addr {
         let addresses = self.status().addresses();
         let mut found = addresses.iter().filter_map(|address| Addr::parse(address));
-        let first = found.next().unwrap_or_else(|| panic!("no listener in {addresses:?}"));
+        let first = found
+            .next()
+            .unwrap_or_else(|| panic!("no listener in {addresses:?}"));
         assert_eq!(found.next(), None, "more than one listener: {addresses:?}");
         first
     }
@@ -135,7 +166,11 @@ impl Master {
         for pid in &pids {
             let others: Vec<i32> = pids.iter().copied().filter(|other| other != pid).collect();
             let _stopped = Stopped::new(&others);
-            assert_eq!(ask(), *pid, "another worker answered than the only one that runs");
+            assert_eq!(
+                ask(),
+                *pid,
+                "another worker answered than the only one that runs"
+            );
         }
     }
 
@@ -182,7 +217,12 @@ impl Master {
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.wait_exit();
-        assert_eq!(status.code(), Some(0), "exit after TERM: {status}\n{}", self.log());
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "exit after TERM: {status}\n{}",
+            self.log()
+        );
         self.finish();
     }
 
@@ -193,7 +233,10 @@ impl Master {
         let status = self.wait_exit();
         let log = self.log();
         let shown = format!("{log}{}", self.out());
-        assert!(!shown.contains("panicked at"), "a panic ({status}):\n{shown}");
+        assert!(
+            !shown.contains("panicked at"),
+            "a panic ({status}):\n{shown}"
+        );
         let groups = self.groups.borrow().clone();
         wait_until("the end of every process of this run", LONG, || {
             let left: Vec<_> = left_over(&self.mark, &groups);
@@ -202,7 +245,10 @@ impl Master {
         let folder = self.control.parent().expect("a folder");
         if folder.starts_with(self.dir.path()) {
             let left: Vec<_> = list(folder);
-            assert!(left.is_empty(), "left in the control folder: {left:?}\n{log}");
+            assert!(
+                left.is_empty(),
+                "left in the control folder: {left:?}\n{log}"
+            );
         }
     }
 
@@ -229,12 +275,18 @@ impl Master {
 
     /// All processes of this run but the master.
     pub(crate) fn processes(&self) -> Vec<Stat> {
-        Stat::all().into_iter().filter(|stat| stat.pid != self.pid() && stat.is_marked(&self.mark)).collect()
+        Stat::all()
+            .into_iter()
+            .filter(|stat| stat.pid != self.pid() && stat.is_marked(&self.mark))
+            .collect()
     }
 
     /// Children of the master that ended and were not waited for.
     pub(crate) fn zombies(&self) -> Vec<Stat> {
-        Stat::all().into_iter().filter(|stat| stat.is_zombie_of(self.pid())).collect()
+        Stat::all()
+            .into_iter()
+            .filter(|stat| stat.is_zombie_of(self.pid()))
+            .collect()
     }
 }
 
@@ -244,8 +296,21 @@ impl Drop for Master {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            let tail = |text: String| text.chars().rev().take(6000).collect::<Vec<_>>().into_iter().rev().collect::<String>();
-            eprintln!("---- log of rcluster {}\n{}\n---- its stdout\n{}", self.mark, tail(self.log()), tail(self.out()));
+            let tail = |text: String| {
+                text.chars()
+                    .rev()
+                    .take(6000)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect::<String>()
+            };
+            eprintln!(
+                "---- log of rcluster {}\n{}\n---- its stdout\n{}",
+                self.mark,
+                tail(self.log()),
+                tail(self.out())
+            );
         } else {
             assert!(self.finished.get(), "the test forgot to finish its master");
         }
@@ -264,7 +329,11 @@ impl Stopped {
         }
         let stopped = Self(pids.to_vec());
         for pid in pids {
-            wait_until("a stopped process", BOOT, || state_of(*pid).is_none_or(|state| state == 'T').then_some(()));
+            wait_until("a stopped process", BOOT, || {
+                state_of(*pid)
+                    .is_none_or(|state| state == 'T')
+                    .then_some(())
+            });
         }
         stopped
     }
@@ -281,17 +350,25 @@ impl Drop for Stopped {
 /// The `pid` in an app's answer.
 #[track_caller]
 pub(crate) fn pid_in(answer: &serde_json::Value) -> i32 {
-    answer["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid in {answer}"))
+    answer["pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .unwrap_or_else(|| panic!("no pid in {answer}"))
 }
 
 /// The names in a folder.
 pub(crate) fn list(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn left_over(mark: &str, groups: &BTreeSet<i32>) -> Vec<Stat> {
-    Stat::all().into_iter().filter(|stat| groups.contains(&stat.group) || stat.is_marked(mark)).collect()
+    Stat::all()
+        .into_iter()
+        .filter(|stat| groups.contains(&stat.group) || stat.is_marked(mark))
+        .collect()
 }
 
 fn kill_marked(mark: &str) {

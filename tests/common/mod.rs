@@ -1,7 +1,12 @@
 //! The harness of the black-box tests: the real binary, real Node, and a look at what is left behind.
 //!
 //! It must not know what a test proves; it starts, asks, waits and cleans up.
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test crate uses its own part of the harness")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test crate uses its own part of the harness"
+)]
 
 mod addr;
 mod http;
@@ -17,7 +22,9 @@ pub(crate) use http::{Conn, Response};
 pub(crate) use launch::{Ended, Launch, app, module, scratch};
 pub(crate) use master::{Master, Stopped, list, pid_in};
 pub(crate) use node::{Node, node_script};
-pub(crate) use process::{Stat, backlog_of, fd_count, is_root, kill, rss_kib, running, skip, state_of, tool};
+pub(crate) use process::{
+    Stat, backlog_of, fd_count, is_root, kill, rss_kib, running, skip, state_of, tool,
+};
 pub(crate) use status::{Status, Worker};
 pub(crate) use wait::{BOOT, LONG, wait_until};
 

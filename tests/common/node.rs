@@ -25,10 +25,18 @@ impl Node {
             Self::V24 => 24,
             Self::V26 => 26,
         };
-        let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+        let arch = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "x64"
+        };
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(format!("tests/node_modules/node-{major}-{arch}/bin/node"));
-        assert!(path.exists(), "{} is missing: run `npm ci` in tests/", path.display());
+        assert!(
+            path.exists(),
+            "{} is missing: run `npm ci` in tests/",
+            path.display()
+        );
         path
     }
 }
@@ -44,6 +52,9 @@ pub(crate) fn node_script(node: Node, script: &str, args: &[&str]) -> serde_json
         .expect("node runs");
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text).unwrap_or_else(|error| {
-        panic!("{script} {args:?} printed no JSON ({error}): {text}{}", String::from_utf8_lossy(&output.stderr))
+        panic!(
+            "{script} {args:?} printed no JSON ({error}): {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        )
     })
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-/// What /proc/PID/stat says, see proc_pid_stat(5).
+/// What /proc/PID/stat says, see `proc_pid_stat(5)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Stat {
     pub(crate) pid: i32,
@@ -36,13 +36,18 @@ impl Stat {
     /// Every process of the machine.
     pub(crate) fn all() -> Vec<Self> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.filter_map(|entry| Self::of(entry.file_name().to_str()?.parse().ok()?)).collect()
+        entries
+            .filter_map(|entry| Self::of(entry.file_name().to_str()?.parse().ok()?))
+            .collect()
     }
 
     /// Does its initial environment contain `mark`? Never true of a zombie.
     pub(crate) fn is_marked(&self, mark: &str) -> bool {
-        fs::read(format!("/proc/{}/environ", self.pid))
-            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
+        fs::read(format!("/proc/{}/environ", self.pid)).is_ok_and(|environ| {
+            environ
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == mark.as_bytes())
+        })
     }
 
     /// Is it a child of `parent` that has ended and was not waited for?
@@ -75,13 +80,22 @@ pub(crate) fn fd_count(pid: i32) -> usize {
 #[track_caller]
 pub(crate) fn rss_kib(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is there");
-    line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("VmRSS is there");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number of KiB")
 }
 
 /// The backlog of the TCP listener on `port` as the kernel holds it, or `None` without the `ss` tool.
 pub(crate) fn backlog_of(port: u16) -> Option<u32> {
-    let output = Command::new("ss").args(["-Hlnt", "sport", "=", &format!(":{port}")]).output().ok()?;
+    let output = Command::new("ss")
+        .args(["-Hlnt", "sport", "=", &format!(":{port}")])
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().next()?.split_whitespace().nth(2)?.parse().ok()
 }
@@ -94,7 +108,9 @@ pub(crate) fn is_root() -> bool {
 /// The path of a command-line tool, if this machine has it.
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
 }
 
 /// Says why a test proves nothing on this machine. Written past the test runner's capture: tests/run counts these lines.

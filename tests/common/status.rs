@@ -42,14 +42,21 @@ impl Worker {
     /// Its process id.
     #[track_caller]
     pub(crate) fn process(&self) -> i32 {
-        self.pid.filter(|pid| *pid > 0).unwrap_or_else(|| panic!("no process: {self:?}"))
+        self.pid
+            .filter(|pid| *pid > 0)
+            .unwrap_or_else(|| panic!("no process: {self:?}"))
     }
 }
 
 impl Status {
     /// The ready workers, by slot.
     pub(crate) fn ready(&self) -> Vec<Worker> {
-        let mut ready: Vec<_> = self.workers.iter().filter(|worker| worker.is_ready()).cloned().collect();
+        let mut ready: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|worker| worker.is_ready())
+            .cloned()
+            .collect();
         ready.sort_by_key(|worker| worker.slot);
         ready
     }
@@ -61,6 +68,9 @@ impl Status {
 
     /// The addresses of all listeners.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        self.listeners.iter().map(|listener| listener.address.clone()).collect()
+        self.listeners
+            .iter()
+            .map(|listener| listener.address.clone())
+            .collect()
     }
 }
