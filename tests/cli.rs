@@ -5,24 +5,12 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use common::{Addr, BOOT, Launch, Master, Node, is_root, pid_in, tool, wait_until};
+use common::{Addr, BOOT, Launch, Master, Node, is_root, pid_in, wait_until};
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::{Value, json};
 
 fn http() -> Launch {
     Launch::new("http.js").env("HOST", "127.0.0.1")
-}
-
-/// Starts it, counts the workers, stops it.
-#[track_caller]
-fn count_workers(launch: Launch) -> usize {
-    let mut master = launch.start();
-    let count = master.wait_status("all workers ready", |status| {
-        (status.state == "serving" && status.workers.iter().all(common::Worker::is_ready))
-            .then_some(status.workers.len())
-    });
-    master.stop();
-    count
 }
 
 #[track_caller]
@@ -33,6 +21,7 @@ fn seen(master: &Master) -> Value {
 #[test]
 fn words_after_the_script_are_the_apps_own() {
     let words = [
+        "--",
         "-w",
         "7",
         "--",
@@ -68,113 +57,6 @@ fn a_double_dash_before_the_script_ends_the_options() {
     master.wait_ready(1);
     assert_eq!(seen(&master)["argv"], json!(["--", "x"]));
     master.stop();
-}
-
-#[test]
-fn workers_as_a_number_and_from_the_environment() {
-    let quick = || Launch::new("good.py");
-    assert_eq!(count_workers(quick().options(["-w", "3"])), 3);
-    assert_eq!(count_workers(quick().options(["--workers=2"])), 2);
-    assert_eq!(count_workers(quick().env("RCLUSTER_WORKERS", "3")), 3);
-    assert_eq!(count_workers(quick().env("WEB_CONCURRENCY", "3")), 3);
-    assert_eq!(
-        count_workers(quick().env("WEB_CONCURRENCY", "3").options(["-w", "2"])),
-        2,
-        "the flag wins"
-    );
-    assert_eq!(
-        count_workers(
-            quick()
-                .env("RCLUSTER_WORKERS", "3")
-                .env("WEB_CONCURRENCY", "4")
-        ),
-        3,
-        "our own variable wins"
-    );
-    assert_eq!(
-        count_workers(quick().env("RCLUSTER_WORKERS", "3").options(["-w", "2"])),
-        2,
-        "the flag wins"
-    );
-}
-
-#[test]
-fn auto_counts_the_processors_that_it_may_use() {
-    let all = std::thread::available_parallelism().expect("a count").get();
-    assert_eq!(
-        count_workers(Launch::new("good.py").options(["-w", "auto"])),
-        all
-    );
-    if tool("taskset").is_none() {
-        common::skip("no taskset to narrow the affinity with");
-        return;
-    }
-    let allowed = fs::read_to_string("/proc/self/status").expect("status");
-    let list = allowed
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-        .expect("a list")
-        .trim();
-    let first = list.split([',', '-']).next().expect("a processor");
-    assert_eq!(
-        count_workers(
-            Launch::new("good.py")
-                .under(["taskset", "-c", first])
-                .options(["-w", "auto"])
-        ),
-        1
-    );
-}
-
-#[test]
-fn auto_counts_the_quota_of_the_cgroup() {
-    let Some(group) = Cgroup::with_one_processor() else {
-        common::skip("no right to make a cgroup with a CPU quota");
-        return;
-    };
-    if std::thread::available_parallelism().expect("a count").get() < 2 {
-        common::skip("one processor: a quota of one shows nothing");
-        return;
-    }
-    // The shell enters the group, then becomes rcluster.
-    let enter = format!(
-        "echo $$ > {}/cgroup.procs && exec \"$@\"",
-        group.0.display()
-    );
-    let launch = Launch::new("good.py").under(["sh", "-c", &enter, "sh"]);
-    assert_eq!(count_workers(launch.options(["-w", "auto"])), 1);
-}
-
-/// A cgroup, v1 or v2, whose CPU quota is one processor.
-struct Cgroup(std::path::PathBuf);
-
-impl Cgroup {
-    fn with_one_processor() -> Option<Self> {
-        for (root, file, quota) in [
-            ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
-            ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
-        ] {
-            let path =
-                std::path::Path::new(root).join(format!("rcluster-test-{}", std::process::id()));
-            if fs::create_dir(&path).is_err() {
-                continue;
-            }
-            let group = Self(path);
-            if fs::write(group.0.join(file), quota).is_ok() {
-                return Some(group);
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Busy until its last process is reaped.
-        wait_until("an empty cgroup", BOOT, || {
-            fs::remove_dir(&self.0).is_ok().then_some(())
-        });
-    }
 }
 
 #[test]
