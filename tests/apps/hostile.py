@@ -188,6 +188,8 @@ def both_ways():
         message = channel.query_message(address="127.0.0.1", index=100 + n, data={"blob": data})
         seqs.append(message["seq"])
         channel.send(message)
+    for n in range(16):
+        channel.send({"n": n, "blob": data * 2})
     for seq in seqs:
         message, fd = channel.answer(seq)
         if fd is None or message["data"]["blob"] != data:

@@ -56,4 +56,4 @@ const paths = {
 http.createServer(async (req, res) => {
   const result = await paths[req.url]();
   res.end(JSON.stringify({ pid: process.pid, ...result }));
-}).listen(0, '127.0.0.1');
+}).listen(Number(process.env.PORT || 0), '127.0.0.1');
