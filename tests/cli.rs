@@ -186,6 +186,44 @@ fn every_option_in_its_environment_form() {
 }
 
 #[test]
+fn every_environment_form_is_read() {
+    // A wrong value in each of them must be refused: so none is ignored.
+    for (name, wrong) in [
+        ("RCLUSTER_WORKERS", "x"),
+        ("RCLUSTER_BIND", "nowhere"),
+        ("RCLUSTER_NAME", "a/b"),
+        ("RCLUSTER_CONTROL", "/nowhere/c.sock"),
+        ("RCLUSTER_NODE", "/nowhere/node"),
+        ("RCLUSTER_CWD", "/nowhere"),
+        ("RCLUSTER_READY", "soon"),
+        ("RCLUSTER_READY_TIMEOUT", "x"),
+        ("RCLUSTER_DRAIN_TIMEOUT", "x"),
+        ("RCLUSTER_KILL_TIMEOUT", "x"),
+        ("RCLUSTER_MIN_UPTIME", "x"),
+        ("RCLUSTER_BAKE", "x"),
+        ("RCLUSTER_SURGE", "x"),
+        ("RCLUSTER_SWITCH", "x"),
+        ("RCLUSTER_STOP_SIGNAL", "x"),
+        ("RCLUSTER_ENV_FILE", "/nowhere/env"),
+        ("RCLUSTER_SHUTDOWN_MESSAGE", "x"),
+        ("RCLUSTER_NO_SHIM", "x"),
+        ("RCLUSTER_PIDFILE", "/nowhere/pid"),
+        ("RCLUSTER_LOG_FORMAT", "x"),
+        ("RCLUSTER_LOG_LEVEL", "x"),
+    ] {
+        let mut launch = Launch::new("good.py").env(name, wrong);
+        if name == "RCLUSTER_CONTROL" {
+            launch = launch.without_control();
+        }
+        if name == "RCLUSTER_NODE" {
+            launch = launch.without_node();
+        }
+        let ended = launch.run();
+        assert_eq!(ended.code, Some(2), "{name}={wrong}: {ended:?}");
+    }
+}
+
+#[test]
 fn node_is_found_in_the_path() {
     let launch = Launch::new("http.js").without_node().workers(1);
     let folder = launch.dir.path().join("bin");

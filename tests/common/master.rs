@@ -239,7 +239,7 @@ impl Master {
         );
         let groups = self.groups.borrow().clone();
         wait_until("the end of every process of this run", LONG, || {
-            let left: Vec<_> = left_over(&self.mark, &groups);
+            let left: Vec<_> = left_over(&self.mark, &groups, self.dir.path());
             left.is_empty().then_some(())
         });
         let folder = self.control.parent().expect("a folder");
@@ -264,7 +264,9 @@ impl Master {
     pub(crate) fn wait_no_process(&self) {
         let groups = self.groups.borrow().clone();
         wait_until("the end of every process of this run", LONG, || {
-            left_over(&self.mark, &groups).is_empty().then_some(())
+            left_over(&self.mark, &groups, self.dir.path())
+                .is_empty()
+                .then_some(())
         });
     }
 
@@ -364,11 +366,10 @@ pub(crate) fn list(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-fn left_over(mark: &str, groups: &BTreeSet<i32>) -> Vec<Stat> {
-    Stat::all()
-        .into_iter()
-        .filter(|stat| groups.contains(&stat.group) || stat.is_marked(mark))
-        .collect()
+fn left_over(mark: &str, groups: &BTreeSet<i32>, dir: &Path) -> Vec<Stat> {
+    let ours =
+        |stat: &Stat| groups.contains(&stat.group) || stat.is_marked(mark) || stat.names(dir);
+    Stat::all().into_iter().filter(ours).collect()
 }
 
 fn kill_marked(mark: &str) {

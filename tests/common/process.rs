@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::{self, Signal};
@@ -48,6 +48,13 @@ impl Stat {
                 .split(|byte| *byte == 0)
                 .any(|entry| entry == mark.as_bytes())
         })
+    }
+
+    /// Does its command line name `path`, as that of the guard does?
+    pub(crate) fn names(&self, path: &Path) -> bool {
+        let path = path.as_os_str().as_encoded_bytes();
+        fs::read(format!("/proc/{}/cmdline", self.pid))
+            .is_ok_and(|line| line.windows(path.len()).any(|window| window == path))
     }
 
     /// Is it a child of `parent` that has ended and was not waited for?
