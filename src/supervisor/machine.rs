@@ -109,11 +109,12 @@ impl Supervisor {
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         self.apply(event);
-        // One pass may make room for the next; a pass without orders is the end.
+        // One pass may make room for the next; a pass that neither gives an
+        // order nor changes the phase is the end.
         loop {
-            let before = self.out.len();
+            let before = (self.out.len(), self.phase);
             self.reconcile();
-            if self.out.len() == before {
+            if (self.out.len(), self.phase) == before {
                 break;
             }
         }
