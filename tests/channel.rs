@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Launch, Master, Worker, backlog_of, fd_count, is_root, rss_kib, wait_until};
+use common::{Addr, Launch, Master, Worker, backlog_of, fd_count, is_root, rss_kib, wait_until};
 use serde_json::json;
 
 /// No deed may cost the master more than this.
@@ -18,6 +18,7 @@ struct Scene {
     master: Master,
     bad: Worker,
     good: Worker,
+    addr: Addr,
     rss: u64,
     fds: usize,
 }
@@ -45,6 +46,7 @@ impl Scene {
         Self {
             bad: ready[0].clone(),
             good: ready[1].clone(),
+            addr: master.addr(),
             master,
             rss,
             fds,
@@ -68,7 +70,7 @@ impl Scene {
     fn good_serves(&self) {
         let _bad = common::Stopped::new(&[self.bad.process()]);
         assert_eq!(
-            common::pid_in(&self.master.addr().get("/").json()),
+            common::pid_in(&self.addr.get("/").json()),
             self.good.process()
         );
     }

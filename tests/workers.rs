@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, thread};
 
 use common::{BOOT, Launch, tool, wait_until};
 
@@ -108,7 +108,9 @@ impl Cgroup {
                 continue;
             }
             let group = Self(path);
-            if fs::write(group.0.join(file), quota).is_ok() {
+            // Beside cgroup v1 that path is a plain folder.
+            let real = group.0.join("cgroup.procs").exists();
+            if real && fs::write(group.0.join(file), quota).is_ok() {
                 return Some(group);
             }
         }
@@ -118,9 +120,11 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Busy until its last process is reaped.
-        wait_until("an empty cgroup", BOOT, || {
-            fs::remove_dir(&self.0).is_ok().then_some(())
-        });
+        if !thread::panicking() {
+            // Busy until its last process is reaped.
+            wait_until("an empty cgroup", BOOT, || {
+                fs::remove_dir(&self.0).is_ok().then_some(())
+            });
+        }
     }
 }
