@@ -106,7 +106,7 @@ impl Reload {
 impl Supervisor {
     pub(super) fn ask_reload(&mut self, ticket: Option<Ticket>, rollback: bool) {
         match self.phase {
-            Phase::FirstBoot | Phase::Serving => {}
+            Phase::FirstBoot | Phase::Checking | Phase::Serving => {}
             Phase::Stopping(_) | Phase::Over => {
                 self.tell(
                     ticket.into_iter().collect(),
