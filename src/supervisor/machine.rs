@@ -10,7 +10,7 @@ use super::{
     event::{Event, Urgency},
     fleet::Fleet,
     policy::Policy,
-    reload::{Pending, Reload, Settling},
+    reload::{Pending, Reload, Settling, Stage},
     time::Time,
     worker::{Generation, Slot, State, Worker, WorkerId},
 };
@@ -109,16 +109,22 @@ impl Supervisor {
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         self.apply(event);
-        // One pass may make room for the next; a pass that neither gives an
-        // order nor changes the phase is the end.
+        // One pass may make room for the next; a pass without progress is the end.
         loop {
-            let before = (self.out.len(), self.phase);
+            let before = self.progress();
             self.reconcile();
-            if (self.out.len(), self.phase) == before {
+            if self.progress() == before {
                 break;
             }
         }
         std::mem::take(&mut self.out)
+    }
+
+    /// Changes with every pass that did something: orders, and moves of the
+    /// target that order nothing by themselves.
+    fn progress(&self) -> (usize, Phase, Option<(Generation, Stage)>) {
+        let reload = self.reload.as_ref().map(|r| (r.generation, r.stage));
+        (self.out.len(), self.phase, reload)
     }
 
     /// The operator's wishes as they are in force.
@@ -212,18 +218,24 @@ impl Supervisor {
         match to {
             State::Draining => self.out.push(Action::Drain { id }),
             State::Stopping if started => self.signal(id, StopSignal::Stop),
-            State::Killing => {
-                self.killed += 1;
-                if started {
-                    self.signal(id, StopSignal::Kill);
-                }
-            }
-            State::Starting | State::Booting | State::Held | State::Ready | State::Stopping => {}
+            State::Killing if started => self.force(id),
+            State::Starting
+            | State::Booting
+            | State::Held
+            | State::Ready
+            | State::Stopping
+            | State::Killing => {}
         }
     }
 
     pub(super) fn signal(&mut self, id: WorkerId, signal: StopSignal) {
         self.out.push(Action::Signal { id, signal });
+    }
+
+    /// The first SIGKILL; those that are repeated do not count.
+    pub(super) fn force(&mut self, id: WorkerId) {
+        self.killed += 1;
+        self.signal(id, StopSignal::Kill);
     }
 
     /// Asks a worker to leave, by the gentlest way that its state allows.

@@ -14,6 +14,8 @@ mod machine;
 mod policy;
 mod reconcile;
 mod reload;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod stopping;
 mod time;
