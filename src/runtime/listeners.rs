@@ -158,7 +158,6 @@ impl Listeners {
 
     /// A declared socket serves a query for its port on its address, or where
     /// one of the two says "any".
-    #[expect(clippy::type_complexity)]
     fn take_declared(
         &mut self,
         wanted: &Endpoint,
