@@ -1,7 +1,5 @@
 'use strict';
 // What an app sees of itself, as one JSON line; has to be the same under rcluster as under plain node.
-const path = require('path');
-
 const seen = {
   event: 'self',
   argv: process.argv,
@@ -15,7 +13,6 @@ const seen = {
   parent: module.parent === null || module.parent === undefined,
   cwd: process.cwd(),
   env: Object.keys(process.env).filter((name) => !['NODE_APP_INSTANCE', 'RCLUSTER_SLOT'].includes(name)).sort(),
-  modules: Object.keys(require.cache).map((file) => path.basename(file)),
   listeners: process.eventNames().map(String).sort(),
   title: process.title,
 };
