@@ -107,11 +107,11 @@ pub struct RunArgs {
     pub env_file: Option<PathBuf>,
 
     /// At a drain, give the app PM2's 'shutdown' message.
-    #[arg(long, env = "RCLUSTER_SHUTDOWN_MESSAGE")]
+    #[arg(long, env = "RCLUSTER_SHUTDOWN_MESSAGE", value_parser = clap::builder::FalseyValueParser::new())]
     pub shutdown_message: bool,
 
     /// Do not load rcluster's shim into the workers: reloads fall back to Node's own disconnect, which can lose requests.
-    #[arg(long, env = "RCLUSTER_NO_SHIM")]
+    #[arg(long, env = "RCLUSTER_NO_SHIM", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_shim: bool,
 
     /// Write the master's pid there.

@@ -51,11 +51,13 @@ class Primary {
   }
 
   answer(worker, message) {
-    const { seq, address, port, addressType, fd, index, flags } = message;
+    const { seq, port, addressType, fd, index, flags } = message;
+    // Node resolves a path before it asks: the abstract path \0name comes as /working/folder/\0name.
+    const address = addressType === -1 ? message.address.replace(/^.*\/\0/s, '\0') : message.address;
     const key = `${address}:${port}:${addressType}:${fd}${port === 0 ? `:${index}` : ''}`;
     let entry = this.handles.get(key);
     if (!entry) {
-      if (addressType === -1) fs.rmSync(address, { force: true });
+      if (addressType === -1 && address[0] !== '\0') fs.rmSync(address, { force: true });
       const handle = /^udp/.test(addressType)
         ? dgram._createSocketHandle(address, port, addressType, fd, flags)
         : net._createServerHandle(address, port, addressType, fd, flags);
@@ -98,11 +100,22 @@ class Worker {
     });
     this.exited = null;
     this.exit = new Promise((resolve) => {
-      child.on('close', (code, signal) => {
+      // Not 'close': it never comes after child.disconnect().
+      let left = 3;
+      let end;
+      const part = () => {
+        left -= 1;
+        if (left > 0) return;
         running.delete(child);
-        this.exited = { code, signal };
-        resolve(this.exited);
+        this.exited = end;
+        resolve(end);
+      };
+      child.on('exit', (code, signal) => {
+        end = { code, signal };
+        part();
       });
+      child.stdout.on('close', part);
+      child.stderr.on('close', part);
     });
   }
 

@@ -369,7 +369,7 @@ impl World {
 
     /// Lets go of everything, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
-        self.listeners.remove_files();
+        self.listeners = Listeners::default();
         if let Some(guard) = self.guard.take() {
             guard.finish();
         }

@@ -122,7 +122,7 @@ impl Supervisor {
     /// A seat became empty by its worker's own fault. Returns the milliseconds
     /// until it is filled again, where that is decided by the backoff.
     fn lost_seat(&mut self, worker: &super::Worker, why: &str) -> Option<u64> {
-        if self.phase == Phase::FirstBoot {
+        if self.is_first_boot() {
             // The first cause is the one worth telling; a failed bind beats what it led to.
             self.boot_error.get_or_insert_with(|| {
                 (
@@ -130,6 +130,7 @@ impl Supervisor {
                     format!("worker of slot {} ended: {why}", worker.slot),
                 )
             });
+            return None;
         }
         if self
             .reload
@@ -214,7 +215,7 @@ impl Supervisor {
             Fact::BindFailed(reason) => {
                 let generation = worker.generation;
                 worker.last_error.get_or_insert_with(|| reason.clone());
-                if self.phase == Phase::FirstBoot {
+                if self.is_first_boot() {
                     self.boot_error = Some((ExitCode::BindFailed, reason));
                 } else if self
                     .reload
@@ -333,7 +334,7 @@ impl Supervisor {
             match worker.state {
                 State::Starting | State::Booting | State::Held => {
                     let reason = self.never_ready(worker);
-                    if self.phase == Phase::FirstBoot {
+                    if self.is_first_boot() {
                         self.boot_error
                             .get_or_insert((ExitCode::NeverReady, reason.clone()));
                     }
@@ -386,7 +387,7 @@ impl Supervisor {
     fn ask_stop(&mut self, urgency: Urgency) {
         let urgency = match self.phase {
             Phase::Stopping(before) => before.max(urgency),
-            Phase::FirstBoot | Phase::Serving => urgency,
+            Phase::FirstBoot | Phase::Checking | Phase::Serving => urgency,
             Phase::Over => return,
         };
         self.begin_stop(urgency);

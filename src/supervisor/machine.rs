@@ -21,6 +21,8 @@ use crate::exit_code::ExitCode;
 pub(super) enum Phase {
     /// No worker has been ready yet; a failure ends the master.
     FirstBoot,
+    /// One worker boots behind the gate, to see whether it gets ready.
+    Checking,
     /// At least one worker has been ready once; it never gives up again.
     Serving,
     /// On the way out.
@@ -269,6 +271,7 @@ impl Supervisor {
         let workers = self.fleet.iter().filter_map(|w| w.deadline);
         let phase = match self.phase {
             Phase::Serving => self.serving_deadlines(),
+            Phase::Checking => self.checking_deadlines(),
             Phase::FirstBoot | Phase::Stopping(_) | Phase::Over => vec![],
         };
         // What was due has been done in the last step; what it could not do

@@ -8,6 +8,7 @@
 mod action;
 mod apply;
 mod backoff;
+mod checking;
 mod event;
 mod fleet;
 mod machine;

@@ -4,6 +4,7 @@ use super::{
     action::{Action, Gate},
     machine::{Phase, Supervisor},
     policy::Policy,
+    reload::Reload,
     time::Time,
     worker::{Generation, Slot, State, Worker},
 };
@@ -14,6 +15,7 @@ impl Supervisor {
         self.expire();
         match self.phase {
             Phase::FirstBoot => self.first_boot(),
+            Phase::Checking => self.check(),
             Phase::Serving => {
                 self.begin_pending_reload();
                 self.advance_reload();
@@ -38,13 +40,23 @@ impl Supervisor {
             self.phase = Phase::Serving;
             self.boot_error = None;
         } else if !self.fleet.any_seated() {
-            let verdict = self.boot_error.take().unwrap_or_else(|| {
-                let reason = "every worker ended before one was ready".to_owned();
-                (ExitCode::BootFailed, reason)
-            });
-            self.verdict = Some(verdict);
-            self.begin_stop(super::Urgency::Graceful);
+            self.give_up();
         }
+    }
+
+    /// Whether a failure to boot ends the master.
+    pub(super) fn is_first_boot(&self) -> bool {
+        matches!(self.phase, Phase::FirstBoot | Phase::Checking)
+    }
+
+    /// No worker got ready: the master ends with the first cause.
+    pub(super) fn give_up(&mut self) {
+        let verdict = self.boot_error.take().unwrap_or_else(|| {
+            let reason = "every worker ended before one was ready".to_owned();
+            (ExitCode::BootFailed, reason)
+        });
+        self.verdict = Some(verdict);
+        self.begin_stop(super::Urgency::Graceful);
     }
 
     /// The generation that a slot should run.
@@ -103,7 +115,7 @@ impl Supervisor {
                 let occupied = self.fleet.seated(slot).any(Worker::is_ready);
                 if for_reload && self.has_room() {
                     // The new code owes nothing for the old code's crashes.
-                    let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
+                    let gate = self.reload.as_ref().map_or(Gate::Open, Reload::gate);
                     self.spawn(slot, goal, gate);
                 } else if !for_reload && (!occupied || self.replacing() < surge) {
                     self.restart(slot, goal);

@@ -106,7 +106,7 @@ impl Reload {
 impl Supervisor {
     pub(super) fn ask_reload(&mut self, ticket: Option<Ticket>, rollback: bool) {
         match self.phase {
-            Phase::FirstBoot | Phase::Serving => {}
+            Phase::FirstBoot | Phase::Checking | Phase::Serving => {}
             Phase::Stopping(_) | Phase::Over => {
                 self.tell(
                     ticket.into_iter().collect(),
@@ -135,11 +135,11 @@ impl Supervisor {
                 self.tell(reload.tickets, outcome);
                 // Nothing of it is committed: giving it up is the way back, which
                 // has been gone when none of its workers takes connections.
-                self.settling.push(Settling {
+                self.settling.extend(ticket.map(|ticket| Settling {
                     generation: self.committed,
                     started: self.now,
-                    tickets: ticket.into_iter().collect(),
-                });
+                    tickets: vec![ticket],
+                }));
                 return;
             }
         }
