@@ -27,6 +27,9 @@ if (settingsText !== undefined) {
     guard(hideFromExecArgv)();
     run(JSON.parse(settingsText), cluster);
   })();
+} else if (!require('worker_threads').isMainThread) {
+  // A thread of the app is given node's own arguments again; what it forks must not ask for this file.
+  guard(hideFromExecArgv)();
 }
 
 /** child_process.fork() hands process.execArgv on: the app's children are none of our business. */

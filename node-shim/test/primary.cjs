@@ -27,6 +27,14 @@ async function waitUntil(condition, what = condition.toString(), limit = LIMIT_M
 const running = new Set();
 process.on('exit', () => { for (const child of running) child.kill('SIGKILL'); });
 
+/** A bound UDP handle, or an errno. */
+function udpHandle(address, port, type, flags) {
+  const socket = dgram.createSocket(type);
+  const symbol = Object.getOwnPropertySymbols(socket).find((s) => s.description === 'state symbol');
+  const { handle } = socket[symbol];
+  return handle.bind(address || '0.0.0.0', port, flags || 0) || handle;
+}
+
 class Primary {
   constructor() {
     this.handles = new Map(); // key -> { handle, data }
@@ -59,7 +67,7 @@ class Primary {
     if (!entry) {
       if (addressType === -1 && address[0] !== '\0') fs.rmSync(address, { force: true });
       const handle = /^udp/.test(addressType)
-        ? dgram._createSocketHandle(address, port, addressType, fd, flags)
+        ? udpHandle(address, port, addressType, flags)
         : net._createServerHandle(address, port, addressType, fd, flags);
       if (typeof handle === 'number') {
         worker.post({ cmd: 'NODE_CLUSTER', ack: seq, key, errno: handle });
