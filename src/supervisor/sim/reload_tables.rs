@@ -43,10 +43,7 @@ fn over_the_cap_only_the_oldest_is_cut() {
     for generation in 2..=3 {
         t.at(generation * 100).reload(generation);
         t.prepared(generation);
-        assert_eq!(
-            t.ready(generation),
-            [format!("drain {}", generation - 1)]
-        );
+        assert_eq!(t.ready(generation), [format!("drain {}", generation - 1)]);
         assert_eq!(
             t.fact(generation - 1, Fact::Closed("0".to_owned())),
             [format!("tell [{generation}] done {generation}")]
@@ -85,7 +82,10 @@ fn a_failed_reload_sends_home_whoever_boots_for_it() {
     t.spawned(5);
     assert_eq!(
         t.exits(4, 1),
-        ["tell [1] failed: worker of slot 0 ended: exit code 1", "stop 5"]
+        [
+            "tell [1] failed: worker of slot 0 ended: exit code 1",
+            "stop 5"
+        ]
     );
     assert_eq!(t.fleet(), ["1:1:ready", "5:2:stopping"]);
 }
@@ -104,7 +104,10 @@ fn during_an_atomic_reload_the_old_generation_is_kept_up() {
     t.fact(3, Fact::AtGate);
     assert_eq!(
         t.exits(4, 1),
-        ["tell [1] failed: worker of slot 1 ended: exit code 1", "stop 3"]
+        [
+            "tell [1] failed: worker of slot 1 ended: exit code 1",
+            "stop 3"
+        ]
     );
 }
 
@@ -213,10 +216,7 @@ fn a_rollback_during_a_reload_is_told_when_the_old_code_serves_alone() {
     let mut t = Table::serving(policy());
     t.at(100).reload(1);
     t.prepared(2);
-    assert_eq!(
-        t.ready(3),
-        ["spawn 4 in slot 1 of generation 2", "drain 1"]
-    );
+    assert_eq!(t.ready(3), ["spawn 4 in slot 1 of generation 2", "drain 1"]);
     t.drains(1);
     t.spawned(4);
     assert_eq!(
@@ -229,10 +229,7 @@ fn a_rollback_during_a_reload_is_told_when_the_old_code_serves_alone() {
     );
     // Worker 3 serves until its successor does.
     assert_eq!(t.at(300).ready(5), ["drain 3"]);
-    assert_eq!(
-        t.fact(3, Fact::Closed("0".to_owned())),
-        ["tell [2] done 1"]
-    );
+    assert_eq!(t.fact(3, Fact::Closed("0".to_owned())), ["tell [2] done 1"]);
 }
 
 #[test]
@@ -275,10 +272,34 @@ fn a_release_that_cannot_be_prepared_changes_nothing() {
     let (generation, reason) = (Generation(2), "no such script".to_owned());
     assert_eq!(
         t.tell(Event::PrepareFailed { generation, reason }),
-        [
-            "tell [1] failed: no such script",
-            "retire all but [1]"
-        ]
+        ["tell [1] failed: no such script", "retire all but [1]"]
     );
     assert_eq!(t.fleet(), ["1:1:ready", "2:1:ready"]);
+}
+
+/// The committed generation is down; workers of given-up ones must not pile up.
+#[test]
+fn one_worker_of_a_given_up_generation_stands_in() {
+    let mut t = Table::serving(Policy {
+        workers: 1,
+        bake: Duration::from_secs(60),
+        ..policy()
+    });
+    assert_eq!(t.at(20).exits(1, 1), ["spawn 2 in slot 0 of generation 1"]);
+    t.spawned(2);
+    assert_eq!(t.exits(2, 1), [""; 0]);
+    t.reload(1);
+    t.prepared(2);
+    t.ready(3);
+    t.rollback(2);
+    t.reload(3);
+    t.prepared(3);
+    assert_eq!(t.ready(4), [""; 0]);
+    assert_eq!(
+        t.rollback(4),
+        ["tell [3] superseded: rolled back", "drain 4"]
+    );
+    assert_eq!(t.fleet(), ["3:2:ready", "4:3:draining"]);
+    assert_eq!(t.tick(120), ["spawn 5 in slot 0 of generation 1"]);
+    assert_eq!(t.ready(5), ["drain 3"]);
 }
