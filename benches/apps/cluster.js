@@ -1,9 +1,8 @@
 'use strict';
 // Node's own cluster as people write it: BENCH_WORKERS workers of the script given as argument, BENCH_POLICY
 // `rr` (Node's default) or `none` (workers share the socket). On SIGHUP it replaces the workers one by one:
-// fork, wait for `listening`, then `disconnect()` the old one. After each such round it prints `reloaded`.
+// fork, wait for `listening`, then `disconnect()` the old one.
 const cluster = require('node:cluster');
-const fs = require('node:fs');
 
 cluster.schedulingPolicy = process.env.BENCH_POLICY === 'none' ? cluster.SCHED_NONE : cluster.SCHED_RR;
 cluster.setupPrimary({ exec: process.argv[2] });
@@ -24,6 +23,5 @@ process.on('SIGHUP', () => {
       next.push(fresh);
     }
     current = next;
-    fs.writeSync(1, 'reloaded\n');
   });
 });

@@ -1,7 +1,8 @@
-/* A worker that costs nothing: it speaks just enough of Node's cluster protocol to become ready, says so on stdout and
- * then sleeps in read(). With it the bench sees what a worker costs the master alone.
+/* A worker that costs nothing: it speaks just enough of Node's cluster protocol to become ready, says so on the
+ * named pipe BENCH_READY and then sleeps in read(). With it the bench sees what a worker costs the master alone.
  * It is given to rcluster as --node, so it must also answer `--version`. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,12 +48,12 @@ static int line_of(char *line, size_t size) {
 int main(int argc, char **argv) {
   static char line[65536];
   char text[256];
-  const char *fd = getenv("NODE_CHANNEL_FD"), *port = getenv("PORT");
+  const char *fd = getenv("NODE_CHANNEL_FD"), *port = getenv("PORT"), *pipe = getenv("BENCH_READY");
   if (argc == 2 && (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-v"))) {
     puts("v24.0.0");
     return 0;
   }
-  if (!fd || !port) return 1;
+  if (!fd || !port || !pipe) return 1;
   channel = atoi(fd);
   say("{\"cmd\":\"NODE_RCLUSTER\",\"act\":\"hello\",\"v\":1,\"node\":\"v24.0.0\"}\n");
   say("{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}\n");
@@ -68,7 +69,9 @@ int main(int argc, char **argv) {
                port);
       say(text);
       snprintf(text, sizeof text, "ready %d\n", (int)getpid());
-      if (write(1, text, strlen(text)) < 0) return 2;
+      int out = open(pipe, O_WRONLY | O_CLOEXEC);
+      if (out < 0 || write(out, text, strlen(text)) < 0) return 2;
+      close(out);
     } else if (strstr(line, "\"drain\"")) {
       say("{\"cmd\":\"NODE_RCLUSTER\",\"act\":\"drained\",\"cut\":0}\n");
       return 0;

@@ -27,8 +27,8 @@ pub(crate) fn run(report: &mut Report, nodes: &[Node]) -> Result<()> {
     report.section(
         "Start and replacement",
         &format!(
-            "From before the first process is started to the line that the last of {WORKERS} workers writes in its `listen` callback; \
-             from `kill -9` of a worker to the same line of its replacement. {rounds} interleaved rounds, medians (quartiles)."
+            "From before the first process is started to the message that the last of {WORKERS} workers writes in its `listen` callback; \
+             from `kill -9` of a worker to the same message of its replacement. {rounds} interleaved rounds, medians (quartiles)."
         ),
     );
     for node in nodes {

@@ -98,7 +98,7 @@ fn one_round(node: &Node, runtime: &Runtime, slice: Duration, rows: &mut [[Row; 
             };
             for at in order {
                 let server: &Server = &servers[at];
-                let before = server.cpu(KINDS[at])?;
+                let before = server.cpu()?;
                 let load = client::run(
                     runtime,
                     server.address,
@@ -106,7 +106,7 @@ fn one_round(node: &Node, runtime: &Runtime, slice: Duration, rows: &mut [[Row; 
                     CONNECTIONS,
                     Until::Elapsed(slice),
                 )?;
-                let after = server.cpu(KINDS[at])?;
+                let after = server.cpu()?;
                 let sum = &mut sums[at];
                 sum.0.append(&load);
                 sum.1 += after.0.saturating_sub(before.0);

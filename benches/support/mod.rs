@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod contender;
 pub(crate) mod control;
 pub(crate) mod nodes;
+pub(crate) mod pm2;
 pub(crate) mod procfs;
 pub(crate) mod report;
 pub(crate) mod stats;
