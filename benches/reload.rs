@@ -4,7 +4,7 @@
 //!
 //! By default a quick run of some minutes. `RCLUSTER_BENCH_NIGHTLY=1` is the long one (>= 3,000,000 requests, >= 1,000 reloads, 10,000 in
 //! the soak; about three hours). Single values: `RCLUSTER_BENCH_RELOADS` and `RCLUSTER_BENCH_SECONDS` (least a row), `RCLUSTER_BENCH_BOOTS`,
-//! `RCLUSTER_BENCH_SOAK` (with Node), `RCLUSTER_BENCH_SOAK_STUB`, `RCLUSTER_BENCH_NODES` (a major, default 24).
+//! `RCLUSTER_BENCH_ONLY` (part of a row's title, as `PM2, http`), `RCLUSTER_BENCH_SOAK` (with Node), `RCLUSTER_BENCH_SOAK_STUB`, `RCLUSTER_BENCH_NODES` (a major, default 24).
 
 #[path = "reload/boot.rs"]
 mod boot;
@@ -25,6 +25,8 @@ struct Effort {
     nightly: bool,
     /// The peers run every app, not only plain http.
     all_peers: bool,
+    /// Rows whose title has this in it; all if empty.
+    only: String,
     /// At least so many reloads, and so many seconds, for each row.
     reloads: u64,
     seconds: u64,
@@ -38,10 +40,12 @@ struct Effort {
 impl Effort {
     fn from_env() -> Result<Self> {
         let nightly = number("RCLUSTER_BENCH_NIGHTLY", 0)? > 0;
-        let either = |name: &str, night: u64, quick: u64| number(name, if nightly { night } else { quick });
+        let either =
+            |name: &str, night: u64, quick: u64| number(name, if nightly { night } else { quick });
         Ok(Self {
             nightly,
             all_peers: number("RCLUSTER_BENCH_ALL_PEERS", 0)? > 0,
+            only: std::env::var("RCLUSTER_BENCH_ONLY").unwrap_or_default(),
             reloads: either("RCLUSTER_BENCH_RELOADS", 60, 3)?,
             seconds: either("RCLUSTER_BENCH_SECONDS", 240, 0)?,
             quiet_ms: 500,
@@ -53,11 +57,16 @@ impl Effort {
 }
 
 fn main() -> Result<()> {
-    let Some(args) = Args::parse()? else { return Ok(()) };
+    let Some(args) = Args::parse()? else {
+        return Ok(());
+    };
     let major = number("RCLUSTER_BENCH_NODES", 24)?;
     let node = Node::of_major(u32::try_from(major).context("a major of Node")?)?;
     let effort = Effort::from_env()?;
-    let mut report = Report::new("Reloading: rcluster and its peers", std::slice::from_ref(&node));
+    let mut report = Report::new(
+        "Reloading: rcluster and its peers",
+        std::slice::from_ref(&node),
+    );
     if args.wants("loads") {
         loads::run(&mut report, &node, &effort)?;
     }

@@ -24,16 +24,22 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
         ),
     );
     let mut rows = Vec::new();
-    for (app, script) in [("boot is CPU only", "apps/hello.js"), ("boot waits 500 ms", "apps/slow-boot.js")] {
+    for (app, script) in [
+        ("boot is CPU only", "apps/hello.js"),
+        ("boot waits 500 ms", "apps/slow-boot.js"),
+    ] {
         let start = |kind| Start {
             kind,
             node: &node.path,
             workers: WORKERS,
             script: bench_file(script),
-            options: ["--surge", "100%", "--min-uptime", "0s"].map(String::from).to_vec(),
+            options: ["--surge", "100%", "--min-uptime", "0s"]
+                .map(String::from)
+                .to_vec(),
         };
         let mut server = start(Kind::Rcluster).run()?;
-        let (mut reload, mut one, mut four) = (Samples::default(), Samples::default(), Samples::default());
+        let (mut reload, mut one, mut four) =
+            (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..effort.boots {
             let began = Instant::now();
             server.reload()?;
@@ -47,14 +53,35 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
             }
         }
         let (of_one, of_four) = (reload.over(&one), reload.over(&four));
-        rows.push(vec![app.to_owned(), reload.show(0), one.show(0), four.show(0), of_one.show(2), of_four.show(2)]);
+        rows.push(vec![
+            app.to_owned(),
+            reload.show(0),
+            one.show(0),
+            four.show(0),
+            of_one.show(2),
+            of_four.show(2),
+        ]);
         report.target(
             format!("reload of {WORKERS} with --surge 100%, {app}: against one boot"),
             "<= 1.5",
-            format!("{} ({} of {WORKERS} plain boots at once)", of_one.show(2), of_four.show(2)),
+            format!(
+                "{} ({} of {WORKERS} plain boots at once)",
+                of_one.show(2),
+                of_four.show(2)
+            ),
             of_one.median() <= 1.5,
         );
     }
-    report.table(&["app", "reload ms", "one boot ms", "four boots at once ms", "of one boot", "of four boots"], &rows);
+    report.table(
+        &[
+            "app",
+            "reload ms",
+            "one boot ms",
+            "four boots at once ms",
+            "of one boot",
+            "of four boots",
+        ],
+        &rows,
+    );
     Ok(())
 }

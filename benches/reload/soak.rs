@@ -27,8 +27,13 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
     );
     let folder = tempfile::tempdir()?;
     let stub = folder.path().join("stub");
-    let compiled = Command::new("cc").args(["-O2", "-o"]).arg(&stub).arg(bench_file("apps/stub.c")).status();
-    let mut runs: Vec<(&str, PathBuf, u64)> = vec![("Node, hello.js", node.path.clone(), effort.soak_node)];
+    let compiled = Command::new("cc")
+        .args(["-O2", "-o"])
+        .arg(&stub)
+        .arg(bench_file("apps/stub.c"))
+        .status();
+    let mut runs: Vec<(&str, PathBuf, u64)> =
+        vec![("Node, hello.js", node.path.clone(), effort.soak_node)];
     if compiled.is_ok_and(|status| status.success()) {
         runs.push(("stub", stub, effort.soak_stub));
     }
@@ -39,7 +44,16 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
             node: &path,
             workers: WORKERS,
             script: bench_file("apps/hello.js"),
-            options: ["--surge", "100%", "--min-uptime", "0s", "--log-level", "warn"].map(String::from).to_vec(),
+            options: [
+                "--surge",
+                "100%",
+                "--min-uptime",
+                "0s",
+                "--log-level",
+                "warn",
+            ]
+            .map(String::from)
+            .to_vec(),
         }
         .run()?;
         let early = (reloads / 10).max(1);
@@ -53,7 +67,10 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
         rows.push(vec![
             name.to_owned(),
             reloads.to_string(),
-            format!("{:.1}", time.as_secs_f64() * 1e3 / (reloads - early).max(1) as f64),
+            format!(
+                "{:.1}",
+                time.as_secs_f64() * 1e3 / (reloads - early).max(1) as f64
+            ),
             format!("{} / {}", before.fds, after.fds),
             format!("{} / {}", before.threads, after.threads),
             format!("{} / {}", before.rss, after.rss),
@@ -75,7 +92,16 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
         );
     }
     report.table(
-        &["workers", "reloads", "ms a reload", "fds before / after", "threads", "RSS KiB", "peak RSS KiB", "children at the end"],
+        &[
+            "workers",
+            "reloads",
+            "ms a reload",
+            "fds before / after",
+            "threads",
+            "RSS KiB",
+            "peak RSS KiB",
+            "children at the end",
+        ],
         &rows,
     );
     Ok(())
@@ -87,8 +113,15 @@ fn repeat(server: &mut Server, reloads: u64) -> Result<()> {
         server.reload().with_context(|| format!("reload {done}"))?;
         server.wait_ready(WORKERS)?;
         let began = Instant::now();
-        while old.iter().any(|(_, pid)| Path::new(&format!("/proc/{pid}")).exists()) {
-            ensure!(began.elapsed() < Duration::from_secs(60), "reload {done}: an old worker does not go; log: {}", server.log_tail());
+        while old
+            .iter()
+            .any(|(_, pid)| Path::new(&format!("/proc/{pid}")).exists())
+        {
+            ensure!(
+                began.elapsed() < Duration::from_secs(60),
+                "reload {done}: an old worker does not go; log: {}",
+                server.log_tail()
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -100,9 +133,13 @@ fn children(pid: i32) -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir("/proc")? {
         // Processes come and go while the folder is read.
-        let Ok(stat) = fs::read_to_string(entry?.path().join("stat")) else { continue };
+        let Ok(stat) = fs::read_to_string(entry?.path().join("stat")) else {
+            continue;
+        };
         // The name in parentheses may hold anything; the parent is the second field after it (proc_pid_stat(5)).
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
         count += usize::from(parent == Some(pid));
     }
     Ok(count)

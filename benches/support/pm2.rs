@@ -58,6 +58,16 @@ impl Pm2 {
     }
 }
 
+/// The installed version, for the report.
+pub(crate) fn version() -> String {
+    let manifest = std::fs::read(bench_file("node_modules/pm2/package.json")).unwrap_or_default();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+    manifest["version"]
+        .as_str()
+        .unwrap_or("(not installed)")
+        .to_owned()
+}
+
 fn finish(command: &mut Command) -> Result<()> {
     let status = command
         .status()
