@@ -13,7 +13,7 @@ use crate::support::args::number;
 use crate::support::client::{self, Mode, Until};
 use crate::support::contender::{Kind, Server, Start, rcluster};
 use crate::support::nodes::Node;
-use crate::support::procfs::Sample;
+use crate::support::procfs::{self, Sample};
 use crate::support::report::Report;
 
 const KINDS: [Kind; 3] = [Kind::Rcluster, Kind::ClusterRr, Kind::ClusterNone];
@@ -57,20 +57,19 @@ pub(crate) fn run(report: &mut Report, nodes: &[Node], runtime: &Runtime) -> Res
         for ((kind, server), before) in KINDS.into_iter().zip(&servers).zip(before) {
             let now = Sample::of(server.master())?;
             let wakeups = (now.wakeups - before.wakeups) as f64 / IDLE.as_secs_f64();
-            memory.push(vec![
-                format!("{}, Node {}", kind.name(), node.version),
-                format!("{:.1}", now.rss as f64 / MIB),
-                format!("{:.1}", now.peak as f64 / MIB),
-                format!("{:.1}", now.pss as f64 / MIB),
-                format!("{:.1}", now.private as f64 / MIB),
-                now.threads.to_string(),
-                now.fds.to_string(),
-                format!("{wakeups:.1}"),
-                format!(
-                    "{:.1}",
-                    now.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e3
-                ),
-            ]);
+            let name = format!("{}, Node {}", kind.name(), node.version);
+            memory.push(memory_row(name, &now, &before));
+            let workers = server.workers();
+            for pid in procfs::children(server.master())? {
+                // What it started beside its workers belongs to its price.
+                if !workers.contains(&pid) {
+                    let helper = Sample::of(pid)?;
+                    let mut row = memory_row("a helper process of it".to_owned(), &helper, &helper);
+                    row.truncate(7);
+                    row.resize(9, "-".to_owned());
+                    memory.push(row);
+                }
+            }
             if kind == Kind::Rcluster {
                 let rss = now.rss as f64 / MIB;
                 let label = |what: &str| {
@@ -128,6 +127,27 @@ pub(crate) fn run(report: &mut Report, nodes: &[Node], runtime: &Runtime) -> Res
         size <= 8.0,
     );
     Ok(())
+}
+
+fn memory_row(name: String, now: &Sample, before: &Sample) -> Vec<String> {
+    let mib = |kib: u64| format!("{:.1}", kib as f64 / MIB);
+    vec![
+        name,
+        mib(now.rss),
+        mib(now.peak),
+        mib(now.pss),
+        mib(now.private),
+        now.threads.to_string(),
+        now.fds.to_string(),
+        format!(
+            "{:.1}",
+            (now.wakeups - before.wakeups) as f64 / IDLE.as_secs_f64()
+        ),
+        format!(
+            "{:.1}",
+            now.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e3
+        ),
+    ]
 }
 
 fn under_load(

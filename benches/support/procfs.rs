@@ -74,6 +74,31 @@ pub(crate) fn cpu(pid: i32) -> Result<Duration> {
     Ok(Duration::from_nanos(sum))
 }
 
+/// Children of a process, zombies included.
+pub(crate) fn children(of: i32) -> Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        // Processes come and go while the folder is read.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        // The name in parentheses may hold anything; the parent is the second field after it (proc_pid_stat(5)).
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if parent == Some(of) {
+            children.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+    }
+    Ok(children)
+}
+
 /// Load of the machine over the last minute.
 pub(crate) fn load() -> f64 {
     fs::read_to_string("/proc/loadavg")
