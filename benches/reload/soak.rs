@@ -86,7 +86,14 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
             format!("flat (RSS within {FLAT} KiB)"),
             format!(
                 "fds {} to {}, threads {} to {}, RSS {} to {} KiB, children {} to {}",
-                before.fds, after.fds, before.threads, after.threads, before.rss, after.rss
+                before.fds,
+                after.fds,
+                before.threads,
+                after.threads,
+                before.rss,
+                after.rss,
+                children.0,
+                children.1
             ),
             flat,
         );
