@@ -1,3 +1,116 @@
-//! The `rcluster` command.
+//! The `rcluster` command: parse, set up the log, dispatch, exit code.
 
-fn main() {}
+use std::{process, time::Duration};
+
+use clap::Parser;
+use rcluster::{
+    cli::{Cli, Command, LogFormat, LogLevel, RunArgs},
+    commands,
+    config::{self, Config},
+    exit_code::ExitCode,
+    runtime::boot,
+    sys,
+};
+use tracing::level_filters::LevelFilter;
+
+fn main() -> process::ExitCode {
+    // Before anything else: until the handlers are in place, no signal may
+    // have its default action.
+    sys::process::block_signals();
+    let cli = Cli::parse();
+    match &cli.command {
+        Some(Command::Guard { path, grace_ms }) => {
+            sys::guard::run(path, Duration::from_millis(*grace_ms));
+            ExitCode::Ok.into()
+        }
+        Some(command) => {
+            // A command has nothing to put in order before it ends.
+            sys::process::unblock_signals();
+            finish(on_runtime(dispatch(command)))
+        }
+        None => finish(run(&cli.run)),
+    }
+}
+
+fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("rcluster: {error:#}");
+            ExitCode::Internal.into()
+        }
+    }
+}
+
+fn on_runtime(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
+    Ok(match command {
+        Command::Status(args) => commands::status(args).await,
+        Command::Stop(args) => commands::stop(args).await,
+        Command::Reload(args) => commands::reload(args, false).await,
+        Command::Rollback(args) => commands::reload(args, true).await,
+        Command::Check(_) => anyhow::bail!("not yet"),
+        Command::Guard { .. } => ExitCode::Internal,
+    })
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let usage = |error: &dyn std::fmt::Display| {
+        eprintln!("rcluster: {error}");
+        Ok(ExitCode::Usage)
+    };
+    let pwd = match config::logical_pwd() {
+        Ok(pwd) => pwd,
+        Err(error) => {
+            return usage(&format_args!(
+                "failed to find the working directory: {error}"
+            ));
+        }
+    };
+    let config = match Config::new(args, &pwd) {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
+    log(args);
+    on_runtime(async {
+        match boot::run(config).await {
+            Ok(verdict) => {
+                if let (Some(reason), true) = (verdict.reason, verdict.code != ExitCode::Ok) {
+                    eprintln!("rcluster: {reason}");
+                }
+                Ok(verdict.code)
+            }
+            Err(error) => {
+                eprintln!("rcluster: {error}");
+                Ok(error.code())
+            }
+        }
+    })
+}
+
+fn log(args: &RunArgs) {
+    let level = match args.log_level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,164 @@
+//! The client side: finding a master and asking it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use crate::{cli::WhichMaster, sys::control_dir};
+
+/// Why a master could not be asked.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no rcluster answers at {path}: {why}")]
+    NoMaster {
+        /// The control path.
+        path: PathBuf,
+        /// What happened instead.
+        why: String,
+    },
+    /// No master runs at all.
+    #[error("no rcluster runs here (looked in {0}); name one with --name or --control")]
+    NoneRuns(PathBuf),
+    /// More than one runs.
+    #[error("several masters run here; name one with --name: {0}")]
+    Several(String),
+    /// The connection broke, or the answer makes no sense.
+    #[error("failed to read the answer of {path}: {why}")]
+    Answer {
+        /// The control path.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Control sockets of this user's masters that answer, with their names.
+pub async fn find_masters(folder: &Path) -> Vec<(String, PathBuf)> {
+    let mut found = vec![];
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in entries.map(|e| e.path()) {
+        if path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(&path).await.is_ok()
+        {
+            let name = path.file_stem().unwrap_or_default();
+            found.push((name.to_string_lossy().into_owned(), path));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Asks one master.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// Finds the master that is meant: by control path, by name, or the only one.
+    ///
+    /// # Errors
+    /// [`ClientError::NoneRuns`] or [`ClientError::Several`].
+    pub async fn find(which: &WhichMaster) -> Result<Self, ClientError> {
+        let folder = control_dir::default_folder();
+        let path = match (&which.control, &which.name) {
+            (Some(path), _) => path.clone(),
+            (None, Some(name)) => folder.join(format!("{name}.sock")),
+            (None, None) => {
+                let mut masters = find_masters(&folder).await;
+                if masters.len() > 1 {
+                    let names: Vec<_> = masters.into_iter().map(|(name, _)| name).collect();
+                    return Err(ClientError::Several(names.join(", ")));
+                }
+                let (_, path) = masters.pop().ok_or(ClientError::NoneRuns(folder))?;
+                path
+            }
+        };
+        Ok(Self { path })
+    }
+
+    /// `GET`.
+    ///
+    /// # Errors
+    /// [`ClientError::NoMaster`] or [`ClientError::Answer`].
+    pub async fn get<T: DeserializeOwned>(&self, route: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, route, Bytes::new()).await
+    }
+
+    /// `POST` with a JSON body.
+    ///
+    /// # Errors
+    /// [`ClientError::NoMaster`] or [`ClientError::Answer`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        route: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| self.answer_error(&e))?;
+        self.ask(Method::POST, route, body.into()).await
+    }
+
+    fn answer_error(&self, why: &impl ToString) -> ClientError {
+        ClientError::Answer {
+            path: self.path.clone(),
+            why: why.to_string(),
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        route: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let stream =
+            UnixStream::connect(&self.path)
+                .await
+                .map_err(|error| ClientError::NoMaster {
+                    path: self.path.clone(),
+                    why: match error.kind() {
+                        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+                        io::ErrorKind::ConnectionRefused => {
+                            "its master has died (the next start cleans up)".to_owned()
+                        }
+                        io::ErrorKind::PermissionDenied => "it belongs to another user".to_owned(),
+                        _ => error.to_string(),
+                    },
+                })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.answer_error(&e))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(route)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| self.answer_error(&e))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.answer_error(&e))?;
+        let status = response.status();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.answer_error(&e))?
+            .to_bytes();
+        if status != StatusCode::OK {
+            let text = String::from_utf8_lossy(&bytes);
+            return Err(self.answer_error(&format!("{status}: {text}")));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+    }
+}

@@ -1,0 +1,118 @@
+//! The routes, served over the control socket.
+
+use std::{io, path::PathBuf};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::Listener,
+};
+use tokio::{
+    net::{UnixListener, UnixStream, unix::SocketAddr},
+    sync::{mpsc::Sender, oneshot},
+};
+use tracing::warn;
+
+use super::types::{ReloadReply, ReloadWish, Request, Status, StopReply, StopWish};
+
+/// The control socket's file, removed with this value.
+#[derive(Debug)]
+pub struct SocketFile(pub PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Accepts only this user and root, whatever the modes of file and folder say.
+#[derive(Debug)]
+struct SameUser(UnixListener);
+
+impl Listener for SameUser {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            // axum's own implementation knows how to go on after EMFILE.
+            let (stream, address) = Listener::accept(&mut self.0).await;
+            let us = nix::unistd::geteuid().as_raw();
+            match stream.peer_cred() {
+                Ok(peer) if peer.uid() == us || peer.uid() == 0 => return (stream, address),
+                Ok(peer) => warn!(
+                    uid = peer.uid(),
+                    "refused another user on the control socket"
+                ),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Serves the control socket until the runtime ends.
+pub async fn serve(listener: UnixListener, requests: Sender<Request>) {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/rollback", post(rollback))
+        .route("/v1/stop", post(stop))
+        .with_state(requests);
+    // Never returns an error: accept goes on by itself.
+    let _ = axum::serve(SameUser(listener), router).await;
+}
+
+/// The loop has ended, or ends while it is asked.
+struct Gone;
+
+impl IntoResponse for Gone {
+    fn into_response(self) -> Response {
+        let body = Json(serde_json::json!({"error": "the master is gone"}));
+        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    }
+}
+
+async fn ask<T>(
+    requests: &Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<Json<T>, Gone> {
+    let (reply, answer) = oneshot::channel();
+    requests.send(request(reply)).await.map_err(|_| Gone)?;
+    answer.await.map(Json).map_err(|_| Gone)
+}
+
+async fn status(State(requests): State<Sender<Request>>) -> Result<Json<Status>, Gone> {
+    ask(&requests, Request::Status).await
+}
+
+async fn reload(
+    State(requests): State<Sender<Request>>,
+    wish: Option<Json<ReloadWish>>,
+) -> Result<Json<ReloadReply>, Gone> {
+    let Json(wish) = wish.unwrap_or_default();
+    ask(&requests, |reply| Request::Reload(wish, reply)).await
+}
+
+async fn rollback(
+    State(requests): State<Sender<Request>>,
+    wish: Option<Json<ReloadWish>>,
+) -> Result<Json<ReloadReply>, Gone> {
+    let Json(mut wish) = wish.unwrap_or_default();
+    wish.rollback = true;
+    ask(&requests, |reply| Request::Reload(wish, reply)).await
+}
+
+async fn stop(
+    State(requests): State<Sender<Request>>,
+    wish: Option<Json<StopWish>>,
+) -> Result<Json<StopReply>, Gone> {
+    let Json(StopWish { now }) = wish.unwrap_or_default();
+    ask(&requests, |reply| Request::Stop { now, reply }).await
+}

@@ -1,0 +1,124 @@
+//! Requests to the loop, and the documents that go over the wire.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::{
+    exit_code::ExitCode,
+    supervisor::{FleetView, Generation, ReloadOutcome},
+};
+
+/// A request to the loop, with the place for its answer.
+#[derive(Debug)]
+pub enum Request {
+    /// The status document.
+    Status(oneshot::Sender<Status>),
+    /// A reload or rollback; answered when it has ended.
+    Reload(ReloadWish, oneshot::Sender<ReloadReply>),
+    /// A stop; answered when every worker is gone.
+    Stop {
+        /// SIGKILL at once.
+        now: bool,
+        /// The place for the answer.
+        reply: oneshot::Sender<StopReply>,
+    },
+}
+
+/// What kind of reload, and when to answer.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct ReloadWish {
+    /// Answer only when the last old worker is gone.
+    #[serde(default)]
+    pub drained: bool,
+    /// Go back to the previous release. Set by the route, not by the client.
+    #[serde(skip)]
+    pub rollback: bool,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct StopWish {
+    /// SIGKILL at once.
+    #[serde(default)]
+    pub now: bool,
+}
+
+/// One listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// `IP:PORT`, `udp:IP:PORT`, `unix:PATH` or `unix:@NAME`.
+    pub address: String,
+}
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of this document; grows when a field changes its meaning or goes.
+    pub version: u32,
+    /// The master's name.
+    pub name: String,
+    /// The master's process.
+    pub pid: u32,
+    /// The workers and what goes on with them.
+    #[serde(flatten)]
+    pub fleet: FleetView,
+    /// Where workers listen.
+    pub listeners: Vec<ListenerStatus>,
+    /// Addresses of `--bind` that no worker has asked for.
+    #[serde(default)]
+    pub unused_binds: Vec<String>,
+}
+
+impl Status {
+    /// The present version.
+    pub const VERSION: u32 = 1;
+}
+
+/// The answer to a reload or rollback.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReloadReply {
+    /// `done`, `failed` or `superseded`.
+    pub outcome: String,
+    /// The generation that serves alone, if it is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// Why it is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl ReloadReply {
+    /// The exit code of the command that waited for it.
+    pub fn code(&self) -> ExitCode {
+        match self.outcome.as_str() {
+            "done" => ExitCode::Ok,
+            "superseded" => ExitCode::Superseded,
+            _ => ExitCode::ReloadFailed,
+        }
+    }
+}
+
+impl From<&ReloadOutcome> for ReloadReply {
+    fn from(outcome: &ReloadOutcome) -> Self {
+        let (outcome, generation, reason) = match outcome {
+            ReloadOutcome::Done { generation } => ("done", Some(*generation), None),
+            ReloadOutcome::Failed { reason } => ("failed", None, Some(reason.clone())),
+            ReloadOutcome::Superseded { reason } => ("superseded", None, Some(reason.clone())),
+        };
+        Self {
+            outcome: outcome.to_owned(),
+            generation,
+            reason,
+        }
+    }
+}
+
+/// The answer to a stop.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StopReply {
+    /// The master's exit code.
+    pub code: u8,
+    /// Why it is not 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}

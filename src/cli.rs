@@ -1,0 +1,291 @@
+//! The command line: clap types only.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::supervisor::{Readiness, Surge, Switch};
+
+/// A small, fast process master for Node.js.
+///
+/// Binds once, runs SCRIPT on N workers, replaces what dies, and reloads
+/// without losing a request (SIGHUP). The app is not changed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rcluster",
+    version,
+    args_conflicts_with_subcommands = true,
+    override_usage = "rcluster [OPTIONS] SCRIPT [ARGS]...\n       rcluster <COMMAND> [--name NAME | --control PATH]",
+    after_help = "Every option can also be given as RCLUSTER_..., as in RCLUSTER_DRAIN_TIMEOUT=10s; options win.\nA script that is named like a command is given with its path: ./status"
+)]
+pub struct Cli {
+    /// A command to a running master.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Running a script.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Options of the master.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Number of workers, or `auto`: the CPUs that this process may use, the cgroup's quota counted [default: $WEB_CONCURRENCY or auto].
+    #[arg(short, long, value_name = "N|auto", env = "RCLUSTER_WORKERS")]
+    pub workers: Option<String>,
+
+    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT or unix:PATH; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
+    #[arg(short, long, value_name = "ADDR")]
+    pub bind: Vec<String>,
+
+    /// Name of this master, for `rcluster status --name` and the like [default: the script's name].
+    #[arg(long, env = "RCLUSTER_NAME")]
+    pub name: Option<String>,
+
+    /// Path of the control socket [default: NAME.sock in $XDG_RUNTIME_DIR/rcluster, or /run/rcluster for root].
+    #[arg(long, value_name = "PATH", env = "RCLUSTER_CONTROL")]
+    pub control: Option<PathBuf>,
+
+    /// The node binary [default: node in PATH].
+    #[arg(long, value_name = "PATH", env = "RCLUSTER_NODE")]
+    pub node: Option<PathBuf>,
+
+    /// Argument for node itself; repeatable. RCLUSTER_NODE_ARG takes several, separated by spaces.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub node_arg: Vec<OsString>,
+
+    /// Working directory of the workers; SCRIPT is relative to it.
+    #[arg(long, value_name = "DIR", env = "RCLUSTER_CWD")]
+    pub cwd: Option<PathBuf>,
+
+    /// What makes a worker ready.
+    #[arg(long, value_enum, default_value = "listening", env = "RCLUSTER_READY")]
+    pub ready: ReadyArg,
+
+    /// A worker that is not ready after this time is replaced.
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = duration, env = "RCLUSTER_READY_TIMEOUT")]
+    pub ready_timeout: Duration,
+
+    /// A draining worker has this long to finish its connections.
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = duration, env = "RCLUSTER_DRAIN_TIMEOUT")]
+    pub drain_timeout: Duration,
+
+    /// Time between the stop signal and SIGKILL.
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = duration, env = "RCLUSTER_KILL_TIMEOUT")]
+    pub kill_timeout: Duration,
+
+    /// A replacement must live this long, ready, before the old worker drains.
+    #[arg(long, value_name = "DUR", default_value = "500ms", value_parser = duration, env = "RCLUSTER_MIN_UPTIME")]
+    pub min_uptime: Duration,
+
+    /// In a reload: a new worker must stay healthy this much longer before the next slot goes; a failure rolls back. At most 24h.
+    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = duration, env = "RCLUSTER_BAKE")]
+    pub bake: Duration,
+
+    /// Extra workers at a time in a reload: a number or a percentage.
+    #[arg(long, value_name = "N|N%", default_value = "1", env = "RCLUSTER_SURGE")]
+    pub surge: Surge,
+
+    /// How a reload switches: slot by slot, or the whole generation at one moment.
+    #[arg(long, value_enum, default_value = "rolling", env = "RCLUSTER_SWITCH")]
+    pub switch: SwitchArg,
+
+    /// The signal that asks a worker to end, after its drain.
+    #[arg(
+        long,
+        value_name = "SIG",
+        default_value = "TERM",
+        env = "RCLUSTER_STOP_SIGNAL"
+    )]
+    pub stop_signal: String,
+
+    /// Variables for the workers, one KEY=VALUE a line; read anew at each reload.
+    #[arg(long, value_name = "PATH", env = "RCLUSTER_ENV_FILE")]
+    pub env_file: Option<PathBuf>,
+
+    /// At a drain, give the app PM2's 'shutdown' message.
+    #[arg(long, env = "RCLUSTER_SHUTDOWN_MESSAGE")]
+    pub shutdown_message: bool,
+
+    /// Do not load rcluster's shim into the workers: reloads fall back to Node's own disconnect, which can lose requests.
+    #[arg(long, env = "RCLUSTER_NO_SHIM")]
+    pub no_shim: bool,
+
+    /// Write the master's pid there.
+    #[arg(long, value_name = "PATH", env = "RCLUSTER_PIDFILE")]
+    pub pidfile: Option<PathBuf>,
+
+    /// Form of the log on stderr.
+    #[arg(long, value_enum, default_value = "text", env = "RCLUSTER_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
+    /// How much to log.
+    #[arg(long, value_enum, default_value = "info", env = "RCLUSTER_LOG_LEVEL")]
+    pub log_level: LogLevel,
+
+    /// The app and its arguments, passed on untouched.
+    #[arg(
+        value_name = "SCRIPT [ARGS]",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub target: Vec<OsString>,
+}
+
+/// Commands to a running master.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the workers of a running master.
+    Status(StatusArgs),
+    /// Stop a running master and wait until it is gone.
+    Stop(StopArgs),
+    /// Replace every worker with new code, without losing a request.
+    Reload(ReloadArgs),
+    /// Go back to the release that ran before the last reload.
+    Rollback(ReloadArgs),
+    /// Start one worker of SCRIPT without its port and say whether it gets ready: `nginx -t` for Node.
+    Check(CheckArgs),
+    /// The process that ends orphans if the master dies.
+    #[command(name = crate::sys::guard::COMMAND, hide = true)]
+    Guard {
+        /// Its file.
+        path: PathBuf,
+        /// The drain timeout in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// Which master is meant.
+#[derive(Debug, Args)]
+pub struct WhichMaster {
+    /// The master of this name; with only one running it need not be named.
+    #[arg(long, conflicts_with = "control", env = "RCLUSTER_NAME")]
+    pub name: Option<String>,
+    /// The master with this control socket.
+    #[arg(long, value_name = "PATH", env = "RCLUSTER_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// `rcluster status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rcluster stop`
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// Do not drain: SIGKILL at once.
+    #[arg(long)]
+    pub now: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rcluster reload` and `rcluster rollback`
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// Wait until the last old worker is gone, too.
+    #[arg(long)]
+    pub drained: bool,
+    /// Give up waiting after this time (exit code 11); the reload goes on.
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rcluster check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The master's own options count here too.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `--ready`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReadyArg {
+    /// One of its servers listens.
+    Listening,
+    /// The app called process.send('ready').
+    Message,
+    /// Node has started; proves nothing about the app.
+    Online,
+}
+
+impl From<ReadyArg> for Readiness {
+    fn from(arg: ReadyArg) -> Self {
+        match arg {
+            ReadyArg::Listening => Self::Listening,
+            ReadyArg::Message => Self::Message,
+            ReadyArg::Online => Self::Online,
+        }
+    }
+}
+
+/// `--switch`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SwitchArg {
+    /// Slot by slot.
+    Rolling,
+    /// The whole new generation at one moment.
+    Atomic,
+}
+
+impl From<SwitchArg> for Switch {
+    fn from(arg: SwitchArg) -> Self {
+        match arg {
+            SwitchArg::Rolling => Self::Rolling,
+            SwitchArg::Atomic => Self::Atomic,
+        }
+    }
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `--log-level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// Failures of the master itself.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// One line a transition.
+    Info,
+    /// Decisions.
+    Debug,
+    /// The wire.
+    Trace,
+}
+
+/// `250ms`, `5s`, `1m30s`; a plain number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is no duration: write 250ms, 5s or 1m"))
+}

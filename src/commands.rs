@@ -1,0 +1,220 @@
+//! The commands to a running master: ask, print, and an honest exit code.
+
+use std::time::{Duration, Instant};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::{
+    admin::{Client, ClientError, ReloadReply, ReloadWish, Status, StopReply, StopWish},
+    cli::{ReloadArgs, StatusArgs, StopArgs},
+    exit_code::ExitCode,
+    supervisor::Pid,
+    sys::process,
+};
+
+fn failed(error: &ClientError) -> ExitCode {
+    eprintln!("rcluster: {error}");
+    match error {
+        ClientError::NoMaster { .. } | ClientError::NoneRuns(_) => ExitCode::NoMaster,
+        ClientError::Several(_) => ExitCode::Usage,
+        ClientError::Answer { .. } => ExitCode::Internal,
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("rcluster: failed to write JSON: {error}"),
+    }
+}
+
+async fn ask_status(client: &Client) -> Result<Status, ClientError> {
+    client.get("/v1/status").await
+}
+
+/// `rcluster status`
+pub async fn status(args: &StatusArgs) -> ExitCode {
+    let status = match Client::find(&args.which).await {
+        Ok(client) => ask_status(&client).await,
+        Err(error) => Err(error),
+    };
+    match status {
+        Ok(status) if args.json => print_json(&status),
+        Ok(status) => print!("{}", render(&status)),
+        Err(error) => return failed(&error),
+    }
+    ExitCode::Ok
+}
+
+/// The status for people.
+pub fn render(status: &Status) -> String {
+    let fleet = &status.fleet;
+    let ready = fleet
+        .workers
+        .iter()
+        .filter(|w| w.state.name() == "ready")
+        .count();
+    let mut text = format!(
+        "{} (pid {}): {}, generation {}, {ready} of {} workers ready\n",
+        status.name, status.pid, fleet.state, fleet.generation, fleet.wanted
+    );
+    for listener in &status.listeners {
+        text.push_str(&format!("listens on {}\n", listener.address));
+    }
+    for address in &status.unused_binds {
+        text.push_str(&format!(
+            "warning: {address} is bound (--bind), but the app does not listen there; it should use process.env.PORT\n"
+        ));
+    }
+    if let Some(reload) = &fleet.reload {
+        text.push_str(&format!(
+            "reload to generation {}: {}, {} of {} slots, for {}\n",
+            reload.generation,
+            reload.stage,
+            reload.admitted,
+            fleet.wanted,
+            age(reload.elapsed_ms)
+        ));
+    }
+    if let Some(error) = &fleet.last_reload_error {
+        let first = error.lines().next().unwrap_or("");
+        text.push_str(&format!("the last reload failed: {first}\n"));
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header([
+            "SLOT",
+            "PID",
+            "ID",
+            "GENERATION",
+            "STATE",
+            "UPTIME",
+            "RESTARTS",
+        ]);
+    for worker in &fleet.workers {
+        table.add_row([
+            worker.slot.to_string(),
+            worker.pid.map_or("-".to_owned(), |p| p.to_string()),
+            worker.id.to_string(),
+            worker.generation.to_string(),
+            worker.state.to_string(),
+            age(worker.uptime_ms),
+            worker.restarts.to_string(),
+        ]);
+    }
+    for (slot, failures, left) in &fleet.waiting {
+        table.add_row([
+            slot.to_string(),
+            "-".to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
+            format!("crash loop ({failures} deaths)"),
+            format!("next in {}", age(*left)),
+            "-".to_owned(),
+        ]);
+    }
+    text.push_str(&format!("{}\n", table.trim_fmt()));
+    text
+}
+
+fn age(ms: u64) -> String {
+    let rounded = if ms < 1000 { ms } else { ms / 1000 * 1000 };
+    humantime::format_duration(Duration::from_millis(rounded)).to_string()
+}
+
+/// `rcluster stop`
+pub async fn stop(args: &StopArgs) -> ExitCode {
+    match try_stop(args).await {
+        Ok(reply) => {
+            if args.json {
+                print_json(&reply);
+            } else if let Some(reason) = &reply.reason {
+                println!("stopped: {reason}");
+            } else {
+                println!("stopped");
+            }
+            if reply.code == ExitCode::Killed as u8 {
+                ExitCode::Killed
+            } else {
+                ExitCode::Ok
+            }
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn try_stop(args: &StopArgs) -> Result<StopReply, ClientError> {
+    let client = Client::find(&args.which).await?;
+    let pid = Pid(ask_status(&client).await?.pid.cast_signed());
+    let reply = client.post("/v1/stop", &StopWish { now: args.now }).await;
+    // The answer comes just before the master's own end; the next start must
+    // find its name free.
+    let gone = Instant::now() + Duration::from_secs(5);
+    while process::exists(pid) && Instant::now() < gone {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    match reply {
+        // The connection can end together with the master.
+        Err(ClientError::Answer { .. }) if !process::exists(pid) => Ok(StopReply {
+            code: 0,
+            reason: None,
+        }),
+        other => other,
+    }
+}
+
+/// `rcluster reload` and `rcluster rollback`
+pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
+    let client = match Client::find(&args.which).await {
+        Ok(client) => client,
+        Err(error) => return failed(&error),
+    };
+    let route = if rollback {
+        "/v1/rollback"
+    } else {
+        "/v1/reload"
+    };
+    let wish = ReloadWish {
+        drained: args.drained,
+        rollback: false,
+    };
+    let answer = client.post::<ReloadReply>(route, &wish);
+    let reply = match args.timeout {
+        Some(limit) => match tokio::time::timeout(limit, answer).await {
+            Ok(reply) => reply,
+            Err(_) => return timed_out(&client, limit).await,
+        },
+        None => answer.await,
+    };
+    match reply {
+        Ok(reply) => {
+            if args.json {
+                print_json(&reply);
+            } else {
+                match (&reply.generation, &reply.reason) {
+                    (Some(generation), _) => println!("generation {generation} serves"),
+                    (None, reason) => {
+                        let reason = reason.as_deref().unwrap_or("no reason given");
+                        eprintln!("rcluster: reload {}: {reason}", reply.outcome);
+                    }
+                }
+            }
+            reply.code()
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn timed_out(client: &Client, limit: Duration) -> ExitCode {
+    eprintln!(
+        "rcluster: the reload is not done after {}; it goes on. Generations now:",
+        humantime::format_duration(limit)
+    );
+    match ask_status(client).await {
+        Ok(status) => eprint!("{}", render(&status)),
+        Err(error) => eprintln!("rcluster: {error}"),
+    }
+    ExitCode::ReloadTimedOut
+}

@@ -1,0 +1,362 @@
+//! The configuration: command line and environment, parsed and validated once.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    net::{IpAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use thiserror::Error;
+
+use crate::{
+    cli::RunArgs,
+    supervisor::Policy,
+    sys::{control_dir, listener::Endpoint},
+};
+
+/// Longest `--bake`.
+const MAX_BAKE: Duration = Duration::from_hours(24);
+/// Most workers: a typing error must not fork ten thousand processes.
+const MAX_WORKERS: u32 = 1024;
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No SCRIPT.
+    #[error("no script given: rcluster [OPTIONS] SCRIPT [ARGS]... (see rcluster --help)")]
+    NoScript,
+    /// `-w`.
+    #[error(
+        "failed to read the number of workers from {origin}: `{value}` is neither a number from 1 to {MAX_WORKERS} nor `auto`"
+    )]
+    Workers {
+        /// Where it stands.
+        origin: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// `-b`.
+    #[error(
+        "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT or unix:PATH"
+    )]
+    Bind(String, String),
+    /// `--stop-signal`.
+    #[error("failed to read the stop signal: `{0}` is no signal; write TERM, INT or the like")]
+    Signal(String),
+    /// `--bake`.
+    #[error("--bake is longer than a day ({})", humantime::format_duration(*.0))]
+    Bake(Duration),
+    /// A duration that must not be zero.
+    #[error("{0} must be longer than 0")]
+    Zero(&'static str),
+    /// `--name`.
+    #[error(
+        "failed to use the name `{0}`: it becomes a file name; use letters, digits, `.`, `-` and `_`"
+    )]
+    Name(String),
+    /// The working directory.
+    #[error("failed to use the working directory {0}: {1}")]
+    Cwd(PathBuf, #[source] std::io::Error),
+}
+
+/// Where and what to run; resolved anew for each generation.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The script, absolute, symbolic links as given.
+    pub script: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// `--node`, absolute if it holds a slash.
+    pub node: Option<PathBuf>,
+    /// Arguments for node itself.
+    pub node_args: Vec<OsString>,
+    /// Working directory, absolute, symbolic links as given.
+    pub cwd: PathBuf,
+    /// `--env-file`, absolute.
+    pub env_file: Option<PathBuf>,
+}
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The numbers.
+    pub policy: Policy,
+    /// What to run.
+    pub launch: Launch,
+    /// What to bind before the first worker starts.
+    pub binds: Vec<Endpoint>,
+    /// The master's name.
+    pub name: String,
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// Whether the control path is the default one, whose folder we make.
+    pub control_is_default: bool,
+    /// Whether workers load the shim.
+    pub shim: bool,
+    /// PM2's 'shutdown' message at a drain.
+    pub shutdown_message: bool,
+    /// The stop signal.
+    pub stop_signal: Signal,
+    /// Where to write the pid.
+    pub pidfile: Option<PathBuf>,
+}
+
+impl Config {
+    /// Validates the arguments. `pwd` is the shell's idea of the working
+    /// directory, symbolic links kept.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] for the first thing that is wrong.
+    pub fn new(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
+        let [script, rest @ ..] = &args.target[..] else {
+            return Err(ConfigError::NoScript);
+        };
+        let cwd = match &args.cwd {
+            Some(dir) => absolute(pwd, dir),
+            None => pwd.to_owned(),
+        };
+        let is_folder = std::fs::metadata(&cwd)
+            .map(|m| m.is_dir())
+            .map_err(|e| ConfigError::Cwd(cwd.clone(), e))?;
+        if !is_folder {
+            let error = std::io::Error::from_raw_os_error(libc::ENOTDIR);
+            return Err(ConfigError::Cwd(cwd, error));
+        }
+        let script = absolute(&cwd, Path::new(script));
+        let name = name(args.name.as_deref(), &script)?;
+        let (control, control_is_default) = match &args.control {
+            Some(path) => (absolute(pwd, path), false),
+            None => (
+                control_dir::default_folder().join(format!("{name}.sock")),
+                true,
+            ),
+        };
+        if args.bake > MAX_BAKE {
+            return Err(ConfigError::Bake(args.bake));
+        }
+        for (option, value) in [
+            ("--ready-timeout", args.ready_timeout),
+            ("--kill-timeout", args.kill_timeout),
+        ] {
+            if value.is_zero() {
+                return Err(ConfigError::Zero(option));
+            }
+        }
+        let policy = Policy {
+            workers: workers(args.workers.as_deref())?,
+            readiness: args.ready.into(),
+            ready_timeout: args.ready_timeout,
+            drain_timeout: args.drain_timeout,
+            kill_timeout: args.kill_timeout,
+            min_uptime: args.min_uptime,
+            bake: args.bake,
+            surge: args.surge,
+            switch: args.switch.into(),
+        };
+        let launch = Launch {
+            script,
+            args: rest.to_vec(),
+            node: args.node.as_ref().map(|node| {
+                // A bare name is looked up in PATH, as a shell would.
+                if node.components().count() > 1 {
+                    absolute(pwd, node)
+                } else {
+                    node.clone()
+                }
+            }),
+            node_args: node_args(args),
+            cwd,
+            env_file: args.env_file.as_ref().map(|path| absolute(pwd, path)),
+        };
+        Ok(Self {
+            policy,
+            launch,
+            binds: binds(args, pwd)?,
+            name,
+            control,
+            control_is_default,
+            shim: !args.no_shim,
+            shutdown_message: args.shutdown_message,
+            stop_signal: stop_signal(&args.stop_signal)?,
+            pidfile: args.pidfile.as_ref().map(|path| absolute(pwd, path)),
+        })
+    }
+}
+
+/// The working directory as the shell names it: `PWD` if it is true, for its
+/// symbolic links; else what the kernel says.
+///
+/// # Errors
+/// The errno of `getcwd(2)`: the directory was deleted.
+pub fn logical_pwd() -> std::io::Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let here = std::fs::metadata(".")?;
+    let pwd = std::env::var_os("PWD").map(PathBuf::from).filter(|pwd| {
+        pwd.is_absolute()
+            && std::fs::metadata(pwd).is_ok_and(|m| (m.dev(), m.ino()) == (here.dev(), here.ino()))
+    });
+    pwd.map_or_else(std::env::current_dir, Ok)
+}
+
+/// Joins without following symbolic links; `.` goes, `..` stays for the kernel.
+pub fn absolute(base: &Path, path: &Path) -> PathBuf {
+    base.join(path).components().collect()
+}
+
+fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
+    let web = std::env::var("WEB_CONCURRENCY")
+        .ok()
+        .filter(|v| !v.is_empty());
+    let (origin, value) = match (option, web) {
+        (Some(value), _) => ("-w/--workers (or RCLUSTER_WORKERS)", value.to_owned()),
+        (None, Some(value)) => ("WEB_CONCURRENCY", value),
+        (None, None) => return Ok(cpus()),
+    };
+    if value == "auto" {
+        return Ok(cpus());
+    }
+    value
+        .parse()
+        .ok()
+        .filter(|n| (1..=MAX_WORKERS).contains(n))
+        .ok_or(ConfigError::Workers { origin, value })
+}
+
+/// CPUs that this process may use: the affinity mask and the quota of the
+/// cgroup (v1 and v2), both of which the standard library counts.
+fn cpus() -> u32 {
+    std::thread::available_parallelism()
+        .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1).min(MAX_WORKERS))
+}
+
+fn node_args(args: &RunArgs) -> Vec<OsString> {
+    if !args.node_arg.is_empty() {
+        return args.node_arg.clone();
+    }
+    let env = std::env::var("RCLUSTER_NODE_ARG").unwrap_or_default();
+    env.split_ascii_whitespace().map(OsString::from).collect()
+}
+
+fn binds(args: &RunArgs, pwd: &Path) -> Result<Vec<Endpoint>, ConfigError> {
+    let texts: Vec<String> = if args.bind.is_empty() {
+        let env = std::env::var("RCLUSTER_BIND").unwrap_or_default();
+        env.split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+            .collect()
+    } else {
+        args.bind.clone()
+    };
+    texts.iter().map(|text| bind(text, pwd)).collect()
+}
+
+fn bind(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
+    let wrong = |why: &dyn fmt::Display| ConfigError::Bind(text.to_owned(), why.to_string());
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.strip_prefix('@') {
+            Some(name) if !name.is_empty() => Ok(Endpoint::Abstract(name.as_bytes().to_vec())),
+            _ if path.is_empty() || path == "@" => Err(wrong(&"the path is empty")),
+            _ => Ok(Endpoint::Path(absolute(pwd, Path::new(path)))),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port = port
+        .parse::<u16>()
+        .map_err(|_| wrong(&format_args!("`{port}` is no port from 0 to 65535")))?;
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if bracketed.is_none() && host.contains(':') {
+        return Err(wrong(&"an IPv6 address stands in brackets"));
+    }
+    let host = bracketed.unwrap_or(host);
+    let tcp = |ip, scope| Endpoint::Tcp {
+        ip,
+        scope,
+        port,
+        v6_only: false,
+    };
+    if host.is_empty() || host == "*" {
+        return Ok(tcp(None, 0));
+    }
+    if let Ok(ip) = IpAddr::from_str(host) {
+        return Ok(tcp(Some(ip), 0));
+    }
+    let address = (host, port)
+        .to_socket_addrs()
+        .map_err(|_| wrong(&format_args!("the host `{host}` is not known")))?
+        .next()
+        .ok_or_else(|| wrong(&format_args!("the host `{host}` has no address")))?;
+    let scope = match address {
+        std::net::SocketAddr::V4(_) => 0,
+        std::net::SocketAddr::V6(v6) => v6.scope_id(),
+    };
+    Ok(tcp(Some(address.ip()), scope))
+}
+
+fn stop_signal(text: &str) -> Result<Signal, ConfigError> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    Signal::from_str(&format!("SIG{name}")).map_err(|_| ConfigError::Signal(text.to_owned()))
+}
+
+fn name(given: Option<&str>, script: &Path) -> Result<String, ConfigError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    match given {
+        Some(name) if !name.is_empty() && !name.starts_with('.') && name.chars().all(plain) => {
+            Ok(name.to_owned())
+        }
+        Some(name) => Err(ConfigError::Name(name.to_owned())),
+        None => {
+            let stem = script.file_stem().and_then(OsStr::to_str).unwrap_or("app");
+            let name: String = stem
+                .chars()
+                .map(|c| if plain(c) { c } else { '_' })
+                .collect();
+            Ok(name.trim_start_matches('.').to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let show = |text: &str| match bind(text, Path::new("/srv")) {
+            Ok(endpoint) => endpoint.to_string(),
+            Err(error) => format!("{error}"),
+        };
+        assert_eq!(show("127.0.0.1:80"), "127.0.0.1:80");
+        assert_eq!(show(":8080"), "[::]:8080");
+        assert_eq!(show("8080"), "[::]:8080");
+        assert_eq!(show("[::1]:0"), "[::1]:0");
+        assert_eq!(show("unix:run/x.sock"), "unix:/srv/run/x.sock");
+        assert_eq!(show("unix:@x"), "unix:@x");
+        for wrong in ["unix:", "::1:80", "host", "1.2.3.4:65536", "1.2.3.4:"] {
+            assert!(show(wrong).contains("write HOST:PORT"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        let path = Path::new("/srv/my app.js");
+        assert_eq!(name(None, path).unwrap(), "my_app");
+        assert_eq!(name(Some("shop-2"), path).unwrap(), "shop-2");
+        for wrong in ["", "a/b", "..", ".x", "ü"] {
+            assert!(name(Some(wrong), path).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn signals() {
+        for text in ["TERM", "sigterm", "SIGTERM"] {
+            assert_eq!(stop_signal(text).unwrap(), Signal::SIGTERM);
+        }
+        assert!(stop_signal("NOPE").is_err());
+    }
+}

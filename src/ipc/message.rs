@@ -1,0 +1,417 @@
+//! The vocabulary (`lib/internal/cluster/child.js` and `primary.js`).
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+use thiserror::Error;
+
+/// A line that is no message.
+#[derive(Debug, Error)]
+#[error("malformed message: {0}")]
+pub struct Malformed(String);
+
+/// What kind of socket a worker asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AddressType {
+    /// TCP; 4 in Node, which says so for an unspecified address too.
+    Tcp4,
+    /// TCP; 6 in Node.
+    Tcp6,
+    /// A Unix path, abstract when it begins with NUL; -1 in Node.
+    Unix,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl AddressType {
+    /// Whether it is a datagram socket: the handle's `type` differs.
+    pub fn is_udp(self) -> bool {
+        matches!(self, Self::Udp4 | Self::Udp6)
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        match (value.as_i64(), value.as_str()) {
+            (Some(4), _) => Some(Self::Tcp4),
+            (Some(6), _) => Some(Self::Tcp6),
+            (Some(-1), _) => Some(Self::Unix),
+            (_, Some("udp4")) => Some(Self::Udp4),
+            (_, Some("udp6")) => Some(Self::Udp6),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp4 => "4",
+            Self::Tcp6 => "6",
+            Self::Unix => "-1",
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        }
+    }
+}
+
+/// `act: "queryServer"`: a worker wants a listening socket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// To be echoed as `ack`.
+    pub seq: Value,
+    /// An IP address, a path, or `None` for "any".
+    pub address: Option<String>,
+    /// The port; 0 for any; -1 with a path.
+    pub port: i32,
+    /// What kind of socket.
+    pub address_type: AddressType,
+    /// A file descriptor of the primary, if the app asked for one.
+    pub fd: Option<i64>,
+    /// Tells several `listen(0)` of one worker apart.
+    pub index: u64,
+    /// libuv's bind flags: 1 is `UV_TCP_IPV6ONLY`, 4 is `UV_UDP_REUSEADDR`.
+    pub flags: u32,
+    /// The backlog that the app asked for, if it is a positive number.
+    pub backlog: Option<u32>,
+    /// What the first worker of a key says is echoed to all (TLS ticket keys).
+    pub data: Value,
+}
+
+impl Query {
+    /// The key of its listener, made as Node's primary makes it.
+    pub fn key(&self) -> String {
+        let address = self.address.as_deref().unwrap_or("null");
+        let fd = self
+            .fd
+            .map_or_else(|| "undefined".to_owned(), |fd| fd.to_string());
+        let mut key = format!("{address}:{}:{}:{fd}", self.port, self.address_type.name());
+        if self.port == 0 {
+            key.push(':');
+            key.push_str(&self.index.to_string());
+        }
+        key
+    }
+}
+
+/// `act: "listening"`: a server of the app listens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listening {
+    /// As in the query.
+    pub address: Option<String>,
+    /// The real port, where the query said 0.
+    pub port: i32,
+    /// As in the query.
+    pub address_type: AddressType,
+}
+
+/// What the shim says (`cmd: "NODE_RCLUSTER"`).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "act", rename_all = "camelCase")]
+pub enum ShimMessage {
+    /// The shim is loaded.
+    Hello {
+        /// Node's version.
+        #[serde(default)]
+        node: String,
+    },
+    /// The drain has begun.
+    Draining {
+        /// Connections that were open.
+        #[serde(default)]
+        connections: u64,
+    },
+    /// Nothing is left to drain.
+    Drained {
+        /// Connections cut at the deadline.
+        #[serde(default)]
+        cut: u64,
+    },
+    /// A server listens on a socket that the worker bound by itself (`exclusive`, `reusePort`).
+    Listening {
+        /// The address, for the log.
+        #[serde(default)]
+        address: String,
+    },
+    /// An uncaught error is about to end the process.
+    Error {
+        /// `TypeError` and the like.
+        #[serde(default)]
+        name: String,
+        /// Its message.
+        #[serde(default)]
+        message: String,
+        /// Its stack.
+        #[serde(default)]
+        stack: String,
+    },
+    /// An act of a later version of the shim.
+    #[serde(other)]
+    Other,
+}
+
+/// A message from a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inbound {
+    /// Node has started.
+    Online,
+    /// Wants a listening socket.
+    Query(Query),
+    /// A server listens.
+    Listening(Listening),
+    /// It closed the handle of this key.
+    Close(String),
+    /// The app called `worker.disconnect()` or `.kill()`; waits for an ack of this seq.
+    ExitedAfterDisconnect(Value),
+    /// It took the handle in flight.
+    HandleAck,
+    /// It did not take the handle in flight.
+    HandleNack,
+    /// It sends us a handle.
+    Handle,
+    /// From the shim.
+    Shim(ShimMessage),
+    /// `process.send('ready')`.
+    Ready,
+    /// Any other message of the app.
+    App,
+    /// An internal message that we do not know.
+    Unknown,
+}
+
+impl Inbound {
+    /// Reads one line.
+    pub fn parse(line: &[u8]) -> Result<Self, Malformed> {
+        if line == br#""ready""# {
+            return Ok(Self::Ready);
+        }
+        // Every internal message holds this; looking is cheaper than parsing,
+        // and most lines are the app's own.
+        let internal = line.windows(6).any(|w| w == b"\"NODE_");
+        if !internal {
+            // RawValue checks the syntax without building anything, at any depth.
+            return serde_json::from_slice::<&RawValue>(line)
+                .map(|_| Self::App)
+                .map_err(|e| Malformed(e.to_string()));
+        }
+        let value: Value = serde_json::from_slice(line).map_err(|e| Malformed(e.to_string()))?;
+        Ok(match value.get("cmd").and_then(Value::as_str) {
+            Some("NODE_CLUSTER") => Self::cluster(&value),
+            Some("NODE_HANDLE_ACK") => Self::HandleAck,
+            Some("NODE_HANDLE_NACK") => Self::HandleNack,
+            Some("NODE_HANDLE") => Self::Handle,
+            Some("NODE_RCLUSTER") => {
+                ShimMessage::deserialize(value).map_or(Self::Unknown, Self::Shim)
+            }
+            Some(cmd) if cmd.starts_with("NODE_") => Self::Unknown,
+            Some(_) | None => Self::App,
+        })
+    }
+
+    fn cluster(value: &Value) -> Self {
+        match value.get("act").and_then(Value::as_str) {
+            Some("online") => Self::Online,
+            Some("queryServer") => query(value).map_or(Self::Unknown, Self::Query),
+            Some("listening") => listening(value).map_or(Self::Unknown, Self::Listening),
+            Some("close") => value
+                .get("key")
+                .and_then(Value::as_str)
+                .map_or(Self::Unknown, |key| Self::Close(key.to_owned())),
+            Some("exitedAfterDisconnect") => {
+                Self::ExitedAfterDisconnect(value.get("seq").cloned().unwrap_or(Value::Null))
+            }
+            Some(_) | None => Self::Unknown,
+        }
+    }
+}
+
+fn address(value: &Value) -> Option<String> {
+    value
+        .get("address")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+}
+
+fn port(value: &Value) -> Option<i32> {
+    let port = value.get("port")?;
+    // Node passes the port as the app wrote it.
+    let port = port
+        .as_i64()
+        .or_else(|| port.as_str().and_then(|p| p.parse().ok()))
+        .or_else(|| port.is_null().then_some(-1))?;
+    i32::try_from(port)
+        .ok()
+        .filter(|p| (-1..=65_535).contains(p))
+}
+
+fn query(value: &Value) -> Option<Query> {
+    let address_type = AddressType::parse(value.get("addressType")?)?;
+    Some(Query {
+        seq: value.get("seq")?.clone(),
+        address: address(value),
+        port: port(value).unwrap_or(-1),
+        address_type,
+        fd: value
+            .get("fd")
+            .and_then(Value::as_i64)
+            .filter(|fd| *fd >= 0),
+        index: value.get("index").and_then(Value::as_u64).unwrap_or(0),
+        flags: value
+            .get("flags")
+            .and_then(Value::as_u64)
+            .and_then(|f| u32::try_from(f).ok())
+            .unwrap_or(0),
+        backlog: value
+            .get("backlog")
+            .and_then(Value::as_u64)
+            .and_then(|b| u32::try_from(b).ok())
+            .filter(|b| *b > 0),
+        data: value.get("data").cloned().unwrap_or(Value::Null),
+    })
+}
+
+fn listening(value: &Value) -> Option<Listening> {
+    Some(Listening {
+        address: address(value),
+        port: port(value).unwrap_or(-1),
+        address_type: AddressType::parse(value.get("addressType")?)?,
+    })
+}
+
+/// Messages to a worker, as lines with their newline.
+pub mod outbound {
+    use serde_json::{Value, json};
+
+    fn line(value: &Value) -> Vec<u8> {
+        let mut line = value.to_string().into_bytes();
+        line.push(b'\n');
+        line
+    }
+
+    /// Answers a query with a handle, which goes along.
+    pub fn listener(seq: &Value, key: &str, data: &Value, udp: bool) -> Vec<u8> {
+        let kind = if udp { "dgram.Native" } else { "net.Native" };
+        line(&json!({
+            "cmd": "NODE_HANDLE",
+            "type": kind,
+            "msg": {"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": 0, "data": data},
+        }))
+    }
+
+    /// Answers a query with an error: a positive errno of `errno(3)`.
+    pub fn refusal(seq: &Value, key: &str, errno: i32) -> Vec<u8> {
+        line(&json!({"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": -errno, "data": null}))
+    }
+
+    /// Answers a message that waits for nothing but an ack.
+    pub fn ack(seq: &Value) -> Vec<u8> {
+        line(&json!({"cmd": "NODE_CLUSTER", "ack": seq}))
+    }
+
+    /// Says that we took a handle that the worker sent.
+    pub fn handle_ack() -> Vec<u8> {
+        line(&json!({"cmd": "NODE_HANDLE_ACK"}))
+    }
+
+    /// Node's own way to end a worker.
+    pub fn disconnect() -> Vec<u8> {
+        line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect"}))
+    }
+
+    /// The shim's way to drain; the limit counts from now.
+    pub fn drain(limit: std::time::Duration) -> Vec<u8> {
+        let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        line(&json!({"cmd": "NODE_RCLUSTER", "act": "drain", "deadline_ms": ms}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: &Value) -> Inbound {
+        Inbound::parse(value.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn keys_are_made_as_node_makes_them() {
+        let query = |v: Value| match parse(&v) {
+            Inbound::Query(q) => q.key(),
+            other => panic!("{other:?}"),
+        };
+        let base = json!({"cmd": "NODE_CLUSTER", "act": "queryServer", "seq": 1, "index": 2,
+            "address": null, "port": 3000, "addressType": 4, "backlog": false, "data": null});
+        assert_eq!(query(base.clone()), "null:3000:4:undefined");
+        let mut zero = base.clone();
+        zero["port"] = json!(0);
+        assert_eq!(query(zero), "null:0:4:undefined:2");
+        let mut path = base.clone();
+        path["port"] = json!(-1);
+        path["address"] = json!("/run/x.sock");
+        path["addressType"] = json!(-1);
+        assert_eq!(query(path), "/run/x.sock:-1:-1:undefined");
+    }
+
+    #[test]
+    fn table_of_messages() {
+        let cases = [
+            (
+                json!({"cmd": "NODE_CLUSTER", "act": "online"}),
+                Inbound::Online,
+            ),
+            (json!({"cmd": "NODE_HANDLE_ACK"}), Inbound::HandleAck),
+            (json!({"cmd": "NODE_HANDLE_NACK"}), Inbound::HandleNack),
+            (
+                json!({"cmd": "NODE_HANDLE", "type": "net.Socket"}),
+                Inbound::Handle,
+            ),
+            (
+                json!({"cmd": "NODE_CLUSTER", "act": "close", "key": "k"}),
+                Inbound::Close("k".into()),
+            ),
+            (
+                json!({"cmd": "NODE_CLUSTER", "act": "close"}),
+                Inbound::Unknown,
+            ),
+            (
+                json!({"cmd": "NODE_CLUSTER", "act": "queryServer", "seq": 1}),
+                Inbound::Unknown,
+            ),
+            (
+                json!({"cmd": "NODE_CLUSTER", "act": "whatever"}),
+                Inbound::Unknown,
+            ),
+            (json!({"cmd": "NODE_FUTURE"}), Inbound::Unknown),
+            (json!({"cmd": "mine", "text": "\"NODE_"}), Inbound::App),
+            (json!({"hello": [1, 2]}), Inbound::App),
+            (json!("ready"), Inbound::Ready),
+            (
+                json!({"cmd": "NODE_RCLUSTER", "act": "drained", "cut": 3}),
+                Inbound::Shim(ShimMessage::Drained { cut: 3 }),
+            ),
+            (
+                json!({"cmd": "NODE_RCLUSTER", "act": "beat", "x": 3}),
+                Inbound::Shim(ShimMessage::Other),
+            ),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(parse(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed_at_any_depth() {
+        for line in [
+            &b""[..],
+            b"{",
+            b"\xff\xfe",
+            b"{\"cmd\":\"NODE_X\"",
+            b"nope",
+            b"{} {}",
+        ] {
+            assert!(Inbound::parse(line).is_err(), "{line:?}");
+        }
+        let deep = [vec![b'['; 200_000], vec![b']'; 200_000]].concat();
+        assert_eq!(Inbound::parse(&deep).ok(), Some(Inbound::App));
+        let cut = vec![b'['; 200_000];
+        assert!(Inbound::parse(&cut).is_err());
+    }
+}

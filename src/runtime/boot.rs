@@ -1,0 +1,145 @@
+//! From a configuration to a running master, and out again.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::{
+    effects::World,
+    listeners::Listeners,
+    master::{Inputs, Master, Verdict},
+    release::{Release, ReleaseError},
+    shim_file::ShimFile,
+    signals::Signals,
+};
+use crate::{
+    admin,
+    config::Config,
+    exit_code::ExitCode,
+    supervisor::Supervisor,
+    sys::{
+        control_dir::{self, ControlError, Lock},
+        guard::{self, Guard},
+        listener::BindError,
+        spawn,
+    },
+};
+
+/// Messages of workers that may wait for the loop; links stop reading beyond.
+const INBOX: usize = 256;
+/// Requests that may wait for the loop.
+const REQUESTS: usize = 64;
+/// How long a start waits for the orphans of a master that was killed.
+const PREDECESSOR: Duration = Duration::from_secs(10);
+
+/// Why the master could not start.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The script, node or the environment file.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A declared address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The pid file.
+    #[error("failed to write the pid file {0}: {1}")]
+    Pidfile(PathBuf, #[source] io::Error),
+    /// The machine.
+    #[error("failed to {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+}
+
+impl BootError {
+    /// The exit code that goes with it.
+    pub fn code(&self) -> ExitCode {
+        match self {
+            Self::Release(_) | Self::Control(_) | Self::Pidfile(..) => ExitCode::Usage,
+            Self::Bind(_) => ExitCode::BindFailed,
+            Self::System(..) => ExitCode::Internal,
+        }
+    }
+}
+
+/// The pid file, removed with this value.
+struct Pidfile(PathBuf);
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Runs a master to its end.
+///
+/// # Errors
+/// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
+pub async fn run(config: Config) -> Result<Verdict, BootError> {
+    // First, so that from here on no signal has its default action.
+    let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+    spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
+    let release = Release::resolve(&config.launch)?;
+    if config.control_is_default
+        && let Some(folder) = config.control.parent()
+    {
+        control_dir::prepare_default(folder)?;
+    }
+    control_dir::check_path(&config.control)?;
+    let lock = Lock::take(&config.control, &config.name)?;
+    let guard_file = config.control.with_extension("guard");
+    guard::relieve_predecessor(&guard_file, PREDECESSOR);
+    let mut listeners = Listeners::default();
+    listeners.declare(&config.binds)?;
+    let socket = control_dir::bind_socket(&config.control, &lock)?;
+    let _socket_file = admin::SocketFile(config.control.clone());
+    let _pidfile = match &config.pidfile {
+        Some(path) => {
+            std::fs::write(path, format!("{}\n", std::process::id()))
+                .map_err(|e| BootError::Pidfile(path.clone(), e))?;
+            Some(Pidfile(path.clone()))
+        }
+        None => None,
+    };
+    let shim = config
+        .shim
+        .then(|| ShimFile::beside(&config.control))
+        .transpose()
+        .map_err(|e| BootError::System("write the shim beside the control socket", e))?;
+    let guard = Guard::start(&guard_file, config.policy.drain_timeout)
+        .map_err(|e| BootError::System("start the guard process", e))?;
+    // The master must not hold a release folder that a deploy wants to delete.
+    std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
+
+    let (requests_in, requests) = mpsc::channel(REQUESTS);
+    let socket = tokio::net::UnixListener::from_std(socket)
+        .map_err(|e| BootError::System("listen on the control socket", e))?;
+    tokio::spawn(admin::serve(socket, requests_in));
+    let (inbox_in, inbox) = mpsc::channel(INBOX);
+    info!(
+        name = config.name,
+        pid = std::process::id(),
+        workers = config.policy.workers,
+        script = %config.launch.script.display(),
+        folder = %release.folder().display(),
+        control = %config.control.display(),
+        "rcluster starts"
+    );
+    let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
+    let world = World::new(config, release, listeners, shim, guard, inbox_in);
+    let inputs = Inputs {
+        signals,
+        requests,
+        inbox,
+    };
+    let verdict = Master::new(supervisor, world).run(inputs).await;
+    match (&verdict.reason, verdict.code) {
+        (_, ExitCode::Ok) => info!("rcluster stopped"),
+        (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
+        (reason, code) => error!(code = code as u8, reason, "rcluster gives up"),
+    }
+    Ok(verdict)
+}

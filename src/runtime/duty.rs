@@ -1,0 +1,137 @@
+//! A primary's duties towards its workers: what Node's own primary answers,
+//! and which facts the supervisor learns from it.
+
+use tracing::{debug, info, warn};
+
+use super::{effects::World, link::FromLink};
+use crate::{
+    ipc::{Inbound, Query, ShimMessage, outbound},
+    supervisor::{Event, Fact, Gate, State, Supervisor, WorkerId},
+};
+
+/// Longest error text that is kept of a worker, in bytes.
+const MAX_ERROR: usize = 8 * 1024;
+
+impl World {
+    /// Takes what a link says; returns what the supervisor should know.
+    pub(super) fn hear(
+        &mut self,
+        id: WorkerId,
+        what: FromLink,
+        supervisor: &Supervisor,
+    ) -> Option<Event> {
+        let fact = match what {
+            FromLink::Closed => return self.endings.closed(id),
+            FromLink::Misbehaves(reason) => Fact::Misbehaves(reason),
+            FromLink::Message(message) => self.message(id, message, supervisor)?,
+        };
+        Some(Event::Worker { id, fact })
+    }
+
+    fn message(&mut self, id: WorkerId, message: Inbound, supervisor: &Supervisor) -> Option<Fact> {
+        match message {
+            Inbound::Online => Some(Fact::Online),
+            Inbound::Query(query) => {
+                let worker = supervisor.worker(id)?;
+                if worker.gate == Gate::Closed {
+                    self.withheld.entry(id).or_default().push(query);
+                    return Some(Fact::AtGate);
+                }
+                self.answer(id, worker.generation, &query)
+            }
+            Inbound::Listening(told) => {
+                let key = self.listeners.listening(id, &told);
+                if key.is_none() {
+                    debug!(worker = %id, "says that it listens where it was given nothing");
+                }
+                key.map(Fact::Listening)
+            }
+            Inbound::Close(key) => {
+                self.listeners.release(id, &key);
+                Some(Fact::Closed(key))
+            }
+            Inbound::ExitedAfterDisconnect(seq) => {
+                self.send(id, outbound::ack(&seq));
+                let seated = supervisor
+                    .worker(id)
+                    .is_some_and(|w| w.state <= State::Ready);
+                seated.then_some(Fact::Leaving)
+            }
+            Inbound::Ready => Some(Fact::SaidReady),
+            Inbound::Shim(message) => self.shim(id, message),
+            Inbound::HandleAck
+            | Inbound::HandleNack
+            | Inbound::Handle
+            | Inbound::App
+            | Inbound::Unknown => None,
+        }
+    }
+
+    fn shim(&mut self, id: WorkerId, message: ShimMessage) -> Option<Fact> {
+        match message {
+            ShimMessage::Hello { node } => {
+                debug!(worker = %id, node, "the shim is loaded");
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.has_shim = true;
+                }
+                None
+            }
+            ShimMessage::Draining { connections } => {
+                info!(worker = %id, connections, "worker drains");
+                None
+            }
+            ShimMessage::Drained { cut } => {
+                if cut > 0 {
+                    warn!(worker = %id, cut, "connections had to be cut at the drain timeout");
+                }
+                Some(Fact::Drained { cut })
+            }
+            ShimMessage::Listening { address } => Some(Fact::Listening(format!("own:{address}"))),
+            ShimMessage::Error {
+                name,
+                message,
+                stack,
+            } => {
+                let mut text = if stack.is_empty() {
+                    format!("{name}: {message}")
+                } else {
+                    stack
+                };
+                truncate(&mut text, MAX_ERROR);
+                Some(Fact::Failed(text))
+            }
+            ShimMessage::Other => None,
+        }
+    }
+
+    /// Answers a query with its socket, or with an error for the app.
+    pub(super) fn answer(
+        &mut self,
+        id: WorkerId,
+        generation: crate::supervisor::Generation,
+        query: &Query,
+    ) -> Option<Fact> {
+        match self.listeners.grant(id, generation, query) {
+            Ok(granted) => {
+                let line = outbound::listener(&query.seq, &granted.key, &granted.data, granted.udp);
+                if let Some(link) = self.links.get(&id) {
+                    link.send_handle(line, granted.socket);
+                }
+                None
+            }
+            Err(error) => {
+                self.send(id, outbound::refusal(&query.seq, &query.key(), error.errno));
+                warn!(worker = %id, "{error}");
+                // The app may ask twice for one key; only a new bind can fail for good.
+                (!self.listeners.has(&query.key())).then(|| Fact::BindFailed(error.to_string()))
+            }
+        }
+    }
+}
+
+fn truncate(text: &mut String, max: usize) {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i));
+        text.truncate(end.unwrap_or(0));
+    }
+}

@@ -1,0 +1,391 @@
+//! Carrying out orders: one arm an [`Action`]. Never waits for a worker.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsString,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc::Sender, oneshot};
+use tracing::{debug, info, warn};
+
+use super::{
+    endings::Endings,
+    link::{FromLink, Link},
+    listeners::Listeners,
+    master::Verdict,
+    release::Release,
+    report,
+    shim_file::ShimFile,
+};
+use crate::{
+    admin::{ReloadReply, Status, StopReply},
+    config::Config,
+    ipc::{Query, outbound},
+    supervisor::{
+        Action, Event, FleetView, Generation, Pid, ReloadOutcome, Slot, StopSignal, Supervisor,
+        Ticket, WorkerId,
+    },
+    sys::{
+        fd_pass,
+        guard::Guard,
+        process,
+        spawn::{self, CHANNEL_FD, Spawn},
+    },
+};
+
+/// Part of the drain timeout that the worker leaves to closing what is cut.
+const CUT_TIME: Duration = Duration::from_millis(1500);
+
+/// Who waits for a reload, and until when.
+#[derive(Debug)]
+struct Waiter {
+    drained: bool,
+    reply: oneshot::Sender<ReloadReply>,
+}
+
+/// What the master holds of the world.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) config: Config,
+    pub(super) links: HashMap<WorkerId, Link>,
+    pub(super) listeners: Listeners,
+    /// Queries of workers that are held at the gate.
+    pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
+    pub(super) endings: Endings,
+    pub(super) verdict: Option<Verdict>,
+    pids: BTreeMap<Pid, WorkerId>,
+    releases: BTreeMap<Generation, Release>,
+    shim: Option<ShimFile>,
+    guard: Option<Guard>,
+    inbox: Sender<(WorkerId, FromLink)>,
+    waiting: BTreeMap<Ticket, Waiter>,
+    /// Waiters for the last worker of older generations.
+    drained: Vec<(Generation, oneshot::Sender<ReloadReply>)>,
+    stopping: Vec<oneshot::Sender<StopReply>>,
+    next_ticket: u64,
+}
+
+impl World {
+    pub(super) fn new(
+        config: Config,
+        release: Release,
+        listeners: Listeners,
+        shim: Option<ShimFile>,
+        guard: Guard,
+        inbox: Sender<(WorkerId, FromLink)>,
+    ) -> Self {
+        Self {
+            config,
+            links: HashMap::new(),
+            listeners,
+            withheld: HashMap::new(),
+            endings: Endings::default(),
+            verdict: None,
+            pids: BTreeMap::new(),
+            releases: BTreeMap::from([(Generation(1), release)]),
+            shim,
+            guard: Some(guard),
+            inbox,
+            waiting: BTreeMap::new(),
+            drained: vec![],
+            stopping: vec![],
+            next_ticket: 0,
+        }
+    }
+
+    /// Carries out one order; the result is the next event.
+    pub(super) fn execute(&mut self, action: Action, supervisor: &Supervisor) -> Option<Event> {
+        match action {
+            Action::Prepare { generation, from } => Some(self.prepare(generation, from)),
+            Action::Spawn {
+                id,
+                slot,
+                generation,
+                gate: _,
+            } => Some(match self.spawn(id, slot, generation) {
+                Ok(pid) => Event::Spawned { id, pid },
+                Err(reason) => Event::SpawnFailed { id, reason },
+            }),
+            Action::OpenGate { id } => self.open_gate(id, supervisor),
+            Action::Drain { id } => {
+                self.drain(id, supervisor.policy().drain_timeout);
+                None
+            }
+            Action::Signal { id, signal } => {
+                let signal = match signal {
+                    StopSignal::Stop => self.config.stop_signal,
+                    StopSignal::Kill => Signal::SIGKILL,
+                };
+                // No pid here means that it was reaped: nothing may be sent any more.
+                if let Some((pid, _)) = self.pids.iter().find(|(_, worker)| **worker == id) {
+                    process::signal(*pid, signal);
+                }
+                None
+            }
+            Action::ReloadEnded { tickets, outcome } => {
+                self.reload_ended(&tickets, &outcome);
+                None
+            }
+            Action::Retire { keep } => {
+                self.releases.retain(|g, _| keep.contains(g));
+                for address in self.listeners.retire(supervisor.generation()) {
+                    info!(
+                        address,
+                        "listener closed: the new generation did not ask for it"
+                    );
+                }
+                None
+            }
+            Action::Report(report) => {
+                report::log(&report);
+                None
+            }
+            Action::Exit { code, reason } => {
+                self.verdict = Some(Verdict { code, reason });
+                None
+            }
+        }
+    }
+
+    fn prepare(&mut self, generation: Generation, from: Option<Generation>) -> Event {
+        let release = match from.and_then(|from| self.releases.get(&from)) {
+            Some(release) if release.exists() => Ok(release.clone()),
+            Some(release) => Err(format!(
+                "the previous release in {} is gone",
+                release.folder().display()
+            )),
+            None => Release::resolve(&self.config.launch).map_err(|e| e.to_string()),
+        };
+        match release {
+            Ok(release) => {
+                info!(%generation, folder = %release.folder().display(), "release resolved");
+                self.releases.insert(generation, release);
+                Event::Prepared { generation }
+            }
+            Err(reason) => Event::PrepareFailed { generation, reason },
+        }
+    }
+
+    fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Pid, String> {
+        let release = self
+            .releases
+            .get(&generation)
+            .ok_or_else(|| format!("generation {generation} is forgotten"))?;
+        let what = self.command(id, slot, release)?;
+        let failed = |what: &str, error: &std::io::Error| format!("failed to {what}: {error}");
+        let (ours, theirs) = fd_pass::channel().map_err(|e| failed("make a channel", &e))?;
+        let pid = spawn::spawn(&what, &theirs)
+            .map_err(|e| failed(&format!("start {}", what.program.display()), &e))?;
+        self.pids.insert(pid, id);
+        self.links
+            .insert(id, Link::open(id, ours, self.inbox.clone()));
+        if self.guard.as_mut().is_some_and(|g| g.add(pid).is_err()) {
+            warn!("the guard is gone; it is started again");
+            self.restart_guard();
+        }
+        Ok(pid)
+    }
+
+    fn command(&self, id: WorkerId, slot: Slot, release: &Release) -> Result<Spawn, String> {
+        let launch = &self.config.launch;
+        let (script, cwd) = release.paths();
+        let mut args: Vec<OsString> = launch.node_args.clone();
+        let mut set: Vec<(OsString, OsString)> = vec![];
+        let mut variable = |name: &str, value: String| set.push((name.into(), value.into()));
+        variable("NODE_CHANNEL_FD", CHANNEL_FD.to_string());
+        variable("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned());
+        variable("NODE_UNIQUE_ID", id.to_string());
+        variable("NODE_APP_INSTANCE", slot.to_string());
+        variable("RCLUSTER_SLOT", slot.to_string());
+        if let Some(shim) = &self.shim {
+            let path = shim
+                .path()
+                .map_err(|e| format!("failed to write the shim: {e}"))?;
+            args.extend(["--require".into(), path.into()]);
+            let drain_ms = self.config.policy.drain_timeout.as_millis();
+            let message = self.config.shutdown_message;
+            variable(
+                "RCLUSTER_SHIM",
+                format!(r#"{{"v":1,"drain_ms":{drain_ms},"shutdown_message":{message}}}"#),
+            );
+        }
+        if let Some(port) = self.listeners.declared_port()
+            && std::env::var_os("PORT").is_none()
+        {
+            variable("PORT", port.to_string());
+        }
+        set.extend(release.env.iter().cloned());
+        args.push(script.into());
+        args.extend(launch.args.iter().cloned());
+        let kept: BTreeSet<_> = set.iter().map(|(name, _)| name.clone()).collect();
+        let remove = std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(|name| {
+                name.as_encoded_bytes().starts_with(b"RCLUSTER_") && !kept.contains(name)
+            })
+            .collect();
+        set.push(("PWD".into(), cwd.into()));
+        Ok(Spawn {
+            program: release.node.clone(),
+            args,
+            cwd: cwd.to_owned(),
+            set,
+            remove,
+        })
+    }
+
+    fn open_gate(&mut self, id: WorkerId, supervisor: &Supervisor) -> Option<Event> {
+        let generation = supervisor.worker(id)?.generation;
+        let mut failed = None;
+        for query in self.withheld.remove(&id).unwrap_or_default() {
+            failed = failed.or(self.answer(id, generation, &query));
+        }
+        failed.map(|fact| Event::Worker { id, fact })
+    }
+
+    fn drain(&mut self, id: WorkerId, limit: Duration) {
+        let Some(link) = self.links.get(&id) else {
+            return;
+        };
+        if link.has_shim {
+            let worker_limit = limit.saturating_sub(CUT_TIME).max(limit / 2);
+            link.send(outbound::drain(worker_limit));
+        } else {
+            link.send(outbound::disconnect());
+        }
+    }
+
+    pub(super) fn send(&self, id: WorkerId, line: Vec<u8>) {
+        if let Some(link) = self.links.get(&id) {
+            link.send(line);
+        }
+    }
+
+    /// Takes all children that ended.
+    pub(super) fn reap(&mut self) -> Vec<Event> {
+        let mut events = vec![];
+        while let Some((pid, exit)) = process::reap(|pid| self.pids.contains_key(&pid)) {
+            if let Some(id) = self.pids.remove(&pid) {
+                if let Some(guard) = &mut self.guard {
+                    // Its own end is noticed as any child's.
+                    let _ = guard.remove(pid);
+                }
+                events.extend(self.endings.exited(id, exit));
+            } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
+                warn!(%exit, "the guard ended; it is started again");
+                self.restart_guard();
+            } else {
+                debug!(pid = pid.0, %exit, "reaped a process that is not ours");
+            }
+        }
+        events
+    }
+
+    /// Everything that is kept of a worker goes, once its end is complete.
+    pub(super) fn forget(&mut self, id: WorkerId) {
+        self.links.remove(&id);
+        self.withheld.remove(&id);
+        self.listeners.forget(id);
+    }
+
+    fn restart_guard(&mut self) {
+        let path = self.config.control.with_extension("guard");
+        match Guard::start(&path, self.config.policy.drain_timeout) {
+            Ok(mut guard) => {
+                for pid in self.pids.keys() {
+                    let _ = guard.add(*pid);
+                }
+                self.guard = Some(guard);
+            }
+            Err(error) => {
+                warn!(%error, "failed to start the guard: if the master is killed now, a worker that hangs outlives it")
+            }
+        }
+    }
+
+    pub(super) fn wait_for_reload(
+        &mut self,
+        drained: bool,
+        reply: oneshot::Sender<ReloadReply>,
+    ) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.waiting.insert(ticket, Waiter { drained, reply });
+        ticket
+    }
+
+    pub(super) fn wait_for_stop(&mut self, reply: oneshot::Sender<StopReply>) {
+        self.stopping.push(reply);
+    }
+
+    fn reload_ended(&mut self, tickets: &[Ticket], outcome: &ReloadOutcome) {
+        for ticket in tickets {
+            let Some(waiter) = self.waiting.remove(ticket) else {
+                continue;
+            };
+            match outcome {
+                ReloadOutcome::Done { generation } if waiter.drained => {
+                    self.drained.push((*generation, waiter.reply));
+                }
+                ReloadOutcome::Done { .. }
+                | ReloadOutcome::Failed { .. }
+                | ReloadOutcome::Superseded { .. } => {
+                    let _ = waiter.reply.send(outcome.into());
+                }
+            }
+        }
+    }
+
+    /// Answers those who wait for the last old worker.
+    pub(super) fn answer_waiting(&mut self, supervisor: &Supervisor) {
+        let over = |generation: Generation| !supervisor.has_older_than(generation);
+        let (ready, rest) = std::mem::take(&mut self.drained)
+            .into_iter()
+            .partition(|(generation, _)| over(*generation));
+        self.drained = rest;
+        for (generation, reply) in ready {
+            let _ = reply.send((&ReloadOutcome::Done { generation }).into());
+        }
+    }
+
+    /// The status document.
+    pub(super) fn status(&self, fleet: FleetView) -> Status {
+        Status {
+            version: Status::VERSION,
+            name: self.config.name.clone(),
+            pid: std::process::id(),
+            fleet,
+            listeners: self
+                .listeners
+                .addresses()
+                .into_iter()
+                .map(|address| crate::admin::ListenerStatus { address })
+                .collect(),
+            unused_binds: self.listeners.unused().collect(),
+        }
+    }
+
+    /// Lets go of everything, and tells those who wait for the end.
+    pub(super) async fn close(&mut self, verdict: &Verdict) {
+        self.listeners.remove_files();
+        if let Some(guard) = self.guard.take() {
+            guard.finish();
+        }
+        self.shim = None;
+        let waiting = !self.stopping.is_empty();
+        for reply in self.stopping.drain(..) {
+            let _ = reply.send(StopReply {
+                code: verdict.code as u8,
+                reason: verdict.reason.clone(),
+            });
+        }
+        if waiting {
+            // The answer is written by the connection's task.
+            for _ in 0..16 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}

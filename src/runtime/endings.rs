@@ -1,0 +1,81 @@
+//! The end of a worker comes in two parts, in any order: its channel's end of
+//! file, and its exit. Its last words stand in the channel, so an exit waits
+//! for the end of file; and an end of file waits a moment for the exit,
+//! because a worker that closes its channel and lives is another matter.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::supervisor::{Event, Exit, Fact, WorkerId};
+
+/// How long one part waits for the other.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Ending {
+    closed: bool,
+    exit: Option<Exit>,
+    due: Instant,
+}
+
+/// Workers of which one part has come.
+#[derive(Debug, Default)]
+pub(super) struct Endings(BTreeMap<WorkerId, Ending>);
+
+impl Endings {
+    fn entry(&mut self, id: WorkerId) -> &mut Ending {
+        self.0.entry(id).or_insert_with(|| Ending {
+            closed: false,
+            exit: None,
+            due: Instant::now() + PATIENCE,
+        })
+    }
+
+    /// The channel reached its end.
+    pub(super) fn closed(&mut self, id: WorkerId) -> Option<Event> {
+        self.entry(id).closed = true;
+        self.complete(id)
+    }
+
+    /// The process was reaped.
+    pub(super) fn exited(&mut self, id: WorkerId, exit: Exit) -> Option<Event> {
+        self.entry(id).exit = Some(exit);
+        self.complete(id)
+    }
+
+    fn complete(&mut self, id: WorkerId) -> Option<Event> {
+        let ending = self.0.get(&id)?;
+        let exit = ending.exit.filter(|_| ending.closed)?;
+        self.0.remove(&id);
+        Some(Event::Exited { id, exit })
+    }
+
+    /// When the next one has waited long enough.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.0.values().map(|e| e.due).min()
+    }
+
+    /// Those that have waited long enough.
+    pub(super) fn overdue(&mut self) -> Vec<Event> {
+        let now = Instant::now();
+        let ids: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(_, e)| e.due <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        ids.into_iter()
+            .filter_map(|id| {
+                let ending = self.0.remove(&id)?;
+                Some(match ending.exit {
+                    Some(exit) => Event::Exited { id, exit },
+                    None => Event::Worker {
+                        id,
+                        fact: Fact::ChannelClosed,
+                    },
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,296 @@
+//! One worker's socket: reads lines, writes messages and handles, keeps their
+//! order. The only task that touches it; the loop sees messages.
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::Interest,
+    net::UnixStream,
+    sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender},
+};
+use tracing::{debug, trace};
+
+use crate::{
+    ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, outbound},
+    supervisor::WorkerId,
+    sys::fd_pass,
+};
+
+/// Bytes read at a time; then it is another task's turn.
+const READ: usize = 64 * 1024;
+/// Malformed lines in a minute above which a worker is replaced.
+const MAX_MALFORMED: u32 = 100;
+
+thread_local! {
+    /// One for all links: between two reads nothing stays in it.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// What a link tells the loop.
+#[derive(Debug)]
+pub(super) enum FromLink {
+    /// A message that concerns the master.
+    Message(Inbound),
+    /// The worker breaks the protocol.
+    Misbehaves(String),
+    /// End of file.
+    Closed,
+}
+
+/// A message to a worker.
+pub(super) type ToWorker = Outgoing<Arc<OwnedFd>>;
+
+/// The loop's end of a link. Dropping it closes the channel.
+#[derive(Debug)]
+pub(super) struct Link {
+    orders: UnboundedSender<ToWorker>,
+    /// The worker has said hello through the shim.
+    pub(super) has_shim: bool,
+}
+
+impl Link {
+    /// Starts the task of a worker's socket.
+    pub(super) fn open(
+        id: WorkerId,
+        stream: UnixStream,
+        inbox: Sender<(WorkerId, FromLink)>,
+    ) -> Self {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let task = Task {
+            id,
+            stream,
+            inbox,
+            decoder: LineDecoder::default(),
+            channel: Channel::default(),
+            writing: None,
+            resend: None,
+            malformed: (Instant::now(), 0),
+            complained: false,
+        };
+        tokio::spawn(task.run(receiver));
+        Self {
+            orders,
+            has_shim: false,
+        }
+    }
+
+    /// Sends a line. To a worker that is gone it goes nowhere.
+    pub(super) fn send(&self, line: Vec<u8>) {
+        let _ = self.orders.send(Outgoing { line, handle: None });
+    }
+
+    /// Sends a line with a descriptor.
+    pub(super) fn send_handle(&self, line: Vec<u8>, handle: Arc<OwnedFd>) {
+        let handle = Some(handle);
+        let _ = self.orders.send(Outgoing { line, handle });
+    }
+}
+
+struct Task {
+    id: WorkerId,
+    stream: UnixStream,
+    inbox: Sender<(WorkerId, FromLink)>,
+    decoder: LineDecoder,
+    channel: Channel<Arc<OwnedFd>>,
+    /// The message on the wire and how much of it is written.
+    writing: Option<(ToWorker, usize)>,
+    resend: Option<ToWorker>,
+    malformed: (Instant, u32),
+    complained: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: UnboundedReceiver<ToWorker>) {
+        loop {
+            if self.writing.is_none() {
+                let next = self.resend.take().or_else(|| self.channel.next());
+                self.writing = next.map(|message| (message, 0));
+            }
+            let interest = match self.writing {
+                Some(_) => Interest::READABLE | Interest::WRITABLE,
+                None => Interest::READABLE,
+            };
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(message) => self.queue(message).await,
+                    // The worker was reaped.
+                    None => return,
+                },
+                ready = self.stream.ready(interest) => {
+                    let Ok(ready) = ready else { break };
+                    if ready.is_writable() && self.write().is_err() {
+                        // It no longer reads; what it still says is worth hearing.
+                        self.writing = None;
+                    }
+                    if ready.is_readable() || ready.is_read_closed() {
+                        match self.read().await {
+                            Ok(true) => {}
+                            Ok(false) | Err(_) => break,
+                        }
+                    }
+                }
+            }
+        }
+        self.tell(FromLink::Closed).await;
+        // Orders to a closed channel go nowhere, until the worker is reaped.
+        while orders.recv().await.is_some() {}
+    }
+
+    async fn tell(&self, what: FromLink) {
+        // Fails only when the loop has ended.
+        let _ = self.inbox.send((self.id, what)).await;
+    }
+
+    async fn complain(&mut self, reason: String) {
+        if !std::mem::replace(&mut self.complained, true) {
+            self.tell(FromLink::Misbehaves(reason)).await;
+        }
+    }
+
+    async fn queue(&mut self, message: ToWorker) {
+        trace!(worker = %self.id, line = %show(&message.line), handle = message.handle.is_some(), "to worker");
+        if let Err(overflow) = self.channel.push(message) {
+            self.complain(overflow.to_string()).await;
+        }
+    }
+
+    /// Writes what the socket takes.
+    fn write(&mut self) -> io::Result<()> {
+        while let Some((message, written)) = &mut self.writing {
+            let handle = message.handle.as_deref().filter(|_| *written == 0);
+            match fd_pass::send(&self.stream, &message.line[*written..], handle) {
+                Ok(n) => {
+                    *written += n;
+                    if *written < message.line.len() {
+                        continue;
+                    }
+                    self.writing = self
+                        .resend
+                        .take()
+                        .or_else(|| self.channel.next())
+                        .map(|m| (m, 0));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one buffer and passes on what concerns the master. `false` at the end of file.
+    async fn read(&mut self) -> io::Result<bool> {
+        let mut messages = vec![];
+        let mut malformed = 0;
+        let (id, stream, decoder) = (self.id, &self.stream, &mut self.decoder);
+        let received = BUFFER.with_borrow_mut(|buffer| {
+            let (bytes, fds) = fd_pass::receive(stream, buffer)?;
+            if fds > 0 {
+                debug!(worker = %id, fds, "closed descriptors that a worker sent");
+            }
+            decoder.feed(&buffer[..bytes], |line| match line {
+                Line::Whole(line) => match Inbound::parse(line) {
+                    // Most traffic, and none of our business.
+                    Ok(Inbound::App) => {}
+                    Ok(message) => {
+                        trace!(worker = %id, line = %show(line), "from worker");
+                        messages.push(message);
+                    }
+                    Err(_) => malformed += 1,
+                },
+                Line::TooLong => debug!(worker = %id, "dropped a line of more than 1 MiB"),
+            });
+            Ok::<_, io::Error>(bytes)
+        });
+        let bytes = match received {
+            Ok(0) => return Ok(false),
+            Ok(bytes) => bytes,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        if malformed > 0 {
+            self.count_malformed(malformed).await;
+        }
+        for message in messages {
+            self.take(message).await;
+        }
+        if bytes == READ {
+            // There may be more, without end: others first.
+            tokio::task::yield_now().await;
+        }
+        Ok(true)
+    }
+
+    /// What is settled between the two ends stays here; the rest goes to the loop.
+    async fn take(&mut self, message: Inbound) {
+        let wrong = match message {
+            Inbound::HandleAck => self.channel.acknowledged().err(),
+            Inbound::HandleNack => match self.channel.refused() {
+                Ok(Some(again)) => {
+                    self.resend = Some(again);
+                    None
+                }
+                Ok(None) => {
+                    debug!(worker = %self.id, "a handle was refused four times; it is dropped");
+                    None
+                }
+                Err(unexpected) => Some(unexpected),
+            },
+            Inbound::Handle => {
+                // The descriptor is closed already. Unacknowledged, the
+                // worker's whole queue would stall behind it.
+                if let Err(overflow) = self.channel.push_ack(outbound::handle_ack()) {
+                    self.complain(overflow.to_string()).await;
+                }
+                None
+            }
+            Inbound::App => None,
+            Inbound::Unknown => {
+                debug!(worker = %self.id, "ignored an unknown internal message");
+                None
+            }
+            message => {
+                self.tell(FromLink::Message(message)).await;
+                None
+            }
+        };
+        if let Some(unexpected) = wrong {
+            debug!(worker = %self.id, "{unexpected}");
+        }
+    }
+
+    async fn count_malformed(&mut self, count: u32) {
+        let (since, total) = &mut self.malformed;
+        if since.elapsed() > Duration::from_secs(60) {
+            (*since, *total) = (Instant::now(), 0);
+        }
+        *total = total.saturating_add(count);
+        debug!(worker = %self.id, count, "malformed lines");
+        if *total > MAX_MALFORMED {
+            self.complain(format!(
+                "more than {MAX_MALFORMED} malformed messages in a minute"
+            ))
+            .await;
+        }
+    }
+}
+
+/// The start of a line, for the log. Ticket keys stand further back, in `data`;
+/// they are never shown.
+fn show(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
+    text.split("\"data\"").next().unwrap_or("").to_owned()
+}

@@ -1,0 +1,332 @@
+//! The listening sockets: bound once, kept over every replacement.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use crate::{
+    ipc::{AddressType, Listening, Query},
+    supervisor::{Generation, WorkerId},
+    sys::listener::{self, BindError, Bound, Endpoint},
+};
+
+/// Most listeners of one master.
+const MAX_LISTENERS: usize = 64;
+
+#[derive(Debug)]
+struct Listener {
+    socket: Arc<OwnedFd>,
+    local: Endpoint,
+    file: Option<(u64, u64)>,
+    query: Query,
+    /// What the first worker said, for all (TLS ticket keys).
+    data: Value,
+    holders: BTreeSet<WorkerId>,
+    generations: BTreeSet<Generation>,
+}
+
+#[derive(Debug)]
+struct Declared {
+    asked: Endpoint,
+    socket: Arc<OwnedFd>,
+    local: Endpoint,
+    file: Option<(u64, u64)>,
+    used: bool,
+}
+
+/// What a worker gets for its query.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) key: String,
+    pub(super) socket: Arc<OwnedFd>,
+    pub(super) data: Value,
+    pub(super) udp: bool,
+}
+
+/// All listeners, by the key that Node gives them.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    by_key: BTreeMap<String, Listener>,
+    declared: Vec<Declared>,
+}
+
+impl Listeners {
+    /// Binds what `--bind` declares.
+    pub(super) fn declare(&mut self, endpoints: &[Endpoint]) -> Result<(), BindError> {
+        for endpoint in endpoints {
+            let Bound {
+                socket,
+                local,
+                file,
+            } = listener::bind(endpoint)?;
+            self.declared.push(Declared {
+                asked: endpoint.clone(),
+                socket: Arc::new(socket),
+                local,
+                file,
+                used: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Port of the first declared TCP address: the workers' `PORT`.
+    pub(super) fn declared_port(&self) -> Option<u16> {
+        self.declared.iter().find_map(|d| match d.local {
+            Endpoint::Tcp { port, .. } => Some(port),
+            Endpoint::Udp { .. } | Endpoint::Path(_) | Endpoint::Abstract(_) => None,
+        })
+    }
+
+    /// Declared addresses that no worker has asked for.
+    pub(super) fn unused(&self) -> impl Iterator<Item = String> + '_ {
+        self.declared
+            .iter()
+            .filter(|d| !d.used)
+            .map(|d| d.local.to_string())
+    }
+
+    /// Answers a query: the socket of its key, bound now if it is new.
+    pub(super) fn grant(
+        &mut self,
+        worker: WorkerId,
+        generation: Generation,
+        query: &Query,
+    ) -> Result<Granted, BindError> {
+        let key = query.key();
+        if !self.by_key.contains_key(&key) {
+            let listener = self.open(query)?;
+            self.by_key.insert(key.clone(), listener);
+        }
+        let refused = |errno, hint: &str| BindError::refused(&key, errno, hint);
+        let Some(listener) = self.by_key.get_mut(&key) else {
+            return Err(refused(libc::EINVAL, ""));
+        };
+        if !listener.holders.insert(worker) {
+            // A second handle under one key would kill the worker by assertion.
+            return Err(refused(
+                libc::EADDRINUSE,
+                "this worker listens there already",
+            ));
+        }
+        listener.generations.insert(generation);
+        Ok(Granted {
+            socket: Arc::clone(&listener.socket),
+            data: listener.data.clone(),
+            udp: query.address_type.is_udp(),
+            key,
+        })
+    }
+
+    fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
+        let endpoint = endpoint(query)?;
+        let (socket, local, file) = match self.take_declared(&endpoint) {
+            Some(declared) => declared,
+            None if self.by_key.len() >= MAX_LISTENERS => {
+                return Err(BindError::refused(
+                    endpoint,
+                    libc::EMFILE,
+                    format!("the app has {MAX_LISTENERS} listeners already"),
+                ));
+            }
+            None => {
+                let bound = listener::bind(&endpoint)?;
+                (Arc::new(bound.socket), bound.local, bound.file)
+            }
+        };
+        Ok(Listener {
+            socket,
+            local,
+            file,
+            query: query.clone(),
+            data: query.data.clone(),
+            holders: BTreeSet::new(),
+            generations: BTreeSet::new(),
+        })
+    }
+
+    /// A declared socket serves a query for its port on its address, or where
+    /// one of the two says "any".
+    #[expect(clippy::type_complexity)]
+    fn take_declared(
+        &mut self,
+        wanted: &Endpoint,
+    ) -> Option<(Arc<OwnedFd>, Endpoint, Option<(u64, u64)>)> {
+        let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+        let declared = self
+            .declared
+            .iter_mut()
+            .find(|d| match (&d.local, wanted) {
+                (
+                    Endpoint::Tcp { ip, port, .. },
+                    Endpoint::Tcp {
+                        ip: ip2,
+                        port: port2,
+                        ..
+                    },
+                ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
+                _ => d.asked == *wanted,
+            })?;
+        declared.used = true;
+        Some((
+            Arc::clone(&declared.socket),
+            declared.local.clone(),
+            // The declared entry removes its file.
+            None,
+        ))
+    }
+
+    /// A server of a worker listens: finds its key, and repairs the backlog,
+    /// which the worker's own `listen()` has just set to what the app said.
+    pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<String> {
+        let (key, listener) = self.by_key.iter().find(|(_, l)| {
+            let port_matches = l.query.port == told.port
+                || (l.query.port == 0 && port_of(&l.local) == u16::try_from(told.port).ok());
+            l.holders.contains(&worker)
+                && l.query.address == told.address
+                && l.query.address_type == told.address_type
+                && port_matches
+        })?;
+        if !l_is_udp(listener) {
+            // Fails only for a socket that cannot listen; then there is no backlog either.
+            let _ = listener::relisten(&listener.socket);
+        }
+        Some(key.clone())
+    }
+
+    /// Whether a key is bound.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// A worker closed its handle: it may ask for the key again.
+    pub(super) fn release(&mut self, worker: WorkerId, key: &str) {
+        if let Some(listener) = self.by_key.get_mut(key) {
+            listener.holders.remove(&worker);
+        }
+    }
+
+    /// A worker is gone.
+    pub(super) fn forget(&mut self, worker: WorkerId) {
+        for listener in self.by_key.values_mut() {
+            listener.holders.remove(&worker);
+        }
+    }
+
+    /// Closes listeners that the generation which now serves alone never
+    /// asked for. Returns their addresses.
+    pub(super) fn retire(&mut self, committed: Generation) -> Vec<String> {
+        let gone: Vec<_> = self
+            .by_key
+            .iter()
+            .filter(|(_, l)| l.holders.is_empty() && !l.generations.contains(&committed))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for listener in self.by_key.values_mut() {
+            listener.generations.retain(|g| *g >= committed);
+        }
+        gone.iter()
+            .filter_map(|key| self.by_key.remove(key))
+            .map(|listener| {
+                remove_file(&listener.local, listener.file);
+                listener.local.to_string()
+            })
+            .collect()
+    }
+
+    /// Addresses, each once.
+    pub(super) fn addresses(&self) -> BTreeSet<String> {
+        let declared = self.declared.iter().map(|d| d.local.to_string());
+        let asked = self.by_key.values().map(|l| l.local.to_string());
+        declared.chain(asked).collect()
+    }
+
+    /// Removes the socket files that were made.
+    pub(super) fn remove_files(&self) {
+        for declared in &self.declared {
+            remove_file(&declared.local, declared.file);
+        }
+        for listener in self.by_key.values() {
+            remove_file(&listener.local, listener.file);
+        }
+    }
+}
+
+fn l_is_udp(listener: &Listener) -> bool {
+    listener.query.address_type.is_udp()
+}
+
+fn remove_file(local: &Endpoint, file: Option<(u64, u64)>) {
+    if let (Endpoint::Path(path), Some(file)) = (local, file) {
+        listener::unlink(path, file);
+    }
+}
+
+fn port_of(endpoint: &Endpoint) -> Option<u16> {
+    match endpoint {
+        Endpoint::Tcp { port, .. } | Endpoint::Udp { port, .. } => Some(*port),
+        Endpoint::Path(_) | Endpoint::Abstract(_) => None,
+    }
+}
+
+/// What a query asks for, in our terms.
+fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
+    let wrong = |errno, hint: &str| BindError::refused(query.key(), errno, hint);
+    if query.fd.is_some() {
+        return Err(wrong(
+            libc::EBADF,
+            "listen({fd}) names a descriptor of the worker; the master has none under that number",
+        ));
+    }
+    if query.address_type == AddressType::Unix {
+        let path = query.address.as_deref().unwrap_or("");
+        return match path.strip_prefix('\0') {
+            Some(name) => Ok(Endpoint::Abstract(
+                name.trim_end_matches('\0').as_bytes().to_vec(),
+            )),
+            None if path.is_empty() => Err(wrong(libc::EINVAL, "the path is empty")),
+            None => Ok(Endpoint::Path(PathBuf::from(path))),
+        };
+    }
+    let port = u16::try_from(query.port).map_err(|_| wrong(libc::EINVAL, "the port is wrong"))?;
+    let (ip, scope) = match query.address.as_deref().filter(|a| !a.is_empty()) {
+        None => (None, 0),
+        Some(text) => {
+            let (ip, scope) = text.split_once('%').map_or((text, None), |(ip, scope)| {
+                (ip, listener::interface_index(scope))
+            });
+            let ip = ip
+                .parse::<IpAddr>()
+                .map_err(|_| wrong(libc::EINVAL, "not an IP address"))?;
+            (Some(ip), scope.unwrap_or(0))
+        }
+    };
+    // UV_TCP_IPV6ONLY and UV_UDP_IPV6ONLY are both 1, UV_UDP_REUSEADDR is 4 (uv.h).
+    let v6_only = query.flags & 1 != 0;
+    Ok(match query.address_type {
+        AddressType::Udp4 | AddressType::Udp6 => Endpoint::Udp {
+            ip: ip.unwrap_or(match query.address_type {
+                AddressType::Udp6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+                AddressType::Udp4 | AddressType::Tcp4 | AddressType::Tcp6 | AddressType::Unix => {
+                    IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)
+                }
+            }),
+            scope,
+            port,
+            v6_only,
+            reuse_addr: query.flags & 4 != 0,
+        },
+        AddressType::Tcp4 | AddressType::Tcp6 | AddressType::Unix => Endpoint::Tcp {
+            ip,
+            scope,
+            port,
+            v6_only,
+        },
+    })
+}

@@ -1,0 +1,193 @@
+//! The loop: waits for one thing, turns it into events, lets the supervisor
+//! step, carries out its orders. Nothing else in the master waits.
+
+use std::collections::VecDeque;
+
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::{
+    clock::Clock,
+    effects::World,
+    link::FromLink,
+    signals::{Signals, Told},
+};
+use crate::{
+    admin::Request,
+    exit_code::ExitCode,
+    supervisor::{Event, Supervisor, Urgency, WorkerId},
+    sys::terminal::Terminal,
+};
+
+/// How the master ended.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Its exit code.
+    pub code: ExitCode,
+    /// Why, when it is a failure.
+    pub reason: Option<String>,
+}
+
+/// Where events come from.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) signals: Signals,
+    pub(super) requests: Receiver<Request>,
+    pub(super) inbox: Receiver<(WorkerId, FromLink)>,
+}
+
+enum Input {
+    Signal(Told),
+    Request(Request),
+    Link(WorkerId, FromLink),
+    Tick,
+}
+
+/// The process master.
+#[derive(Debug)]
+pub(super) struct Master {
+    supervisor: Supervisor,
+    clock: Clock,
+    world: World,
+    terminal: Option<Terminal>,
+    interrupted: bool,
+}
+
+impl Master {
+    pub(super) fn new(supervisor: Supervisor, world: World) -> Self {
+        Self {
+            supervisor,
+            clock: Clock::start(),
+            world,
+            terminal: Terminal::of_process(),
+            interrupted: false,
+        }
+    }
+
+    /// Runs until every worker is gone.
+    pub(super) async fn run(mut self, mut inputs: Inputs) -> Verdict {
+        self.dispatch(Event::Tick);
+        loop {
+            if let Some(verdict) = self.world.verdict.take() {
+                self.world.close(&verdict).await;
+                return verdict;
+            }
+            let input = self.next_input(&mut inputs).await;
+            if let Some(pause) = self.clock.woke() {
+                warn!(
+                    pause_ms = pause.as_millis() as u64,
+                    "the master itself was paused; its timeouts are moved by as much"
+                );
+            }
+            match input {
+                Input::Signal(told) => self.signal(told),
+                Input::Request(request) => self.request(request),
+                Input::Link(id, what) => {
+                    if let Some(event) = self.world.hear(id, what, &self.supervisor) {
+                        self.dispatch(event);
+                    }
+                }
+                Input::Tick => {
+                    for event in self.world.endings.overdue() {
+                        self.dispatch(event);
+                    }
+                    self.dispatch(Event::Tick);
+                }
+            }
+        }
+    }
+
+    async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
+        let deadline = self.clock.plan(self.supervisor.deadline());
+        let wake = deadline.into_iter().chain(self.world.endings.due()).min();
+        // Signals first: a child that ended must be reaped before anything is sent to it.
+        tokio::select! {
+            biased;
+            told = inputs.signals.next() => Input::Signal(told),
+            Some(request) = inputs.requests.recv() => Input::Request(request),
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
+            Some((id, what)) = inputs.inbox.recv() => Input::Link(id, what),
+        }
+    }
+
+    /// One event and all that its orders bring about.
+    fn dispatch(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            if let Event::Exited { id, .. } = &event {
+                self.world.forget(*id);
+            }
+            for action in self.supervisor.step(self.clock.now(), event) {
+                events.extend(self.world.execute(action, &self.supervisor));
+            }
+        }
+        self.world.answer_waiting(&self.supervisor);
+    }
+
+    fn signal(&mut self, told: Told) {
+        match told {
+            Told::Child => {
+                for event in self.world.reap() {
+                    self.dispatch(event);
+                }
+            }
+            Told::Hup if self.terminal.as_ref().is_some_and(Terminal::is_gone) => {
+                info!("the terminal went away: stopping");
+                self.dispatch(Event::Stop(Urgency::Graceful));
+            }
+            Told::Hup => {
+                info!(signal = "SIGHUP", "reload asked for");
+                self.dispatch(Event::Reload { ticket: None });
+            }
+            Told::Quit => self.stop("SIGQUIT", Urgency::Graceful),
+            Told::Int | Told::Term => {
+                let again = std::mem::replace(&mut self.interrupted, true);
+                let name = if told == Told::Int {
+                    "SIGINT"
+                } else {
+                    "SIGTERM"
+                };
+                let urgency = if again {
+                    Urgency::Now
+                } else {
+                    Urgency::Graceful
+                };
+                self.stop(name, urgency);
+            }
+            Told::Other(signal) => warn!(signal, "this signal has no meaning yet; ignored"),
+        }
+    }
+
+    fn stop(&mut self, signal: &str, urgency: Urgency) {
+        let now = urgency == Urgency::Now;
+        info!(signal, now, "stop asked for");
+        self.dispatch(Event::Stop(urgency));
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => {
+                let fleet = self.supervisor.view(self.clock.now());
+                // Whoever asked may have gone.
+                let _ = reply.send(self.world.status(fleet));
+            }
+            Request::Reload(wish, reply) => {
+                let ticket = Some(self.world.wait_for_reload(wish.drained, reply));
+                info!(rollback = wish.rollback, "reload asked for");
+                self.dispatch(if wish.rollback {
+                    Event::Rollback { ticket }
+                } else {
+                    Event::Reload { ticket }
+                });
+            }
+            Request::Stop { now, reply } => {
+                self.world.wait_for_stop(reply);
+                let urgency = if now { Urgency::Now } else { Urgency::Graceful };
+                self.stop("request", urgency);
+            }
+        }
+    }
+}

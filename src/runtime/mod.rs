@@ -1,0 +1,20 @@
+//! The runtime: one loop that turns what happens into events and carries out
+//! what the supervisor orders.
+//!
+//! It owns tokio, the workers' channels, the listeners and the releases. It
+//! must not decide: which worker goes when is the supervisor's.
+
+pub mod boot;
+mod clock;
+mod duty;
+mod effects;
+mod endings;
+mod link;
+mod listeners;
+mod master;
+mod release;
+mod report;
+mod shim_file;
+mod signals;
+
+pub use release::{Release, ReleaseError};

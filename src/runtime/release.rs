@@ -1,0 +1,267 @@
+//! A release: what a generation runs, looked up when the generation begins.
+//!
+//! Paths stay as the operator gave them and are followed anew for each
+//! generation, so `current -> releases/42` means what it says at every reload;
+//! within a generation, replacements run what the generation began with, for
+//! as long as it is there.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use crate::config::Launch;
+
+/// Why a release cannot be used.
+#[derive(Debug, Error)]
+pub enum ReleaseError {
+    /// The script is not there or cannot be read.
+    #[error("failed to read the script {path}: {why}")]
+    Script {
+        /// As the operator gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The working directory is gone.
+    #[error("failed to enter the working directory {path}: {why}")]
+    Cwd {
+        /// As the operator gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no node.
+    #[error("failed to find node in PATH: install Node.js, or name its binary with --node")]
+    NoNode,
+    /// `--node` cannot be run.
+    #[error("failed to run node at {path}: {why}")]
+    Node {
+        /// As the operator gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The environment file.
+    #[error("failed to read the environment file {path}{}: {why}", .line.map(|l| format!(", line {l}")).unwrap_or_default())]
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What one generation runs.
+#[derive(Clone, Debug)]
+pub struct Release {
+    script: PathBuf,
+    real_script: PathBuf,
+    cwd: PathBuf,
+    real_cwd: PathBuf,
+    /// The node binary.
+    pub node: PathBuf,
+    /// Variables of the environment file.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Release {
+    /// Follows all paths as they are now.
+    ///
+    /// # Errors
+    /// A [`ReleaseError`] for the first thing that is missing.
+    pub fn resolve(launch: &Launch) -> Result<Self, ReleaseError> {
+        let (script, real_script) = script(&launch.script)?;
+        let cwd_error = |error: &io::Error| ReleaseError::Cwd {
+            path: launch.cwd.clone(),
+            why: plain(error),
+        };
+        let real_cwd = fs::canonicalize(&launch.cwd).map_err(|e| cwd_error(&e))?;
+        if !real_cwd.is_dir() {
+            return Err(cwd_error(&io::Error::from_raw_os_error(libc::ENOTDIR)));
+        }
+        Ok(Self {
+            script,
+            real_script,
+            cwd: launch.cwd.clone(),
+            real_cwd,
+            node: node(launch.node.as_deref())?,
+            env: launch.env_file.as_deref().map_or(Ok(vec![]), env_file)?,
+        })
+    }
+
+    /// Script and working directory for a worker that starts now. The path as
+    /// given, where it still leads to this release; the release's own path,
+    /// where a link has moved on; the path as given again, where the release
+    /// was deleted.
+    pub fn paths(&self) -> (&Path, &Path) {
+        (
+            pick(&self.script, &self.real_script),
+            pick(&self.cwd, &self.real_cwd),
+        )
+    }
+
+    /// The folder that the script is in, links followed.
+    pub fn folder(&self) -> &Path {
+        self.real_script.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Whether its script is still there.
+    pub fn exists(&self) -> bool {
+        self.real_script.is_file()
+    }
+}
+
+fn pick<'a>(given: &'a Path, real: &'a Path) -> &'a Path {
+    let moved = fs::canonicalize(given).is_ok_and(|now| now != real);
+    if (moved || !given.exists()) && real.exists() {
+        real
+    } else {
+        given
+    }
+}
+
+/// The error in words, without the errno.
+fn plain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "no such file or folder".to_owned(),
+        Some(libc::EACCES) => "permission denied".to_owned(),
+        Some(libc::ELOOP) => "its symbolic links go in a circle".to_owned(),
+        Some(libc::ENOTDIR) => "not a folder".to_owned(),
+        _ => {
+            let text = error.to_string();
+            text.split(" (os error").next().unwrap_or("").to_lowercase()
+        }
+    }
+}
+
+fn script(given: &Path) -> Result<(PathBuf, PathBuf), ReleaseError> {
+    let wrong = |why: String| ReleaseError::Script {
+        path: given.to_owned(),
+        why,
+    };
+    let mut path = given.to_owned();
+    if !path.exists() && path.extension().is_none() {
+        // As `node server` finds server.js.
+        let with_js = path.with_extension("js");
+        if with_js.is_file() {
+            path = with_js;
+        }
+    }
+    let meta = fs::metadata(&path).map_err(|e| wrong(plain(&e)))?;
+    if meta.is_dir() {
+        return Err(wrong(
+            "it is a folder; name the file that node should run".to_owned(),
+        ));
+    }
+    fs::File::open(&path).map_err(|e| wrong(plain(&e)))?;
+    let real = fs::canonicalize(&path).map_err(|e| wrong(plain(&e)))?;
+    Ok((path, real))
+}
+
+fn node(given: Option<&Path>) -> Result<PathBuf, ReleaseError> {
+    let name = given.unwrap_or(Path::new("node"));
+    if name.components().count() > 1 {
+        return runnable(name)
+            .map(|()| name.to_owned())
+            .map_err(|why| ReleaseError::Node {
+                path: name.to_owned(),
+                why,
+            });
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|candidate| runnable(candidate).is_ok())
+        .ok_or_else(|| match given {
+            Some(name) => ReleaseError::Node {
+                path: name.to_owned(),
+                why: "not found in PATH".to_owned(),
+            },
+            None => ReleaseError::NoNode,
+        })
+}
+
+fn runnable(path: &Path) -> Result<(), String> {
+    let meta = fs::metadata(path).map_err(|e| plain(&e))?;
+    if !meta.is_file() {
+        return Err("not a file".to_owned());
+    }
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK)
+        .map_err(|_| "not executable (chmod +x)".to_owned())
+}
+
+/// `KEY=VALUE` lines; `#` comments; an `export` before the key and quotes
+/// around the value are taken off. Nothing is expanded.
+fn env_file(path: &Path) -> Result<Vec<(OsString, OsString)>, ReleaseError> {
+    let wrong = |line, why: String| ReleaseError::EnvFile {
+        path: path.to_owned(),
+        line,
+        why,
+    };
+    let text = fs::read_to_string(path).map_err(|e| wrong(None, plain(&e)))?;
+    let mut variables = vec![];
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let number = Some(index + 1);
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let (key, value) = line
+            .split_once('=')
+            .ok_or_else(|| wrong(number, "there is no `=`; write KEY=VALUE".to_owned()))?;
+        let key = key.trim();
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if key.is_empty() || !key.chars().all(good) || key.starts_with(|c: char| c.is_ascii_digit())
+        {
+            return Err(wrong(number, format!("`{key}` is no name of a variable")));
+        }
+        let value = value.trim();
+        let value = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) => value[1..]
+                .strip_suffix(quote)
+                .ok_or_else(|| wrong(number, format!("the {quote} is never closed")))?,
+            Some(_) | None => value,
+        };
+        if value.contains('\0') {
+            return Err(wrong(number, "a value cannot hold a NUL".to_owned()));
+        }
+        variables.push((key.into(), value.into()));
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<(OsString, OsString)>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".env");
+        fs::write(&path, text).unwrap();
+        env_file(&path).map_err(|e| e.to_string().replace(path.to_str().unwrap(), "FILE"))
+    }
+
+    #[test]
+    fn environment_files() {
+        let pairs = parse("# c\n\nA=1\nexport B = two words \nC=\"q=#\"\nD='x'\nE=\n").unwrap();
+        let shown: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| format!("{}={}", k.display(), v.display()))
+            .collect();
+        assert_eq!(shown, ["A=1", "B=two words", "C=q=#", "D=x", "E="]);
+        assert_eq!(
+            parse("A=1\nnope\n").unwrap_err(),
+            "failed to read the environment file FILE, line 2: there is no `=`; write KEY=VALUE"
+        );
+        for wrong in ["1A=1", "A B=1", "=1", "A=\"x"] {
+            assert!(parse(wrong).unwrap_err().contains("line 1"), "{wrong}");
+        }
+    }
+}

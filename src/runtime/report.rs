@@ -1,0 +1,57 @@
+//! The supervisor's reports as log lines: one a transition.
+
+use tracing::{error, info, warn};
+
+use crate::supervisor::{ReloadOutcome, Report};
+
+/// Writes a report to the log.
+pub(super) fn log(report: &Report) {
+    match report {
+        Report::Moved {
+            id,
+            slot,
+            pid,
+            generation,
+            from,
+            to,
+            reason,
+        } => info!(
+            %slot, worker = %id, pid = pid.map(|p| p.0), %generation, %from, %to, reason, "worker moved"
+        ),
+        Report::Ended {
+            id,
+            slot,
+            pid,
+            generation,
+            exit,
+            unexpected,
+            detail,
+            retry_ms,
+        } => {
+            let exit = exit.map_or_else(|| "never started".to_owned(), |e| e.to_string());
+            let (pid, detail) = (pid.map(|p| p.0), detail.as_deref());
+            if *unexpected {
+                warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, "worker died");
+            } else {
+                info!(%slot, worker = %id, pid, %generation, exit, detail, "worker ended");
+            }
+        }
+        Report::Condemned { id, slot, reason } => {
+            warn!(%slot, worker = %id, reason, "worker will be replaced");
+        }
+        Report::ReloadStarted { generation } => info!(%generation, "reload started"),
+        Report::ReloadEnded {
+            generation,
+            took_ms,
+            outcome,
+        } => match outcome {
+            ReloadOutcome::Done { .. } => info!(%generation, took_ms, "reload done"),
+            ReloadOutcome::Failed { reason } => {
+                error!(%generation, took_ms, reason, "reload failed; the old workers serve on");
+            }
+            ReloadOutcome::Superseded { reason } => {
+                warn!(%generation, took_ms, reason, "reload given up");
+            }
+        },
+    }
+}

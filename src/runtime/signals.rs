@@ -1,0 +1,72 @@
+//! Signals to the master.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::sys::process;
+
+/// A signal, by what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Child,
+    Hup,
+    Int,
+    Term,
+    Quit,
+    /// A signal that has no meaning yet; it must not have its default action.
+    Other(&'static str),
+}
+
+/// All signals that the master listens to.
+#[derive(Debug)]
+pub(super) struct Signals {
+    child: Signal,
+    hup: Signal,
+    int: Signal,
+    term: Signal,
+    quit: Signal,
+    usr1: Signal,
+    usr2: Signal,
+    ttin: Signal,
+    ttou: Signal,
+    winch: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers, then lets through what was blocked since `main`.
+    pub(super) fn install() -> io::Result<Self> {
+        let on = |number: libc::c_int| signal(SignalKind::from_raw(number));
+        let signals = Self {
+            child: on(libc::SIGCHLD)?,
+            hup: on(libc::SIGHUP)?,
+            int: on(libc::SIGINT)?,
+            term: on(libc::SIGTERM)?,
+            quit: on(libc::SIGQUIT)?,
+            usr1: on(libc::SIGUSR1)?,
+            usr2: on(libc::SIGUSR2)?,
+            ttin: on(libc::SIGTTIN)?,
+            ttou: on(libc::SIGTTOU)?,
+            winch: on(libc::SIGWINCH)?,
+        };
+        process::unblock_signals();
+        Ok(signals)
+    }
+
+    /// The next signal. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.child.recv() => Told::Child,
+            _ = self.term.recv() => Told::Term,
+            _ = self.int.recv() => Told::Int,
+            _ = self.quit.recv() => Told::Quit,
+            _ = self.hup.recv() => Told::Hup,
+            _ = self.usr1.recv() => Told::Other("SIGUSR1"),
+            _ = self.usr2.recv() => Told::Other("SIGUSR2"),
+            _ = self.ttin.recv() => Told::Other("SIGTTIN"),
+            _ = self.ttou.recv() => Told::Other("SIGTTOU"),
+            _ = self.winch.recv() => Told::Other("SIGWINCH"),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Applying an event: notes the fact and its direct consequences.
+//! What follows from the new whole is `reconcile`'s.
+
+use super::{
+    action::{Action, Gate, Report, StopSignal},
+    event::{Event, Exit, Fact, Urgency},
+    machine::{Phase, Supervisor},
+    policy::{Policy, Readiness},
+    worker::{Pid, State, WorkerId},
+};
+use crate::exit_code::ExitCode;
+
+impl Supervisor {
+    pub(super) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::Spawned { id, pid } => self.spawned(id, pid),
+            Event::SpawnFailed { id, reason } => self.spawn_failed(id, &reason),
+            Event::Worker { id, fact } => self.fact(id, fact),
+            Event::Exited { id, exit } => self.exited(id, exit),
+            Event::Reload { ticket } => self.ask_reload(ticket, false),
+            Event::Rollback { ticket } => self.ask_reload(ticket, true),
+            Event::Prepared { generation } => self.prepared(generation),
+            Event::PrepareFailed { generation, reason } => {
+                if self
+                    .reload
+                    .as_ref()
+                    .is_some_and(|r| r.generation == generation)
+                {
+                    self.fail_reload(&reason);
+                }
+            }
+            Event::Stop(urgency) => self.ask_stop(urgency),
+        }
+    }
+
+    fn spawned(&mut self, id: WorkerId, pid: Pid) {
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        worker.pid = Some(pid);
+        match worker.state {
+            State::Starting => {
+                // The ready timeout runs from the order on.
+                let deadline = worker.deadline;
+                self.enter(id, State::Booting, None, "process started");
+                if let Some(worker) = self.fleet.worker_mut(id) {
+                    worker.deadline = deadline;
+                }
+            }
+            State::Stopping => self.signal(id, StopSignal::Stop),
+            State::Killing => self.signal(id, StopSignal::Kill),
+            State::Booting | State::Held | State::Ready | State::Draining => {}
+        }
+    }
+
+    fn spawn_failed(&mut self, id: WorkerId, reason: &str) {
+        let Some(mut worker) = self.fleet.remove(id) else {
+            return;
+        };
+        worker.last_error = Some(reason.to_owned());
+        let retry_ms = worker
+            .is_seated()
+            .then(|| self.lost_seat(&worker, reason))
+            .flatten();
+        self.out.push(Action::Report(Report::Ended {
+            id,
+            slot: worker.slot,
+            pid: None,
+            generation: worker.generation,
+            exit: None,
+            unexpected: true,
+            detail: Some(reason.to_owned()),
+            retry_ms,
+        }));
+    }
+
+    fn exited(&mut self, id: WorkerId, exit: Exit) {
+        let Some(worker) = self.fleet.remove(id) else {
+            return;
+        };
+        let unexpected = worker.is_seated();
+        let retry_ms = unexpected
+            .then(|| {
+                let why = worker
+                    .last_error
+                    .as_ref()
+                    .map_or_else(|| exit.to_string(), |e| format!("{exit}: {e}"));
+                self.lost_seat(&worker, &why)
+            })
+            .flatten();
+        let detail = match (worker.last_error, worker.drained) {
+            (Some(error), _) => Some(error),
+            (None, Some(cut)) if cut > 0 => Some(format!("{cut} connections cut")),
+            (None, _) => None,
+        };
+        self.out.push(Action::Report(Report::Ended {
+            id,
+            slot: worker.slot,
+            pid: worker.pid,
+            generation: worker.generation,
+            exit: Some(exit),
+            unexpected,
+            detail,
+            retry_ms,
+        }));
+    }
+
+    /// A seat became empty by its worker's own fault. Returns the milliseconds
+    /// until it is filled again, where that is decided by the backoff.
+    fn lost_seat(&mut self, worker: &super::Worker, why: &str) -> Option<u64> {
+        if self.phase == Phase::FirstBoot {
+            // The first cause is the one worth telling; a failed bind beats what it led to.
+            self.boot_error.get_or_insert_with(|| {
+                (
+                    ExitCode::BootFailed,
+                    format!("worker of slot {} ended: {why}", worker.slot),
+                )
+            });
+        }
+        if self
+            .reload
+            .as_ref()
+            .is_some_and(|r| r.generation == worker.generation)
+        {
+            self.fail_reload(&format!("worker of slot {} ended: {why}", worker.slot));
+            return None;
+        }
+        let jitter = self.jitter();
+        let (now, ready_for) = (self.now, worker.ready_for(self.now));
+        let seat = self.seat(worker.slot);
+        seat.restarts += 1;
+        let delay = seat.backoff.died(now, ready_for, jitter);
+        Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// As `lost_seat`, for a worker whose process still lives.
+    fn forfeit(&mut self, id: WorkerId, why: &str) {
+        if let Some(worker) = self.fleet.worker(id).cloned() {
+            self.lost_seat(&worker, why);
+        }
+    }
+
+    fn fact(&mut self, id: WorkerId, fact: Fact) {
+        let readiness = self.policy.readiness;
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        match fact {
+            Fact::Online => {
+                if readiness == Readiness::Online {
+                    self.is_ready(id, "node is online");
+                }
+            }
+            Fact::AtGate => {
+                if worker.state == State::Booting && worker.gate == Gate::Closed {
+                    self.enter(id, State::Held, None, "asks for its listener");
+                }
+            }
+            Fact::Listening(key) => {
+                let reason = format!("listens on {key}");
+                if worker.state <= State::Draining {
+                    worker.listening.insert(key);
+                }
+                if readiness == Readiness::Listening {
+                    self.is_ready(id, &reason);
+                }
+            }
+            Fact::Closed(key) => {
+                worker.listening.remove(&key);
+            }
+            Fact::SaidReady => {
+                if readiness == Readiness::Message {
+                    self.is_ready(id, "the app said ready");
+                }
+            }
+            Fact::Drained { cut } => {
+                if worker.state == State::Draining && worker.drained.is_none() {
+                    worker.drained = Some(cut);
+                    worker.listening.clear();
+                    worker.deadline = Some(self.now + Policy::LINGER);
+                    self.drained_total += 1;
+                    self.cut_total += cut;
+                }
+            }
+            Fact::Leaving => worker.leaving = true,
+            Fact::ChannelClosed => self.channel_closed(id),
+            Fact::Failed(error) => worker.last_error = Some(error),
+            Fact::BindFailed(reason) => {
+                let generation = worker.generation;
+                worker.last_error.get_or_insert_with(|| reason.clone());
+                if self.phase == Phase::FirstBoot {
+                    self.boot_error = Some((ExitCode::BindFailed, reason));
+                } else if self
+                    .reload
+                    .as_ref()
+                    .is_some_and(|r| r.generation == generation)
+                {
+                    self.fail_reload(&reason);
+                }
+            }
+            Fact::Misbehaves(reason) => self.condemn(id, &reason),
+        }
+    }
+
+    fn is_ready(&mut self, id: WorkerId, reason: &str) {
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        worker.readiness_seen = true;
+        let held = worker.gate == Gate::Closed;
+        match worker.state {
+            // An app that says ready without ever asking for a listener waits at the gate too.
+            State::Booting if held => self.enter(id, State::Held, None, reason),
+            State::Booting => self.enter(id, State::Ready, None, reason),
+            State::Held if !held => self.enter(id, State::Ready, None, reason),
+            State::Starting
+            | State::Held
+            | State::Ready
+            | State::Draining
+            | State::Stopping
+            | State::Killing => {}
+        }
+    }
+
+    fn channel_closed(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        worker.channel_open = false;
+        let leaving = worker.leaving;
+        match worker.state {
+            State::Starting | State::Booting | State::Held if !leaving => {
+                self.condemn(id, "closed its channel while booting");
+            }
+            State::Starting | State::Booting | State::Held | State::Ready if leaving => {
+                // It finishes by itself; its seat is free from now on.
+                self.forfeit(id, "the app called worker.disconnect()");
+                self.halt_later(id);
+            }
+            State::Starting | State::Booting | State::Held | State::Ready => {
+                self.condemn(id, "closed its channel but serves on");
+            }
+            State::Draining => {
+                let linger = now + Policy::LINGER;
+                worker.deadline = Some(worker.deadline.map_or(linger, |d| d.min(linger)));
+            }
+            State::Stopping | State::Killing => {}
+        }
+    }
+
+    /// A worker that leaves by itself: it drains without being told.
+    fn halt_later(&mut self, id: WorkerId) {
+        let limit = self.policy.drain_timeout;
+        self.enter(
+            id,
+            State::Draining,
+            Some(limit),
+            "the app called worker.disconnect()",
+        );
+        // It drains already: the order would have no channel to go through.
+        self.out
+            .retain(|a| !matches!(a, Action::Drain { id: d } if *d == id));
+    }
+
+    /// To be replaced: behind a replacement where it serves, at once where it only boots.
+    pub(super) fn condemn(&mut self, id: WorkerId, reason: &str) {
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        if worker.condemned.is_some() || !worker.is_seated() {
+            return;
+        }
+        worker.condemned = Some(reason.to_owned());
+        worker.at_fault = true;
+        let (slot, ready, generation) = (worker.slot, worker.is_ready(), worker.generation);
+        let detail = match &worker.last_error {
+            Some(error) => format!("{reason}: {error}"),
+            None => reason.to_owned(),
+        };
+        self.out.push(Action::Report(Report::Condemned {
+            id,
+            slot,
+            reason: detail.clone(),
+        }));
+        if !ready {
+            self.forfeit(id, &detail);
+            self.halt(id, reason);
+        } else if self
+            .reload
+            .as_ref()
+            .is_some_and(|r| r.generation == generation)
+        {
+            self.fail_reload(&format!("worker of slot {slot}: {detail}"));
+        } else {
+            self.seat(slot).restarts += 1;
+        }
+    }
+
+    /// Deadlines that have passed.
+    pub(super) fn expire(&mut self) {
+        let now = self.now;
+        for id in self.fleet.ids(|w| w.deadline.is_some_and(|d| d <= now)) {
+            let Some(worker) = self.fleet.worker(id) else {
+                continue;
+            };
+            match worker.state {
+                State::Starting | State::Booting | State::Held => {
+                    let reason = self.never_ready(worker);
+                    if self.phase == Phase::FirstBoot {
+                        self.boot_error
+                            .get_or_insert((ExitCode::NeverReady, reason.clone()));
+                    }
+                    let starting = worker.state == State::Starting;
+                    self.forfeit(id, &reason);
+                    if starting {
+                        self.kill(id, "did not start in time");
+                    } else {
+                        self.halt(id, &reason);
+                    }
+                }
+                State::Ready => {}
+                State::Draining => {
+                    let reason = if worker.drained.is_some() || !worker.channel_open {
+                        "drained, but lives on"
+                    } else {
+                        "drain timeout"
+                    };
+                    self.halt(id, reason);
+                }
+                State::Stopping => self.kill(id, "still there after the stop signal"),
+                State::Killing => {
+                    self.signal(id, StopSignal::Kill);
+                    if let Some(worker) = self.fleet.worker_mut(id) {
+                        worker.deadline = Some(now + Policy::KILL_REPEAT);
+                    }
+                }
+            }
+        }
+    }
+
+    fn never_ready(&self, worker: &super::Worker) -> String {
+        let what = match self.policy.readiness {
+            Readiness::Listening => {
+                "it never listened (an app without a server needs --ready online or --ready message)"
+            }
+            Readiness::Message => "the app never called process.send('ready')",
+            Readiness::Online => "node never came online",
+        };
+        let timeout = crate::names::duration(self.policy.ready_timeout);
+        match &worker.last_error {
+            Some(error) => format!("not ready after {timeout}: {what}; its last error: {error}"),
+            None => format!("not ready after {timeout}: {what}"),
+        }
+    }
+
+    fn ask_stop(&mut self, urgency: Urgency) {
+        let urgency = match self.phase {
+            Phase::Stopping(before) => before.max(urgency),
+            Phase::FirstBoot | Phase::Serving => urgency,
+            Phase::Over => return,
+        };
+        self.begin_stop(urgency);
+    }
+}

@@ -1,0 +1,159 @@
+//! When a slot may be filled again after its worker died.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Time;
+
+/// Spacing of restarts of one slot: at once after a healthy run, then 100 ms
+/// doubling to 30 s with jitter; forgotten after 60 s of health.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    failures: u32,
+    not_before: Time,
+}
+
+impl Backoff {
+    /// First delay.
+    pub const BASE: Duration = Duration::from_millis(100);
+    /// Longest delay.
+    pub const CAP: Duration = Duration::from_secs(30);
+    /// A worker that was ready for this long clears the slot's record.
+    pub const RESET: Duration = Duration::from_secs(60);
+
+    /// Notes a death. `ready_for` is how long the worker had been ready, if it
+    /// ever was; `jitter` is uniform in 0..=255. Returns the delay.
+    pub fn died(&mut self, now: Time, ready_for: Option<Duration>, jitter: u8) -> Duration {
+        if ready_for.is_some_and(|d| d >= Self::RESET) {
+            self.failures = 0;
+        }
+        let delay = if self.failures == 0 && ready_for.is_some() {
+            Duration::ZERO
+        } else {
+            let doublings = self.failures.saturating_sub(1).min(16);
+            let full = (Self::BASE * 2u32.pow(doublings)).min(Self::CAP);
+            // 75 % to 100 %: slots that die together do not come back together,
+            // and the cap stays the cap.
+            full * (768 + u32::from(jitter)) / 1023
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + delay;
+        delay
+    }
+
+    /// The earliest time at which the slot may be filled.
+    pub fn not_before(&self) -> Time {
+        self.not_before
+    }
+
+    /// Deaths since the record was last clear.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+/// A bound on restarts of all slots together: a token bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnBudget {
+    thousandths: u64,
+    filled_at: Time,
+}
+
+impl SpawnBudget {
+    /// A full bucket for a fleet of `workers`.
+    pub fn new(workers: u32) -> Self {
+        Self {
+            thousandths: Self::burst(workers) * 1000,
+            filled_at: Time::default(),
+        }
+    }
+
+    /// Most restarts at once: every slot twice, and a few.
+    pub fn burst(workers: u32) -> u64 {
+        u64::from(workers) * 2 + 8
+    }
+
+    /// Restarts a second in the long run.
+    pub fn per_second(workers: u32) -> u64 {
+        u64::from(workers / 2).max(2)
+    }
+
+    fn fill(&mut self, now: Time, workers: u32) {
+        let elapsed = now.0.saturating_sub(self.filled_at.0);
+        // Tokens a second are thousandths of a token a millisecond.
+        self.thousandths = (self.thousandths + elapsed.saturating_mul(Self::per_second(workers)))
+            .min(Self::burst(workers) * 1000);
+        self.filled_at = self.filled_at.max(now);
+    }
+
+    /// Takes one restart; `false` when none is left.
+    pub fn take(&mut self, now: Time, workers: u32) -> bool {
+        self.fill(now, workers);
+        let has = self.thousandths >= 1000;
+        if has {
+            self.thousandths -= 1000;
+        }
+        has
+    }
+
+    /// When the next restart is to be had.
+    pub fn available_at(&self, workers: u32) -> Time {
+        let missing = 1000u64.saturating_sub(self.thousandths);
+        Time(self.filled_at.0 + missing.div_ceil(Self::per_second(workers)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_death_after_a_healthy_run_is_replaced_at_once_then_doubles() {
+        let mut backoff = Backoff::default();
+        let mut delays = vec![];
+        for _ in 0..12 {
+            delays.push(
+                backoff
+                    .died(Time(0), Some(Duration::from_secs(1)), 255)
+                    .as_millis(),
+            );
+        }
+        assert_eq!(
+            delays,
+            [
+                0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000
+            ]
+        );
+        assert_eq!(
+            backoff.died(Time(0), Some(Backoff::RESET), 0),
+            Duration::ZERO
+        );
+    }
+
+    #[test]
+    fn a_worker_that_never_was_ready_waits_from_the_start() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.died(Time(7), None, 255), Backoff::BASE);
+        assert_eq!(backoff.not_before(), Time(107));
+        assert_eq!(
+            backoff.died(Time(7), None, 0),
+            Duration::from_nanos(75_073_313)
+        );
+    }
+
+    #[test]
+    fn the_budget_bounds_every_window() {
+        let workers = 4;
+        let mut budget = SpawnBudget::new(workers);
+        let mut spawned = 0;
+        for ms in 0..10_000 {
+            while budget.take(Time(ms), workers) {
+                spawned += 1;
+            }
+            assert!(budget.available_at(workers) > Time(ms));
+        }
+        let bound = SpawnBudget::burst(workers) + 10 * SpawnBudget::per_second(workers);
+        assert!(spawned <= bound && spawned > bound - 2, "{spawned}");
+    }
+}

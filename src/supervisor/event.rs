@@ -1,0 +1,138 @@
+//! What the supervisor can be told.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::worker::{Generation, Pid, WorkerId};
+
+/// Names whoever waits for the end of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ticket(pub u64);
+
+/// How much of a hurry a stop is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Urgency {
+    /// Drain, then the stop signal, then SIGKILL.
+    Graceful,
+    /// SIGKILL at once.
+    Now,
+}
+
+/// How a process ended, as `waitpid(2)` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// `exit(code)`.
+    Code(i32),
+    /// Killed by a signal.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// Whether the kernel says a core was dumped.
+        core: bool,
+    },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal { signal, core } => {
+                write!(f, "killed by {}", crate::names::signal(*signal))?;
+                if *core {
+                    write!(f, " (core dumped)")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A fact about one worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fact {
+    /// Node has started (`act: "online"`).
+    Online,
+    /// It asked for a listener and the answer is withheld.
+    AtGate,
+    /// One of its servers listens, on the listener of that key.
+    Listening(String),
+    /// It closed its handle on the listener of that key.
+    Closed(String),
+    /// The app called `process.send('ready')`.
+    SaidReady,
+    /// Every connection is finished; so many had to be cut.
+    Drained {
+        /// Connections cut at the deadline.
+        cut: u64,
+    },
+    /// The app itself called `worker.disconnect()` or `.kill()`.
+    Leaving,
+    /// The channel to it reached its end.
+    ChannelClosed,
+    /// An uncaught error, message first, stack after.
+    Failed(String),
+    /// It asked for an address that could not be bound.
+    BindFailed(String),
+    /// It breaks the protocol, floods, or does not read.
+    Misbehaves(String),
+}
+
+/// An event: something that happened outside the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// Time went by.
+    Tick,
+    /// A worker's process was started.
+    Spawned {
+        /// The worker.
+        id: WorkerId,
+        /// Its process.
+        pid: Pid,
+    },
+    /// A worker's process could not be started.
+    SpawnFailed {
+        /// The worker.
+        id: WorkerId,
+        /// What happened, and to what.
+        reason: String,
+    },
+    /// A worker did or said something.
+    Worker {
+        /// The worker.
+        id: WorkerId,
+        /// What.
+        fact: Fact,
+    },
+    /// A worker's process was reaped.
+    Exited {
+        /// The worker.
+        id: WorkerId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// Somebody wants new code.
+    Reload {
+        /// Who waits for the end, if anybody.
+        ticket: Option<Ticket>,
+    },
+    /// Somebody wants the previous generation's release back.
+    Rollback {
+        /// Who waits for the end, if anybody.
+        ticket: Option<Ticket>,
+    },
+    /// The release of a generation is resolved.
+    Prepared {
+        /// The generation.
+        generation: Generation,
+    },
+    /// The release of a generation cannot be had.
+    PrepareFailed {
+        /// The generation.
+        generation: Generation,
+        /// What happened, and to what.
+        reason: String,
+    },
+    /// Stop the master.
+    Stop(Urgency),
+}

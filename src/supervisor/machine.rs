@@ -1,0 +1,265 @@
+//! The state machine: `step` takes one event and returns the orders.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    action::{Action, Gate, Report, StopSignal},
+    backoff::{Backoff, SpawnBudget},
+    event::{Event, Urgency},
+    fleet::Fleet,
+    policy::Policy,
+    reload::{Pending, Reload, Settling},
+    time::Time,
+    worker::{Generation, Slot, State, Worker, WorkerId},
+};
+use crate::exit_code::ExitCode;
+
+/// Where the master as a whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Phase {
+    /// No worker has been ready yet; a failure ends the master.
+    FirstBoot,
+    /// At least one worker has been ready once; it never gives up again.
+    Serving,
+    /// On the way out.
+    Stopping(Urgency),
+    /// `Action::Exit` has been given.
+    Over,
+}
+
+/// What is kept of a slot while its workers come and go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seat {
+    pub(super) backoff: Backoff,
+    /// Workers replaced because they died or were at fault.
+    pub(super) restarts: u64,
+    /// The generation that was spawned here last.
+    pub(super) spawned: Option<Generation>,
+}
+
+/// Decides. All fields are plain data; see the module documentation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supervisor {
+    pub(super) policy: Policy,
+    pub(super) phase: Phase,
+    pub(super) fleet: Fleet,
+    pub(super) seats: Vec<Seat>,
+    pub(super) committed: Generation,
+    pub(super) previous: Option<Generation>,
+    pub(super) newest: Generation,
+    pub(super) reload: Option<Reload>,
+    pub(super) pending: Option<Pending>,
+    pub(super) settling: Vec<Settling>,
+    pub(super) budget: SpawnBudget,
+    pub(super) verdict: Option<(ExitCode, String)>,
+    pub(super) boot_error: Option<(ExitCode, String)>,
+    /// A reload ended since generations were last retired.
+    pub(super) retire_due: bool,
+    pub(super) killed: u64,
+    pub(super) drained_total: u64,
+    pub(super) cut_total: u64,
+    pub(super) reloads_done: u64,
+    pub(super) reloads_failed: u64,
+    pub(super) last_reload_error: Option<String>,
+    next_id: u64,
+    rng: u64,
+    pub(super) now: Time,
+    #[serde(skip)]
+    pub(super) out: Vec<Action>,
+}
+
+impl Supervisor {
+    /// A supervisor before its first step. `seed` drives the jitter.
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        let seats = vec![Seat::default(); policy.workers as usize];
+        let budget = SpawnBudget::new(policy.workers);
+        Self {
+            policy,
+            phase: Phase::FirstBoot,
+            fleet: Fleet::default(),
+            seats,
+            committed: Generation(1),
+            previous: None,
+            newest: Generation(1),
+            reload: None,
+            pending: None,
+            settling: vec![],
+            budget,
+            verdict: None,
+            boot_error: None,
+            retire_due: false,
+            killed: 0,
+            drained_total: 0,
+            cut_total: 0,
+            reloads_done: 0,
+            reloads_failed: 0,
+            last_reload_error: None,
+            next_id: 1,
+            rng: seed,
+            now: Time::default(),
+            out: vec![],
+        }
+    }
+
+    /// Takes one event at `now` and returns the orders, in the order in which
+    /// they must be carried out. Never fails; an event about a worker that is
+    /// gone changes nothing.
+    pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
+        self.now = self.now.max(now);
+        self.apply(event);
+        // One pass may make room for the next; a pass without orders is the end.
+        loop {
+            let before = self.out.len();
+            self.reconcile();
+            if self.out.len() == before {
+                break;
+            }
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// The operator's wishes as they are in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The generation whose code serves.
+    pub fn generation(&self) -> Generation {
+        self.committed
+    }
+
+    /// Whether a worker of an older generation is still there.
+    pub fn has_older_than(&self, generation: Generation) -> bool {
+        self.fleet.iter().any(|w| w.generation < generation)
+    }
+
+    /// One worker, if it was ordered and not yet reaped.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.fleet.worker(id)
+    }
+
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        (0..self.policy.workers).map(Slot)
+    }
+
+    pub(super) fn seat(&mut self, slot: Slot) -> &mut Seat {
+        let index = slot.0 as usize;
+        if self.seats.len() <= index {
+            self.seats.resize(index + 1, Seat::default());
+        }
+        &mut self.seats[index]
+    }
+
+    pub(super) fn jitter(&mut self) -> u8 {
+        // splitmix64: small, and its whole state is one serialisable number.
+        self.rng = self.rng.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.rng;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z >> 56) as u8
+    }
+
+    pub(super) fn spawn(&mut self, slot: Slot, generation: Generation, gate: Gate) {
+        let id = WorkerId(self.next_id);
+        self.next_id += 1;
+        let boot = self.policy.ready_timeout;
+        self.fleet
+            .insert(Worker::new(id, slot, generation, gate, self.now, boot));
+        self.seat(slot).spawned = Some(generation);
+        self.out.push(Action::Spawn {
+            id,
+            slot,
+            generation,
+            gate,
+        });
+    }
+
+    /// Moves a worker to the right. The one place where states change.
+    pub(super) fn enter(
+        &mut self,
+        id: WorkerId,
+        to: State,
+        limit: Option<Duration>,
+        reason: impl Into<String>,
+    ) {
+        let now = self.now;
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        debug_assert!(worker.state < to, "{} -> {to}", worker.state);
+        let from = std::mem::replace(&mut worker.state, to);
+        worker.deadline = limit.map(|limit| now + limit);
+        match to {
+            State::Held => worker.held_at = Some(now),
+            State::Ready => worker.ready_at = Some(now),
+            State::Starting | State::Booting | State::Draining => {}
+            State::Stopping | State::Killing => worker.listening.clear(),
+        }
+        let report = Report::Moved {
+            id,
+            slot: worker.slot,
+            pid: worker.pid,
+            generation: worker.generation,
+            from,
+            to,
+            reason: reason.into(),
+        };
+        let started = worker.pid.is_some();
+        self.out.push(Action::Report(report));
+        match to {
+            State::Draining => self.out.push(Action::Drain { id }),
+            State::Stopping if started => self.signal(id, StopSignal::Stop),
+            State::Killing => {
+                self.killed += 1;
+                if started {
+                    self.signal(id, StopSignal::Kill);
+                }
+            }
+            State::Starting | State::Booting | State::Held | State::Ready | State::Stopping => {}
+        }
+    }
+
+    pub(super) fn signal(&mut self, id: WorkerId, signal: StopSignal) {
+        self.out.push(Action::Signal { id, signal });
+    }
+
+    /// Asks a worker to leave, by the gentlest way that its state allows.
+    pub(super) fn retire(&mut self, id: WorkerId, reason: &str) {
+        let Some(worker) = self.fleet.worker(id) else {
+            return;
+        };
+        match worker.state {
+            State::Ready if worker.channel_open => {
+                let limit = self.policy.drain_timeout;
+                self.enter(id, State::Draining, Some(limit), reason);
+            }
+            State::Starting | State::Booting | State::Held | State::Ready => self.halt(id, reason),
+            State::Draining | State::Stopping | State::Killing => {}
+        }
+    }
+
+    /// Sends the stop signal.
+    pub(super) fn halt(&mut self, id: WorkerId, reason: &str) {
+        let limit = self.policy.kill_timeout;
+        self.enter(id, State::Stopping, Some(limit), reason);
+    }
+
+    /// Sends SIGKILL.
+    pub(super) fn kill(&mut self, id: WorkerId, reason: &str) {
+        self.enter(id, State::Killing, Some(Policy::KILL_REPEAT), reason);
+    }
+
+    /// When `step` must be called again if no event comes before.
+    pub fn deadline(&self) -> Option<Time> {
+        let workers = self.fleet.iter().filter_map(|w| w.deadline);
+        let phase = match self.phase {
+            Phase::Serving => self.serving_deadlines(),
+            Phase::FirstBoot | Phase::Stopping(_) | Phase::Over => vec![],
+        };
+        // What was due has been done in the last step; what it could not do
+        // waits for an event, not for the clock.
+        workers.chain(phase).filter(|t| *t > self.now).min()
+    }
+}

@@ -1,0 +1,29 @@
+//! The supervisor: decides what happens to workers.
+//!
+//! Pure: facts go in as [`Event`]s with the time they happened, orders come
+//! out as [`Action`]s. It owns slots, workers, generations, backoff and the
+//! reload in progress. It must not know file descriptors, JSON, tokio, or a
+//! clock; its state is plain data that can be serialised at any moment.
+
+mod action;
+mod apply;
+mod backoff;
+mod event;
+mod fleet;
+mod machine;
+mod policy;
+mod reconcile;
+mod reload;
+mod snapshot;
+mod stopping;
+mod time;
+mod worker;
+
+pub use action::{Action, Gate, ReloadOutcome, Report, StopSignal};
+pub use backoff::{Backoff, SpawnBudget};
+pub use event::{Event, Exit, Fact, Ticket, Urgency};
+pub use machine::Supervisor;
+pub use policy::{Policy, Readiness, Surge, Switch};
+pub use snapshot::{FleetView, ReloadView, WorkerView};
+pub use time::Time;
+pub use worker::{Generation, Pid, Slot, State, Worker, WorkerId};

@@ -1,0 +1,198 @@
+//! Reconciling: compares what is wanted with what is, and orders the difference.
+
+use super::{
+    action::{Action, Gate},
+    machine::{Phase, Supervisor},
+    policy::Policy,
+    time::Time,
+    worker::{Generation, Slot, State, Worker},
+};
+use crate::exit_code::ExitCode;
+
+impl Supervisor {
+    pub(super) fn reconcile(&mut self) {
+        self.expire();
+        match self.phase {
+            Phase::FirstBoot => self.first_boot(),
+            Phase::Serving => {
+                self.begin_pending_reload();
+                self.advance_reload();
+                self.fill();
+                self.relieve();
+                self.cap_draining();
+                self.settle();
+                self.retire_generations();
+            }
+            Phase::Stopping(_) => self.wind_down(),
+            Phase::Over => {}
+        }
+    }
+
+    fn first_boot(&mut self) {
+        for slot in self.slots() {
+            if self.seat(slot).spawned.is_none() {
+                self.spawn(slot, self.committed, Gate::Open);
+            }
+        }
+        if self.fleet.any_ready() {
+            self.phase = Phase::Serving;
+            self.boot_error = None;
+        } else if !self.fleet.any_seated() {
+            let verdict = self.boot_error.take().unwrap_or_else(|| {
+                let reason = "every worker ended before one was ready".to_owned();
+                (ExitCode::BootFailed, reason)
+            });
+            self.verdict = Some(verdict);
+            self.begin_stop(super::Urgency::Graceful);
+        }
+    }
+
+    /// The generation that a slot should run.
+    pub(super) fn goal(&self, slot: Slot) -> Generation {
+        match &self.reload {
+            Some(reload) if reload.admits(slot) => reload.generation,
+            Some(_) | None => self.committed,
+        }
+    }
+
+    /// When a ready worker has proven itself, if it has nothing else to wait for.
+    pub(super) fn proven_at(&self, worker: &Worker) -> Option<Time> {
+        let mut at = worker.ready_at? + self.policy.min_uptime;
+        if let Some(reload) = &self.reload
+            && reload.generation == worker.generation
+        {
+            at = at + reload.bake_before_relief(&self.policy);
+        }
+        let complete = self
+            .fleet
+            .seated(worker.slot)
+            .filter(|old| old.id != worker.id && old.is_ready())
+            .all(|old| old.listening.is_subset(&worker.listening));
+        Some(if complete { at } else { at + Policy::KEY_GRACE })
+    }
+
+    pub(super) fn is_proven(&self, worker: &Worker) -> bool {
+        worker.is_ready() && self.proven_at(worker).is_some_and(|at| at <= self.now)
+    }
+
+    /// Slots whose serving worker waits for its successor.
+    fn replacing(&self) -> usize {
+        self.slots()
+            .filter(|slot| {
+                let goal = self.goal(*slot);
+                self.fleet.sound(*slot, goal).is_some_and(|fresh| {
+                    !self.is_proven(fresh)
+                        && self
+                            .fleet
+                            .seated(*slot)
+                            .any(|w| w.id != fresh.id && w.is_ready())
+                })
+            })
+            .count()
+    }
+
+    /// Fills seats that have no sound worker of the wanted generation.
+    fn fill(&mut self) {
+        let surge = self.policy.surge.of(self.policy.workers) as usize;
+        for slot in self.slots() {
+            let goal = self.goal(slot);
+            if self.fleet.sound(slot, goal).is_some() {
+                continue;
+            }
+            let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
+            if for_reload {
+                // The new code owes nothing for the old code's crashes.
+                let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
+                self.spawn(slot, goal, gate);
+                continue;
+            }
+            let occupied = self.fleet.seated(slot).any(Worker::is_ready);
+            if occupied && self.replacing() >= surge {
+                continue;
+            }
+            let due = self.seat(slot).backoff.not_before() <= self.now;
+            if due && self.budget.take(self.now, self.policy.workers) {
+                self.spawn(slot, goal, Gate::Open);
+            }
+        }
+    }
+
+    /// Lets the others of a slot go once a worker of the wanted generation has proven itself.
+    fn relieve(&mut self) {
+        for slot in self.slots() {
+            let goal = self.goal(slot);
+            if self
+                .reload
+                .as_ref()
+                .is_some_and(|r| r.admits(slot) && r.holds_relief())
+            {
+                continue;
+            }
+            let Some(fresh) = self.fleet.sound(slot, goal).filter(|w| self.is_proven(w)) else {
+                continue;
+            };
+            let (fresh, reason) = (fresh.id, format!("replaced by worker {}", fresh.id));
+            for id in self
+                .fleet
+                .ids(|w| w.slot == slot && w.is_seated() && w.id != fresh)
+            {
+                self.retire(id, &reason);
+            }
+        }
+        let workers = self.policy.workers;
+        for id in self.fleet.ids(|w| w.slot.0 >= workers && w.is_seated()) {
+            self.retire(id, "scaled down");
+        }
+    }
+
+    /// Bounds the workers that drain in the background: the oldest is cut.
+    fn cap_draining(&mut self) {
+        let cap = self.policy.draining_cap();
+        let excess = self.fleet.draining().count().saturating_sub(cap);
+        let oldest: Vec<_> = self
+            .fleet
+            .draining()
+            .filter(|w| w.state == State::Draining)
+            .take(excess)
+            .map(|w| w.id)
+            .collect();
+        for id in oldest {
+            self.halt(id, "too many workers drain at once; the oldest is cut");
+        }
+    }
+
+    /// Forgets generations that nobody runs any more.
+    fn retire_generations(&mut self) {
+        let committed = self.committed;
+        if self.reload.is_none()
+            && self.retire_due
+            && self.fleet.iter().all(|w| w.generation == committed)
+        {
+            self.retire_due = false;
+            let keep = self.previous.into_iter().chain([committed]).collect();
+            self.out.push(Action::Retire { keep });
+        }
+    }
+
+    /// Times at which reconciling may have something new to do while serving.
+    pub(super) fn serving_deadlines(&self) -> Vec<Time> {
+        let mut times = vec![];
+        for slot in self.slots() {
+            let goal = self.goal(slot);
+            match self.fleet.sound(slot, goal) {
+                Some(worker) => times.extend(self.proven_at(worker)),
+                None => {
+                    let seat = self.seats.get(slot.0 as usize);
+                    let due = seat.map_or(self.now, |s| s.backoff.not_before());
+                    times.push(due.max(self.budget.available_at(self.policy.workers)));
+                }
+            }
+        }
+        times.extend(
+            self.reload
+                .iter()
+                .flat_map(|r| r.deadlines(&self.policy, self.fleet.iter())),
+        );
+        times
+    }
+}

@@ -1,0 +1,381 @@
+//! A reload: a change of the target, and the conditions on the way to it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    action::{Action, Gate, ReloadOutcome, Report},
+    event::Ticket,
+    machine::{Phase, Supervisor},
+    policy::{Policy, Switch},
+    time::Time,
+    worker::{Generation, Slot, State, Worker},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// The release is being resolved.
+    Preparing,
+    /// New workers boot; `rolling` replaces as it goes, `atomic` holds them at the gate.
+    Replacing,
+    /// Atomic only: the gates are open, the new workers are about to listen.
+    Switching,
+    /// Atomic only: switched; the new generation must stay healthy until then.
+    Baking(Time),
+}
+
+/// The reload in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reload {
+    pub(super) generation: Generation,
+    pub(super) stage: Stage,
+    pub(super) started: Time,
+    switch: Switch,
+    tickets: Vec<Ticket>,
+    /// Slots below this number run the new generation.
+    admitted: u32,
+}
+
+/// Requests that came while a reload ran, as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pending {
+    tickets: Vec<Ticket>,
+    rollback: bool,
+}
+
+/// A reload that succeeded, while old workers still close their listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settling {
+    generation: Generation,
+    started: Time,
+    tickets: Vec<Ticket>,
+}
+
+impl Reload {
+    pub(super) fn admits(&self, slot: Slot) -> bool {
+        self.stage != Stage::Preparing && slot.0 < self.admitted
+    }
+
+    pub(super) fn admitted(&self) -> u32 {
+        self.admitted
+    }
+
+    pub(super) fn gate(&self) -> Gate {
+        match self.switch {
+            Switch::Rolling => Gate::Open,
+            Switch::Atomic => Gate::Closed,
+        }
+    }
+
+    /// Whether old workers must stay although new ones are ready.
+    pub(super) fn holds_relief(&self) -> bool {
+        self.switch == Switch::Atomic && !matches!(self.stage, Stage::Baking(_))
+    }
+
+    /// In a rolling reload the old worker of a slot stays for the bake, so that
+    /// going back is free.
+    pub(super) fn bake_before_relief(&self, policy: &Policy) -> Duration {
+        match self.switch {
+            Switch::Rolling => policy.bake,
+            Switch::Atomic => Duration::ZERO,
+        }
+    }
+
+    /// When a held worker has lived long enough for the switch.
+    fn switchable_at(&self, worker: &Worker, policy: &Policy) -> Option<Time> {
+        let at = worker.held_at.or(worker.ready_at)?;
+        (worker.generation == self.generation).then(|| at + policy.min_uptime)
+    }
+
+    pub(super) fn deadlines<'a>(
+        &'a self,
+        policy: &'a Policy,
+        workers: impl Iterator<Item = &'a Worker> + 'a,
+    ) -> impl Iterator<Item = Time> + 'a {
+        let bake = match self.stage {
+            Stage::Baking(until) => Some(until),
+            Stage::Preparing | Stage::Replacing | Stage::Switching => None,
+        };
+        workers
+            .filter_map(|w| self.switchable_at(w, policy))
+            .chain(bake)
+    }
+}
+
+impl Supervisor {
+    pub(super) fn ask_reload(&mut self, ticket: Option<Ticket>, rollback: bool) {
+        match self.phase {
+            Phase::FirstBoot | Phase::Serving => {}
+            Phase::Stopping(_) | Phase::Over => {
+                self.tell(
+                    ticket.into_iter().collect(),
+                    superseded("the master is stopping"),
+                );
+                return;
+            }
+        }
+        if rollback && self.previous.is_none() && self.reload.is_none() {
+            let reason = "there is no previous release to go back to".to_owned();
+            self.tell(
+                ticket.into_iter().collect(),
+                ReloadOutcome::Failed { reason },
+            );
+            return;
+        }
+        if rollback {
+            // Going back must not wait for the reload that it is meant to undo.
+            if let Some(reload) = self.reload.take() {
+                let outcome = superseded("rolled back");
+                self.retire_due = true;
+                if let Some(pending) = self.pending.take() {
+                    self.tell(pending.tickets, outcome.clone());
+                }
+                self.report_end(&reload, outcome.clone());
+                self.tell(reload.tickets, outcome);
+                // Nothing of it is committed: giving it up is the way back.
+                self.tell(
+                    ticket.into_iter().collect(),
+                    ReloadOutcome::Done {
+                        generation: self.committed,
+                    },
+                );
+                return;
+            }
+        }
+        let pending = self.pending.get_or_insert(Pending {
+            tickets: vec![],
+            rollback,
+        });
+        // The last word wins.
+        pending.rollback = rollback;
+        pending.tickets.extend(ticket);
+    }
+
+    pub(super) fn begin_pending_reload(&mut self) {
+        if self.reload.is_some() {
+            return;
+        }
+        let Some(pending) = self.pending.take() else {
+            return;
+        };
+        self.newest = Generation(self.newest.0 + 1);
+        let generation = self.newest;
+        let from = if pending.rollback {
+            self.previous
+        } else {
+            None
+        };
+        self.reload = Some(Reload {
+            generation,
+            stage: Stage::Preparing,
+            started: self.now,
+            switch: self.policy.switch,
+            tickets: pending.tickets,
+            admitted: 0,
+        });
+        self.out
+            .push(Action::Report(Report::ReloadStarted { generation }));
+        self.out.push(Action::Prepare { generation, from });
+    }
+
+    pub(super) fn prepared(&mut self, generation: Generation) {
+        if let Some(reload) = &mut self.reload
+            && reload.generation == generation
+            && reload.stage == Stage::Preparing
+        {
+            reload.stage = Stage::Replacing;
+        }
+    }
+
+    pub(super) fn advance_reload(&mut self) {
+        let Some(reload) = &self.reload else {
+            return;
+        };
+        match reload.stage {
+            Stage::Preparing => {}
+            Stage::Replacing if reload.switch == Switch::Rolling => self.roll(),
+            Stage::Replacing => self.gather(),
+            Stage::Switching => {
+                let generation = reload.generation;
+                let all = self.slots().all(|slot| {
+                    self.fleet
+                        .sound(slot, generation)
+                        .is_some_and(Worker::is_ready)
+                });
+                if all {
+                    self.set_stage(Stage::Baking(self.now + self.policy.bake));
+                }
+            }
+            Stage::Baking(until) if until <= self.now => self.commit(),
+            Stage::Baking(_) => {}
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if let Some(reload) = &mut self.reload {
+            reload.stage = stage;
+        }
+    }
+
+    /// Slot by slot: as many at a time as the surge allows.
+    fn roll(&mut self) {
+        let Some(reload) = &self.reload else {
+            return;
+        };
+        let (generation, mut admitted) = (reload.generation, reload.admitted);
+        let done = (0..admitted)
+            .filter(|slot| {
+                self.fleet
+                    .sound(Slot(*slot), generation)
+                    .is_some_and(|w| self.is_proven(w))
+            })
+            .count() as u32;
+        let surge = self.policy.surge.of(self.policy.workers);
+        if done >= self.policy.workers {
+            self.commit();
+            return;
+        }
+        admitted = (done + surge).min(self.policy.workers).max(admitted);
+        if let Some(reload) = &mut self.reload {
+            reload.admitted = admitted;
+        }
+    }
+
+    /// All at once: boot behind the gate, and open it when the last is there.
+    fn gather(&mut self) {
+        if let Some(reload) = &mut self.reload {
+            reload.admitted = self.policy.workers;
+        }
+        let Some(reload) = &self.reload else {
+            return;
+        };
+        let now = self.now;
+        let all = self.slots().all(|slot| {
+            self.fleet.sound(slot, reload.generation).is_some_and(|w| {
+                w.state >= State::Held
+                    && reload
+                        .switchable_at(w, &self.policy)
+                        .is_some_and(|at| at <= now)
+            })
+        });
+        if !all {
+            return;
+        }
+        let generation = reload.generation;
+        let ready_timeout = self.policy.ready_timeout;
+        self.set_stage(Stage::Switching);
+        for id in self
+            .fleet
+            .ids(|w| w.generation == generation && w.state == State::Held)
+        {
+            let Some(worker) = self.fleet.worker_mut(id) else {
+                continue;
+            };
+            worker.gate = Gate::Open;
+            worker.deadline = Some(now + ready_timeout);
+            let seen = worker.readiness_seen;
+            self.out.push(Action::OpenGate { id });
+            if seen {
+                self.enter(id, State::Ready, None, "the gate opened");
+            }
+        }
+    }
+
+    /// The new generation is the one from now on.
+    fn commit(&mut self) {
+        let Some(reload) = self.reload.take() else {
+            return;
+        };
+        self.previous = Some(self.committed);
+        self.committed = reload.generation;
+        self.retire_due = true;
+        self.reloads_done += 1;
+        self.last_reload_error = None;
+        self.settling.push(Settling {
+            generation: reload.generation,
+            started: reload.started,
+            tickets: reload.tickets,
+        });
+    }
+
+    /// Tells those who wait, once the new generation alone takes connections.
+    pub(super) fn settle(&mut self) {
+        let committed = self.committed;
+        let accept = self.fleet.others_accept(committed);
+        let (settled, rest) = std::mem::take(&mut self.settling)
+            .into_iter()
+            .partition(|s| s.generation != committed || !accept);
+        self.settling = rest;
+        for Settling {
+            generation,
+            started,
+            tickets,
+        } in settled
+        {
+            let outcome = if generation == committed {
+                ReloadOutcome::Done { generation }
+            } else {
+                superseded("a later reload replaced it")
+            };
+            let took_ms = self.now.0.saturating_sub(started.0);
+            self.out.push(Action::Report(Report::ReloadEnded {
+                generation,
+                took_ms,
+                outcome: outcome.clone(),
+            }));
+            self.tell(tickets, outcome);
+        }
+    }
+
+    /// Gives the reload up. The target is the old generation again; `reconcile`
+    /// does the rest.
+    pub(super) fn fail_reload(&mut self, reason: &str) {
+        let Some(reload) = self.reload.take() else {
+            return;
+        };
+        self.retire_due = true;
+        self.reloads_failed += 1;
+        self.last_reload_error = Some(reason.to_owned());
+        let outcome = ReloadOutcome::Failed {
+            reason: reason.to_owned(),
+        };
+        self.report_end(&reload, outcome.clone());
+        self.tell(reload.tickets, outcome);
+    }
+
+    /// A stop ends every reload.
+    pub(super) fn abandon_reloads(&mut self) {
+        let outcome = superseded("the master is stopping");
+        if let Some(reload) = self.reload.take() {
+            self.report_end(&reload, outcome.clone());
+            self.tell(reload.tickets, outcome.clone());
+        }
+        if let Some(pending) = self.pending.take() {
+            self.tell(pending.tickets, outcome.clone());
+        }
+        for settling in std::mem::take(&mut self.settling) {
+            self.tell(settling.tickets, outcome.clone());
+        }
+    }
+
+    fn report_end(&mut self, reload: &Reload, outcome: ReloadOutcome) {
+        self.out.push(Action::Report(Report::ReloadEnded {
+            generation: reload.generation,
+            took_ms: self.now.0.saturating_sub(reload.started.0),
+            outcome,
+        }));
+    }
+
+    fn tell(&mut self, tickets: Vec<Ticket>, outcome: ReloadOutcome) {
+        if !tickets.is_empty() {
+            self.out.push(Action::ReloadEnded { tickets, outcome });
+        }
+    }
+}
+
+fn superseded(reason: &str) -> ReloadOutcome {
+    ReloadOutcome::Superseded {
+        reason: reason.to_owned(),
+    }
+}

@@ -1,0 +1,132 @@
+//! What others may see of the supervisor: plain values, made on demand.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    machine::{Phase, Supervisor},
+    reload::Stage,
+    worker::{Generation, Pid, Slot, State, WorkerId},
+};
+
+/// One worker, as status shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its id.
+    pub id: WorkerId,
+    /// Its process, once started.
+    pub pid: Option<Pid>,
+    /// Its generation.
+    pub generation: Generation,
+    /// Where it is in its life.
+    pub state: State,
+    /// Workers of this slot replaced because they died or were at fault.
+    pub restarts: u64,
+    /// Milliseconds since it was started.
+    pub uptime_ms: u64,
+    /// Why it is to be replaced, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condemned: Option<String>,
+}
+
+/// A reload in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// The new generation.
+    pub generation: Generation,
+    /// `preparing`, `replacing`, `switching` or `baking`.
+    pub stage: String,
+    /// Slots that the new generation has been given.
+    pub admitted: u32,
+    /// Milliseconds since it began.
+    pub elapsed_ms: u64,
+}
+
+/// The whole fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetView {
+    /// `booting`, `serving`, `reloading` or `stopping`.
+    pub state: String,
+    /// The generation whose code serves.
+    pub generation: Generation,
+    /// Wanted workers.
+    pub wanted: u32,
+    /// The workers, by slot, then id.
+    pub workers: Vec<WorkerView>,
+    /// The reload in progress.
+    pub reload: Option<ReloadView>,
+    /// Reloads that succeeded.
+    pub reloads_done: u64,
+    /// Reloads that failed.
+    pub reloads_failed: u64,
+    /// Why the last reload failed, if it did.
+    pub last_reload_error: Option<String>,
+    /// Workers that drained.
+    pub drained_total: u64,
+    /// Connections that drains had to cut.
+    pub cut_total: u64,
+    /// Slots whose restarts are being spaced out: slot, deaths, milliseconds left.
+    pub waiting: Vec<(Slot, u32, u64)>,
+}
+
+impl Supervisor {
+    /// What is to be seen at the last step's time plus `elapsed_ms`.
+    pub fn view(&self, now: super::Time) -> FleetView {
+        let mut workers: Vec<_> = self
+            .fleet
+            .iter()
+            .map(|w| WorkerView {
+                slot: w.slot,
+                id: w.id,
+                pid: w.pid,
+                generation: w.generation,
+                state: w.state,
+                restarts: self.seats.get(w.slot.0 as usize).map_or(0, |s| s.restarts),
+                uptime_ms: now.0.saturating_sub(w.started.0),
+                condemned: w.condemned.clone(),
+            })
+            .collect();
+        workers.sort_by_key(|w| (w.slot, w.id));
+        let state = match self.phase {
+            Phase::FirstBoot => "booting",
+            Phase::Serving if self.reload.is_some() => "reloading",
+            Phase::Serving => "serving",
+            Phase::Stopping(_) | Phase::Over => "stopping",
+        };
+        let reload = self.reload.as_ref().map(|r| ReloadView {
+            generation: r.generation,
+            stage: match r.stage {
+                Stage::Preparing => "preparing",
+                Stage::Replacing => "replacing",
+                Stage::Switching => "switching",
+                Stage::Baking(_) => "baking",
+            }
+            .to_owned(),
+            admitted: r.admitted(),
+            elapsed_ms: now.0.saturating_sub(r.started.0),
+        });
+        let waiting = self
+            .slots()
+            .filter(|slot| self.fleet.seated(*slot).next().is_none())
+            .filter_map(|slot| {
+                let backoff = &self.seats.get(slot.0 as usize)?.backoff;
+                let left = backoff.not_before().0.saturating_sub(now.0);
+                Some((slot, backoff.failures(), left))
+            })
+            .collect();
+        FleetView {
+            state: state.to_owned(),
+            generation: self.committed,
+            wanted: self.policy.workers,
+            workers,
+            reload,
+            reloads_done: self.reloads_done,
+            reloads_failed: self.reloads_failed,
+            last_reload_error: self.last_reload_error.clone(),
+            drained_total: self.drained_total,
+            cut_total: self.cut_total,
+            waiting,
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Binding sockets, once for all workers.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt},
+            net::UnixStream,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Backlog that the master asks for; the kernel cuts it to `net.core.somaxconn`.
+pub const BACKLOG: i32 = 4096;
+
+/// Where to bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP. `None` is "any": `::` for both families, or `0.0.0.0` without IPv6.
+    Tcp {
+        /// The address.
+        ip: Option<IpAddr>,
+        /// Scope of a link-local IPv6 address; 0 for none.
+        scope: u32,
+        /// The port; 0 lets the kernel choose.
+        port: u16,
+        /// Keep IPv4 clients off an IPv6 address.
+        v6_only: bool,
+    },
+    /// UDP.
+    Udp {
+        /// The address.
+        ip: IpAddr,
+        /// Scope of a link-local IPv6 address; 0 for none.
+        scope: u32,
+        /// The port; 0 lets the kernel choose.
+        port: u16,
+        /// Keep IPv4 clients off an IPv6 address.
+        v6_only: bool,
+        /// `SO_REUSEADDR`, as the app asked for it.
+        reuse_addr: bool,
+    },
+    /// A stream socket at a path.
+    Path(PathBuf),
+    /// A stream socket in Linux's abstract namespace, without the leading NUL.
+    Abstract(Vec<u8>),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { ip, port, .. } => {
+                let ip = ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+                SocketAddr::new(ip, *port).fmt(f)
+            }
+            Self::Udp { ip, port, .. } => write!(f, "udp:{}", SocketAddr::new(*ip, *port)),
+            Self::Path(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+/// A socket that is bound and, unless it is UDP, listens.
+#[derive(Debug)]
+pub struct Bound {
+    /// The socket: close-on-exec, non-blocking.
+    pub socket: OwnedFd,
+    /// Where it is bound in fact (`getsockname(2)`).
+    pub local: Endpoint,
+    /// Device and inode of the socket file, if it has one.
+    pub file: Option<(u64, u64)>,
+}
+
+/// A failed bind, with what the user can do about it.
+#[derive(Debug)]
+pub struct BindError {
+    /// The endpoint that was asked for.
+    pub endpoint: String,
+    /// `errno(3)`.
+    pub errno: i32,
+    hint: String,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.errno {
+            libc::EADDRINUSE => "address already in use".to_owned(),
+            libc::EACCES | libc::EPERM => "permission denied".to_owned(),
+            libc::EADDRNOTAVAIL => "the address is not of this machine".to_owned(),
+            other => {
+                let text = io::Error::from_raw_os_error(other).to_string();
+                text.split(" (os error").next().unwrap_or("").to_lowercase()
+            }
+        };
+        write!(f, "failed to bind {}: {what}", self.endpoint)?;
+        if !self.hint.is_empty() {
+            write!(f, " ({})", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BindError {}
+
+impl BindError {
+    /// A refusal that does not come from the kernel.
+    pub fn refused(endpoint: impl fmt::Display, errno: i32, hint: impl Into<String>) -> Self {
+        Self {
+            endpoint: endpoint.to_string(),
+            errno,
+            hint: hint.into(),
+        }
+    }
+
+    fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+        let hint = match (errno, endpoint) {
+            (libc::EADDRINUSE, Endpoint::Tcp { port, .. }) => {
+                super::procfs::port_owner(*port).map_or_else(
+                    || "find its owner with: ss -ltnp".to_owned(),
+                    |owner| format!("by {owner}"),
+                )
+            }
+            (libc::EADDRINUSE, Endpoint::Path(path)) => match std::fs::symlink_metadata(path) {
+                Ok(meta) if !meta.file_type().is_socket() => {
+                    "the path is not a socket; it is left alone".to_owned()
+                }
+                Ok(_) | Err(_) => "a process listens there".to_owned(),
+            },
+            (
+                libc::EACCES | libc::EPERM,
+                Endpoint::Tcp { port, .. } | Endpoint::Udp { port, .. },
+            ) if *port < 1024 => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE: run as root, or setcap cap_net_bind_service=+ep on the rcluster binary".to_owned()
+            }
+            (libc::ENAMETOOLONG, _) => {
+                format!("a socket path has at most {} bytes", MAX_PATH)
+            }
+            (libc::ENOENT, Endpoint::Path(path)) => format!(
+                "the folder {} does not exist",
+                path.parent().unwrap_or(Path::new("/")).display()
+            ),
+            _ => String::new(),
+        };
+        Self {
+            endpoint: endpoint.to_string(),
+            errno,
+            hint,
+        }
+    }
+}
+
+/// Longest socket path in bytes: `sun_path` of `unix(7)` less its NUL.
+pub const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
+/// Binds and listens.
+///
+/// # Errors
+/// The errno of `socket(2)`, `bind(2)` or `listen(2)`; `ENAMETOOLONG` for a path that does not fit.
+pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
+    let bound = match endpoint {
+        Endpoint::Tcp {
+            ip: None,
+            port,
+            v6_only,
+            ..
+        } => {
+            // As `createServerHandle` in Node's lib/net.js: `::` first, then IPv4.
+            let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port);
+            bind_tcp(v6, *v6_only)
+                .or_else(|_| bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port), false))
+        }
+        Endpoint::Tcp {
+            ip: Some(ip),
+            scope,
+            port,
+            v6_only,
+        } => bind_tcp(with_scope(*ip, *port, *scope), *v6_only),
+        Endpoint::Udp {
+            ip,
+            scope,
+            port,
+            v6_only,
+            reuse_addr,
+        } => bind_udp(with_scope(*ip, *port, *scope), *v6_only, *reuse_addr),
+        Endpoint::Path(path) => bind_path(path),
+        Endpoint::Abstract(name) => bind_abstract(name),
+    };
+    bound.map_err(|error| BindError::new(endpoint, &error))
+}
+
+fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+    }
+}
+
+fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Bound> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    // As libuv's uv__tcp_bind: restart while old connections are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let local = local_inet(&socket)?;
+    Ok(Bound {
+        local: Endpoint::Tcp {
+            ip: Some(local.ip()),
+            scope: scope_of(&local),
+            port: local.port(),
+            v6_only,
+        },
+        socket: socket.into(),
+        file: None,
+    })
+}
+
+fn bind_udp(address: SocketAddr, v6_only: bool, reuse_addr: bool) -> io::Result<Bound> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    if reuse_addr {
+        socket.set_reuse_address(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.bind(&address.into())?;
+    let local = local_inet(&socket)?;
+    Ok(Bound {
+        local: Endpoint::Udp {
+            ip: local.ip(),
+            scope: scope_of(&local),
+            port: local.port(),
+            v6_only,
+            reuse_addr,
+        },
+        socket: socket.into(),
+        file: None,
+    })
+}
+
+fn local_inet(socket: &Socket) -> io::Result<SocketAddr> {
+    socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+fn scope_of(address: &SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(v6) => v6.scope_id(),
+    }
+}
+
+fn bind_path(path: &Path) -> io::Result<Bound> {
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.bind(&address) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && is_stale(path) => {
+            std::fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        other => other?,
+    }
+    socket.listen(BACKLOG)?;
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok(Bound {
+        socket: socket.into(),
+        local: Endpoint::Path(path.to_owned()),
+        file: Some((meta.dev(), meta.ino())),
+    })
+}
+
+/// Whether a path is a socket file that nobody listens on any more.
+pub fn is_stale(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    is_socket
+        && UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Removes a socket file, if it still is the one that was bound.
+pub fn unlink(path: &Path, file: (u64, u64)) {
+    let same = std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == file);
+    if same {
+        // Nothing to do about a failure on the way out.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
+    use std::os::{linux::net::SocketAddrExt, unix::net};
+    let address = net::SocketAddr::from_abstract_name(name)?;
+    let listener = net::UnixListener::bind_addr(&address)?;
+    listener.set_nonblocking(true)?;
+    let socket = OwnedFd::from(listener);
+    relisten(&socket)?;
+    Ok(Bound {
+        socket,
+        local: Endpoint::Abstract(name.to_owned()),
+        file: None,
+    })
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bind_abstract(_name: &[u8]) -> io::Result<Bound> {
+    Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// Calls `listen(2)` again: repairs a backlog that a worker's own `listen`
+/// lowered, and a listener that somebody shut down.
+///
+/// # Errors
+/// The errno of `listen(2)`.
+pub fn relisten(socket: &OwnedFd) -> io::Result<()> {
+    // SAFETY: listen(2) takes no pointer; the descriptor is open for as long as the reference lives.
+    #[expect(unsafe_code)]
+    let result = unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The index of a network interface, for an address such as `fe80::1%eth0`.
+pub fn interface_index(name: &str) -> Option<u32> {
+    name.parse()
+        .ok()
+        .or_else(|| nix::net::if_::if_nametoindex(name).ok())
+}

@@ -1,0 +1,13 @@
+//! Everything that talks to the kernel beyond what tokio wraps.
+//!
+//! The only place for `unsafe`, nix, libc, socket2 and sendfd. It must not
+//! know policy: nothing here decides when or why.
+
+pub mod control_dir;
+pub mod fd_pass;
+pub mod guard;
+pub mod listener;
+pub mod process;
+pub mod procfs;
+pub mod spawn;
+pub mod terminal;

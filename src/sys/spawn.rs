@@ -1,0 +1,102 @@
+//! Starting a worker's process.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use crate::supervisor::Pid;
+
+/// The descriptor on which a worker finds its channel.
+pub const CHANNEL_FD: RawFd = 3;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spawn {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments, without the zeroth.
+    pub args: Vec<OsString>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+    /// Variables to set.
+    pub set: Vec<(OsString, OsString)>,
+    /// Variables to remove.
+    pub remove: Vec<OsString>,
+}
+
+/// Occupies [`CHANNEL_FD`] in this process, so that no other descriptor can
+/// have that number when a child's channel is put there.
+///
+/// # Errors
+/// The errno of `open(2)`.
+pub fn reserve_channel_fd() -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    if null.as_raw_fd() == CHANNEL_FD {
+        // Kept open for the life of the process, on purpose.
+        let _ = OwnedFd::from(null).into_raw_fd();
+    }
+    Ok(())
+}
+
+/// Starts a process in a process group of its own, with the channel on
+/// [`CHANNEL_FD`], stdin at `/dev/null`, stdout and stderr inherited, and no
+/// other descriptor.
+///
+/// # Errors
+/// The errno of `fork(2)`, `chdir(2)` or `execve(2)`.
+pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Pid> {
+    let mut command = Command::new(&what.program);
+    command
+        .args(&what.args)
+        .current_dir(&what.cwd)
+        .stdin(Stdio::null())
+        .process_group(0);
+    for name in &what.remove {
+        command.env_remove(name);
+    }
+    command.envs(what.set.iter().map(|(k, v)| (k, v)));
+    let channel = channel.as_raw_fd();
+    // SAFETY: the closure runs between fork and exec and calls only
+    // async-signal-safe functions (dup2, fcntl, close_range).
+    #[expect(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || place_channel(channel));
+    }
+    let child = command.spawn()?;
+    // Never waited for here: the master has one reaper.
+    i32::try_from(child.id())
+        .map(Pid)
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn place_channel(channel: RawFd) -> io::Result<()> {
+    // SAFETY: all three take numbers only. A descriptor that close_range
+    // marks stays open until exec, std's own error pipe included.
+    #[expect(unsafe_code)]
+    unsafe {
+        if channel == CHANNEL_FD {
+            if libc::fcntl(channel, libc::F_SETFD, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        } else if libc::dup2(channel, CHANNEL_FD) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // What a careless parent left open in us must not reach the worker.
+        // Kernels before 5.11 do not know the flag: our own descriptors are close-on-exec anyway.
+        #[cfg(target_os = "linux")]
+        libc::syscall(
+            libc::SYS_close_range,
+            CHANNEL_FD as libc::c_uint + 1,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+    }
+    Ok(())
+}

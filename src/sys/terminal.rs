@@ -1,0 +1,36 @@
+//! The terminal that the master was started in, if any.
+
+use std::{
+    io::IsTerminal,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// A terminal, kept to learn whether it went away.
+#[derive(Debug)]
+pub struct Terminal(OwnedFd);
+
+impl Terminal {
+    /// The terminal on one of the standard descriptors.
+    pub fn of_process() -> Option<Self> {
+        let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let candidates: [(bool, BorrowedFd<'_>); 3] = [
+            (input.is_terminal(), input.as_fd()),
+            (output.is_terminal(), output.as_fd()),
+            (error.is_terminal(), error.as_fd()),
+        ];
+        let (_, fd) = candidates.into_iter().find(|(is, _)| *is)?;
+        fd.try_clone_to_owned().ok().map(Self)
+    }
+
+    /// Whether it hung up: closed window, lost connection.
+    pub fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::ZERO);
+        ready.is_ok_and(|n| n > 0)
+            && fds[0]
+                .revents()
+                .is_some_and(|r| r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    }
+}
