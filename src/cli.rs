@@ -1,5 +1,8 @@
 //! The command line: clap types only.
 
+// The comments are what `--help` prints: plain text.
+#![expect(clippy::doc_markdown)]
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -144,7 +147,7 @@ pub enum Command {
     /// Go back to the release that ran before the last reload.
     Rollback(ReloadArgs),
     /// Start one worker of SCRIPT without its port and say whether it gets ready: `nginx -t` for Node.
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
     /// The process that ends orphans if the master dies.
     #[command(name = crate::sys::guard::COMMAND, hide = true)]
     Guard {

@@ -54,32 +54,29 @@ pub fn render(status: &Status) -> String {
         .iter()
         .filter(|w| w.state.name() == "ready")
         .count();
-    let mut text = format!(
-        "{} (pid {}): {}, generation {}, {ready} of {} workers ready\n",
+    let mut lines = vec![format!(
+        "{} (pid {}): {}, generation {}, {ready} of {} workers ready",
         status.name, status.pid, fleet.state, fleet.generation, fleet.wanted
-    );
-    for listener in &status.listeners {
-        text.push_str(&format!("listens on {}\n", listener.address));
-    }
-    for address in &status.unused_binds {
-        text.push_str(&format!(
-            "warning: {address} is bound (--bind), but the app does not listen there; it should use process.env.PORT\n"
-        ));
-    }
-    if let Some(reload) = &fleet.reload {
-        text.push_str(&format!(
-            "reload to generation {}: {}, {} of {} slots, for {}\n",
+    )];
+    let listeners = status.listeners.iter();
+    lines.extend(listeners.map(|l| format!("listens on {}", l.address)));
+    lines.extend(status.unused_binds.iter().map(|address| {
+        format!("warning: {address} is bound (--bind), but the app does not listen there; it should use process.env.PORT")
+    }));
+    lines.extend(fleet.reload.iter().map(|reload| {
+        format!(
+            "reload to generation {}: {}, {} of {} slots, for {}",
             reload.generation,
             reload.stage,
             reload.admitted,
             fleet.wanted,
             age(reload.elapsed_ms)
-        ));
-    }
-    if let Some(error) = &fleet.last_reload_error {
+        )
+    }));
+    lines.extend(fleet.last_reload_error.iter().map(|error| {
         let first = error.lines().next().unwrap_or("");
-        text.push_str(&format!("the last reload failed: {first}\n"));
-    }
+        format!("the last reload failed: {first}")
+    }));
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -115,8 +112,8 @@ pub fn render(status: &Status) -> String {
             "-".to_owned(),
         ]);
     }
-    text.push_str(&format!("{}\n", table.trim_fmt()));
-    text
+    lines.push(table.trim_fmt());
+    lines.join("\n") + "\n"
 }
 
 fn age(ms: u64) -> String {

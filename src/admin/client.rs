@@ -124,14 +124,7 @@ impl Client {
                 .await
                 .map_err(|error| ClientError::NoMaster {
                     path: self.path.clone(),
-                    why: match error.kind() {
-                        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-                        io::ErrorKind::ConnectionRefused => {
-                            "its master has died (the next start cleans up)".to_owned()
-                        }
-                        io::ErrorKind::PermissionDenied => "it belongs to another user".to_owned(),
-                        _ => error.to_string(),
-                    },
+                    why: why_no_master(&error),
                 })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -160,5 +153,14 @@ impl Client {
             return Err(self.answer_error(&format!("{status}: {text}")));
         }
         serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+    }
+}
+
+fn why_no_master(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "there is no such socket".to_owned(),
+        Some(libc::ECONNREFUSED) => "its master has died (the next start cleans up)".to_owned(),
+        Some(libc::EACCES) => "it belongs to another user".to_owned(),
+        _ => error.to_string(),
     }
 }

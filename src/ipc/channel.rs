@@ -72,7 +72,7 @@ impl<H: Clone> Channel<H> {
     }
 
     /// Takes the next message that may be written now.
-    pub fn next(&mut self) -> Option<Outgoing<H>> {
+    pub fn pop(&mut self) -> Option<Outgoing<H>> {
         let head = self.queue.front()?;
         if self.in_flight.is_some() && !is_ack(&head.line) {
             return None;
@@ -140,14 +140,14 @@ mod tests {
         let mut channel = Channel::default();
         channel.push(with_handle("a", 1)).unwrap();
         channel.push(plain("b")).unwrap();
-        assert_eq!(channel.next(), Some(with_handle("a", 1)));
-        assert_eq!(channel.next(), None);
+        assert_eq!(channel.pop(), Some(with_handle("a", 1)));
+        assert_eq!(channel.pop(), None);
         let ack = super::super::outbound::handle_ack();
         channel.push_ack(ack.clone()).unwrap();
-        assert_eq!(channel.next().map(|m| m.line), Some(ack));
-        assert_eq!(channel.next(), None);
+        assert_eq!(channel.pop().map(|m| m.line), Some(ack));
+        assert_eq!(channel.pop(), None);
         channel.acknowledged().unwrap();
-        assert_eq!(channel.next(), Some(plain("b")));
+        assert_eq!(channel.pop(), Some(plain("b")));
         assert_eq!(channel.acknowledged(), Err(UnexpectedAck));
     }
 
@@ -155,7 +155,7 @@ mod tests {
     fn a_refused_handle_is_sent_three_times_more() {
         let mut channel = Channel::default();
         channel.push(with_handle("a", 1)).unwrap();
-        channel.next();
+        channel.pop();
         for _ in 0..3 {
             assert_eq!(channel.refused(), Ok(Some(with_handle("a", 1))));
         }
@@ -170,7 +170,7 @@ mod tests {
         channel.push(plain(&half)).unwrap();
         channel.push(plain(&half)).unwrap();
         assert_eq!(channel.push(plain("x")), Err(Overflow));
-        channel.next();
+        channel.pop();
         assert_eq!(channel.push(plain("x")), Ok(()));
     }
 
@@ -186,7 +186,7 @@ mod tests {
                     0 => { channel.push(plain(&pushed.to_string())).unwrap(); pushed += 1; }
                     1 => { channel.push(with_handle(&pushed.to_string(), pushed)).unwrap(); pushed += 1; }
                     2 => { prop_assert_eq!(channel.acknowledged().is_ok(), flying); flying = false; }
-                    _ => while let Some(message) = channel.next() {
+                    _ => while let Some(message) = channel.pop() {
                         prop_assert!(!flying);
                         prop_assert_eq!(&message.line, &sent.to_string().into_bytes());
                         flying = message.handle.is_some();

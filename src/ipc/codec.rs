@@ -105,7 +105,7 @@ mod tests {
             lines in proptest::collection::vec("[^\n]{0,20}", 0..8),
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {
-            let text: String = lines.iter().map(|l| format!("{l}\n")).collect();
+            let text: String = lines.iter().flat_map(|l| [l, "\n"]).collect();
             let bytes = text.as_bytes();
             let mut at: Vec<_> = cuts.iter().map(|c| c.index(bytes.len() + 1)).collect();
             at.extend([0, bytes.len()]);

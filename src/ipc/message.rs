@@ -333,9 +333,11 @@ mod tests {
 
     #[test]
     fn keys_are_made_as_node_makes_them() {
-        let query = |v: Value| match parse(&v) {
-            Inbound::Query(q) => q.key(),
-            other => panic!("{other:?}"),
+        let query = |v: Value| {
+            let Inbound::Query(query) = parse(&v) else {
+                panic!("no query: {v}");
+            };
+            query.key()
         };
         let base = json!({"cmd": "NODE_CLUSTER", "act": "queryServer", "seq": 1, "index": 2,
             "address": null, "port": 3000, "addressType": 4, "backlog": false, "data": null});

@@ -8,7 +8,7 @@ use crate::supervisor::Time;
 
 /// Being this late means that the master itself stood still (SIGSTOP, suspend,
 /// a starved machine), not that a worker was slow.
-const PAUSE: Duration = Duration::from_millis(1000);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts the master's running time.
 #[derive(Debug)]

@@ -300,7 +300,7 @@ impl World {
                 self.guard = Some(guard);
             }
             Err(error) => {
-                warn!(%error, "failed to start the guard: if the master is killed now, a worker that hangs outlives it")
+                warn!(%error, "failed to start the guard: if the master is killed now, a worker that hangs outlives it");
             }
         }
     }

@@ -109,7 +109,7 @@ impl Task {
     async fn run(mut self, mut orders: UnboundedReceiver<ToWorker>) {
         loop {
             if self.writing.is_none() {
-                let next = self.resend.take().or_else(|| self.channel.next());
+                let next = self.resend.take().or_else(|| self.channel.pop());
                 self.writing = next.map(|message| (message, 0));
             }
             let interest = match self.writing {
@@ -173,7 +173,7 @@ impl Task {
                     self.writing = self
                         .resend
                         .take()
-                        .or_else(|| self.channel.next())
+                        .or_else(|| self.channel.pop())
                         .map(|m| (m, 0));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -262,7 +262,13 @@ impl Task {
                 debug!(worker = %self.id, "ignored an unknown internal message");
                 None
             }
-            message => {
+            message @ (Inbound::Online
+            | Inbound::Query(_)
+            | Inbound::Listening(_)
+            | Inbound::Close(_)
+            | Inbound::ExitedAfterDisconnect(_)
+            | Inbound::Shim(_)
+            | Inbound::Ready) => {
                 self.tell(FromLink::Message(message)).await;
                 None
             }
@@ -274,7 +280,7 @@ impl Task {
 
     async fn count_malformed(&mut self, count: u32) {
         let (since, total) = &mut self.malformed;
-        if since.elapsed() > Duration::from_secs(60) {
+        if since.elapsed() > Duration::from_mins(1) {
             (*since, *total) = (Instant::now(), 0);
         }
         *total = total.saturating_add(count);

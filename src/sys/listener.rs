@@ -139,7 +139,7 @@ impl BindError {
                 "ports below 1024 need CAP_NET_BIND_SERVICE: run as root, or setcap cap_net_bind_service=+ep on the rcluster binary".to_owned()
             }
             (libc::ENAMETOOLONG, _) => {
-                format!("a socket path has at most {} bytes", MAX_PATH)
+                format!("a socket path has at most {MAX_PATH} bytes")
             }
             (libc::ENOENT, Endpoint::Path(path)) => format!(
                 "the folder {} does not exist",
