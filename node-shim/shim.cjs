@@ -1,1 +1,170 @@
-'use strict'; // placeholder
+'use strict';
+
+// The part of rcluster that lives inside every Node worker. The master preloads it with `--require`.
+//
+//   shim.cjs    is this really one of our workers? channel to the master, errors, signals
+//   hooks.cjs   which servers listen, which connections they hold
+//   drain.cjs   finish what was promised, then report and let the process end
+//
+// Every hook body is guarded; if one fails, Node goes on as if the shim were not there.
+
+const MAX_MESSAGE = 2048; // bytes of an error's message
+const MAX_STACK = 8192; // bytes of an error's stack
+const MAX_HANDLED = 20; // reports of errors that the app survives, per process
+const MAX_NAME = 256; // bytes of its name
+
+const hooks = require('./hooks.cjs');
+const { create: createDrain } = require('./drain.cjs');
+
+const { attempt, fault, guard, noop, symbolOf } = hooks;
+const settingsText = process.env.RCLUSTER_SHIM;
+
+if (settingsText !== undefined) {
+  delete process.env.RCLUSTER_SHIM;
+  guard(() => {
+    const cluster = require('cluster');
+    if (!cluster.isWorker || !process.connected || !require('worker_threads').isMainThread) return;
+    guard(hideFromExecArgv)();
+    run(JSON.parse(settingsText), cluster);
+  })();
+}
+
+/** child_process.fork() hands process.execArgv on: the app's children are none of our business. */
+function hideFromExecArgv() {
+  const { realpathSync } = require('fs');
+  const { resolve } = require('path');
+  const isUs = (path) => {
+    try {
+      return path === __filename || realpathSync(resolve(path)) === realpathSync(__filename);
+    } catch {
+      return false;
+    }
+  };
+  const args = process.execArgv;
+  for (let i = args.length - 1; i >= 0; i--) {
+    const [, flag, path] = /^(--require|-r)(?:=(.*))?$/s.exec(args[i]) || [];
+    if (flag === undefined) continue;
+    if (path !== undefined ? isUs(path) : isUs(args[i + 1] || '')) args.splice(i, path === undefined ? 2 : 1);
+  }
+}
+
+function milliseconds(value, otherwise) {
+  return Number.isFinite(value) ? Math.max(0, value) : otherwise;
+}
+
+function bounded(value, bytes) {
+  const string = String(value).slice(0, bytes);
+  if (Buffer.byteLength(string) <= bytes) return string;
+  return Buffer.from(string).subarray(0, bytes).toString().replace(/\ufffd+$/, '');
+}
+
+/** Anything can be thrown, with getters that throw again. */
+function describe(err) {
+  const isError = attempt(() => typeof err.message === 'string', false);
+  const read = (name) => attempt(() => bounded(err[name] || '', MAX_STACK), '');
+  return {
+    name: isError ? bounded(read('name') || 'Error', MAX_NAME) : 'Uncaught',
+    message: bounded(isError ? read('message') : attempt(() => require('util').inspect(err, { depth: 2 }), 'unprintable'), MAX_MESSAGE),
+    stack: isError ? read('stack') : '',
+  };
+}
+
+function run(settings, cluster) {
+  const { worker } = cluster;
+  const drainMs = milliseconds(settings.drain_ms, 30000);
+  const capMs = Math.max(1000, drainMs - 2000); // Node adds a second of its own to what it advertises
+  const nodeSend = process.send; // Node's own, before any agent wraps it
+  let gone = false; // the master is no more
+
+  const tracked = hooks.install(cluster, capMs, {
+    listen: (server) => drain.onListen(server),
+    gone: () => drain.onGone(),
+  });
+  const drain = createDrain(tracked, {
+    capMs,
+    longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
+    shutdownMessage: settings.shutdown_message === true,
+  }, (connections) => send({ act: 'draining', connections }), drained);
+
+  /** What the master may ask for. Later additions (a heartbeat, metrics) have their place here. */
+  const acts = {
+    drain: (message) => drain.start(milliseconds(message.deadline_ms, drainMs)),
+  };
+
+  function send(message, done = noop) {
+    if (!process.connected) return done();
+    try {
+      // With a callback Node never turns a failed write into an 'error' event.
+      return nodeSend.call(process, { cmd: 'NODE_RCLUSTER', ...message }, undefined, undefined, done);
+    } catch (err) {
+      fault(err);
+      return done();
+    }
+  }
+
+  function drained(cut) {
+    if (gone) process.exit(0);
+    send({ act: 'drained', cut }, guard(() => {
+      worker.exitedAfterDisconnect = true; // else Node exits at once, and the app's own ending is lost
+      if (process.connected) process.disconnect();
+      muteSend();
+    }));
+  }
+
+  guard(listenToMaster)();
+  guard(outliveMaster)();
+  guard(reportErrors)();
+  // Node resets signal dispositions at start, so a worker has to ignore SIGHUP by itself. The app may listen as
+  // well; signal listeners do not hold the event loop.
+  process.on('SIGHUP', noop);
+  send({ act: 'hello', v: 1, node: process.version });
+
+  function listenToMaster() {
+    process.on('internalMessage', guard((message) => {
+      if (message && message.cmd === 'NODE_RCLUSTER' && Object.hasOwn(acts, message.act)) acts[message.act](message);
+    }));
+  }
+
+  /**
+   * When its channel ends, Node's cluster child calls process.exit(0) and drops what it was serving. If the
+   * master died, the same drain comes first. If the app closed the channel, Node's behaviour stays.
+   */
+  function outliveMaster() {
+    const channel = process[symbolOf(process, 'kChannelHandle')];
+    const { onread } = channel;
+    let eof = false;
+    channel.onread = function onreadOrEof(data) {
+      if (!data) eof = true;
+      return Reflect.apply(onread, this, arguments);
+    };
+    process.prependListener('disconnect', guard(() => {
+      if (!eof || worker.exitedAfterDisconnect) return;
+      worker.exitedAfterDisconnect = true;
+      gone = true;
+      muteSend();
+      drain.start(drainMs);
+    }));
+    // A 'disconnect' listener holds the channel open. Node's own does so already; ours shall not count.
+    process.channel.unrefCounted();
+  }
+
+  /** With no channel, a process.send() of the app would kill it with an 'error' event in the middle of a drain. */
+  function muteSend() {
+    process.send = function send(...args) {
+      const done = args.find((arg) => typeof arg === 'function');
+      if (done) process.nextTick(done, Object.assign(new Error('Channel closed'), { code: 'ERR_IPC_CHANNEL_CLOSED' }));
+      return false;
+    };
+  }
+
+  function reportErrors() {
+    let survived = 0;
+    process.on('uncaughtExceptionMonitor', guard((err, origin) => {
+      const handled = process.listenerCount('uncaughtException') > 0 || process.hasUncaughtExceptionCaptureCallback();
+      if (handled && ++survived > MAX_HANDLED) return;
+      const report = { act: 'error', ...describe(err), origin };
+      if (handled) report.handled = true;
+      send(report);
+    }));
+  }
+}

@@ -127,11 +127,7 @@ pub struct RunArgs {
     pub log_level: LogLevel,
 
     /// The app and its arguments, passed on untouched.
-    #[arg(
-        value_name = "SCRIPT [ARGS]",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "SCRIPT [ARGS]", trailing_var_arg = true)]
     pub target: Vec<OsString>,
 }
 

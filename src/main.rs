@@ -8,7 +8,7 @@ use rcluster::{
     commands,
     config::{self, Config},
     exit_code::ExitCode,
-    runtime::boot,
+    runtime::{Verdict, boot},
     sys,
 };
 use tracing::level_filters::LevelFilter;
@@ -23,12 +23,13 @@ fn main() -> process::ExitCode {
             sys::guard::run(path, Duration::from_millis(*grace_ms));
             ExitCode::Ok.into()
         }
+        Some(Command::Check(args)) => finish(run(&args.run, Mode::Check)),
         Some(command) => {
             // A command has nothing to put in order before it ends.
             sys::process::unblock_signals();
             finish(on_runtime(dispatch(command)))
         }
-        None => finish(run(&cli.run)),
+        None => finish(run(&cli.run, Mode::Serve)),
     }
 }
 
@@ -55,12 +56,18 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::stop(args).await,
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
-        Command::Check(_) => anyhow::bail!("not yet"),
-        Command::Guard { .. } => ExitCode::Internal,
+        Command::Check(_) | Command::Guard { .. } => ExitCode::Internal,
     })
 }
 
-fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+/// What the options of a master are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Serve,
+    Check,
+}
+
+fn run(args: &RunArgs, mode: Mode) -> anyhow::Result<ExitCode> {
     let usage = |error: &dyn std::fmt::Display| {
         eprintln!("rcluster: {error}");
         Ok(ExitCode::Usage)
@@ -79,12 +86,18 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     log(args);
     on_runtime(async {
-        match boot::run(config).await {
-            Ok(verdict) => {
-                if let (Some(reason), true) = (verdict.reason, verdict.code != ExitCode::Ok) {
-                    eprintln!("rcluster: {reason}");
+        let verdict = match mode {
+            Mode::Serve => boot::run(config).await,
+            Mode::Check => boot::check(config).await,
+        };
+        match verdict {
+            Ok(Verdict { code, reason }) => {
+                match reason {
+                    Some(reason) if code == ExitCode::Ok => println!("{reason}"),
+                    Some(reason) => eprintln!("rcluster: {reason}"),
+                    None => {}
                 }
-                Ok(verdict.code)
+                Ok(code)
             }
             Err(error) => {
                 eprintln!("rcluster: {error}");

@@ -104,13 +104,7 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
         }
         None => None,
     };
-    let shim = config
-        .shim
-        .then(|| ShimFile::beside(&config.control))
-        .transpose()
-        .map_err(|e| BootError::System("write the shim beside the control socket", e))?;
-    let guard = Guard::start(&guard_file, config.policy.drain_timeout)
-        .map_err(|e| BootError::System("start the guard process", e))?;
+    let (shim, guard) = helpers(&config)?;
     // The master must not hold a release folder that a deploy wants to delete.
     std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
 
@@ -142,4 +136,49 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
         (reason, code) => error!(code = code as u8, reason, "rcluster gives up"),
     }
     Ok(verdict)
+}
+
+/// Tries whether a release gets ready, without its port and without a name:
+/// nothing of a running master is touched.
+///
+/// # Errors
+/// A [`BootError`] when it cannot even be tried.
+pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
+    let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+    spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
+    let release = Release::resolve(&config.launch)?;
+    if config.control_is_default
+        && let Some(folder) = config.control.parent()
+    {
+        control_dir::prepare_default(folder)?;
+    }
+    // Files of its own, beside those of a running master.
+    config
+        .control
+        .set_extension(format!("check-{}", std::process::id()));
+    let (shim, guard) = helpers(&config)?;
+    let (inbox_in, inbox) = mpsc::channel(INBOX);
+    // Nobody can send a request: there is no control socket.
+    let (_requests_in, requests) = mpsc::channel(1);
+    let supervisor = Supervisor::checking(config.policy.clone(), fastrand::u64(..));
+    let world = World::new(config, release, Listeners::default(), shim, guard, inbox_in);
+    let inputs = Inputs {
+        signals,
+        requests,
+        inbox,
+    };
+    Ok(Master::new(supervisor, world).run(inputs).await)
+}
+
+/// The shim's files and the guard.
+fn helpers(config: &Config) -> Result<(Option<ShimFile>, Guard), BootError> {
+    let shim = config
+        .shim
+        .then(|| ShimFile::beside(&config.control))
+        .transpose()
+        .map_err(|e| BootError::System("write the shim beside the control socket", e))?;
+    let file = config.control.with_extension("guard");
+    let guard = Guard::start(&file, config.policy.drain_timeout)
+        .map_err(|e| BootError::System("start the guard process", e))?;
+    Ok((shim, guard))
 }

@@ -17,4 +17,5 @@ mod report;
 mod shim_file;
 mod signals;
 
+pub use master::Verdict;
 pub use release::{Release, ReleaseError};

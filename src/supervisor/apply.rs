@@ -35,7 +35,7 @@ impl Supervisor {
     }
 
     fn spawned(&mut self, id: WorkerId, pid: Pid) {
-        let Some(worker) = self.fleet.worker_mut(id) else {
+        let Some(worker) = self.fleet.worker_mut(id).filter(|w| w.pid.is_none()) else {
             return;
         };
         worker.pid = Some(pid);
@@ -47,10 +47,23 @@ impl Supervisor {
                 if let Some(worker) = self.fleet.worker_mut(id) {
                     worker.deadline = deadline;
                 }
+                self.catch_up(id);
             }
             State::Stopping => self.signal(id, StopSignal::Stop),
-            State::Killing => self.signal(id, StopSignal::Kill),
+            State::Killing => self.force(id),
             State::Booting | State::Held | State::Ready | State::Draining => {}
+        }
+    }
+
+    /// What it said before its start was told.
+    fn catch_up(&mut self, id: WorkerId) {
+        let Some(worker) = self.fleet.worker(id) else {
+            return;
+        };
+        if worker.readiness_seen {
+            self.is_ready(id, "was ready before its start was told");
+        } else if worker.held_at.is_some() {
+            self.enter(id, State::Held, None, "asks for its listener");
         }
     }
 
@@ -109,7 +122,7 @@ impl Supervisor {
     /// A seat became empty by its worker's own fault. Returns the milliseconds
     /// until it is filled again, where that is decided by the backoff.
     fn lost_seat(&mut self, worker: &super::Worker, why: &str) -> Option<u64> {
-        if self.phase == Phase::FirstBoot {
+        if self.is_first_boot() {
             // The first cause is the one worth telling; a failed bind beats what it led to.
             self.boot_error.get_or_insert_with(|| {
                 (
@@ -153,8 +166,18 @@ impl Supervisor {
                 }
             }
             Fact::AtGate => {
-                if worker.state == State::Booting && worker.gate == Gate::Closed {
-                    self.enter(id, State::Held, None, "asks for its listener");
+                if worker.gate == Gate::Closed {
+                    match worker.state {
+                        State::Starting => worker.held_at = Some(self.now),
+                        State::Booting => {
+                            self.enter(id, State::Held, None, "asks for its listener");
+                        }
+                        State::Held
+                        | State::Ready
+                        | State::Draining
+                        | State::Stopping
+                        | State::Killing => {}
+                    }
                 }
             }
             Fact::Listening(key) => {
@@ -178,7 +201,9 @@ impl Supervisor {
                 if worker.state == State::Draining && worker.drained.is_none() {
                     worker.drained = Some(cut);
                     worker.listening.clear();
-                    worker.deadline = Some(self.now + Policy::LINGER);
+                    // Never later than the drain timeout would have ended it.
+                    let linger = self.now + Policy::LINGER;
+                    worker.deadline = Some(worker.deadline.map_or(linger, |d| d.min(linger)));
                     self.drained_total += 1;
                     self.cut_total += cut;
                 }
@@ -189,7 +214,7 @@ impl Supervisor {
             Fact::BindFailed(reason) => {
                 let generation = worker.generation;
                 worker.last_error.get_or_insert_with(|| reason.clone());
-                if self.phase == Phase::FirstBoot {
+                if self.is_first_boot() {
                     self.boot_error = Some((ExitCode::BindFailed, reason));
                 } else if self
                     .reload
@@ -308,7 +333,7 @@ impl Supervisor {
             match worker.state {
                 State::Starting | State::Booting | State::Held => {
                     let reason = self.never_ready(worker);
-                    if self.phase == Phase::FirstBoot {
+                    if self.is_first_boot() {
                         self.boot_error
                             .get_or_insert((ExitCode::NeverReady, reason.clone()));
                     }
@@ -331,7 +356,10 @@ impl Supervisor {
                 }
                 State::Stopping => self.kill(id, "still there after the stop signal"),
                 State::Killing => {
-                    self.signal(id, StopSignal::Kill);
+                    // Without a process there is nothing to kill yet; it gets its signal when it has one.
+                    if worker.pid.is_some() {
+                        self.signal(id, StopSignal::Kill);
+                    }
                     if let Some(worker) = self.fleet.worker_mut(id) {
                         worker.deadline = Some(now + Policy::KILL_REPEAT);
                     }
@@ -358,7 +386,7 @@ impl Supervisor {
     fn ask_stop(&mut self, urgency: Urgency) {
         let urgency = match self.phase {
             Phase::Stopping(before) => before.max(urgency),
-            Phase::FirstBoot | Phase::Serving => urgency,
+            Phase::FirstBoot | Phase::Checking | Phase::Serving => urgency,
             Phase::Over => return,
         };
         self.begin_stop(urgency);

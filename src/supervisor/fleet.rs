@@ -38,6 +38,10 @@ impl Fleet {
         self.iter().filter(|w| wanted(w)).map(|w| w.id).collect()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.workers.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.workers.is_empty()
     }
@@ -61,15 +65,9 @@ impl Fleet {
         self.iter().any(Worker::is_seated)
     }
 
-    /// Workers on their way out, oldest first.
-    pub(super) fn draining(&self) -> impl Iterator<Item = &Worker> {
-        self.iter().filter(|w| w.state >= State::Draining)
-    }
-
-    /// Whether any worker of another generation may still accept a connection.
-    pub(super) fn others_accept(&self, generation: Generation) -> bool {
-        self.iter().any(|w| {
-            w.generation != generation && w.state <= State::Draining && !w.listening.is_empty()
-        })
+    /// Whether any worker of a generation that is not wanted may still accept a connection.
+    pub(super) fn others_accept(&self, wanted: impl Fn(Generation) -> bool) -> bool {
+        self.iter()
+            .any(|w| !wanted(w.generation) && w.state <= State::Draining && !w.listening.is_empty())
     }
 }

@@ -10,7 +10,7 @@ use super::{
     event::{Event, Urgency},
     fleet::Fleet,
     policy::Policy,
-    reload::{Pending, Reload, Settling},
+    reload::{Pending, Reload, Settling, Stage},
     time::Time,
     worker::{Generation, Slot, State, Worker, WorkerId},
 };
@@ -21,6 +21,8 @@ use crate::exit_code::ExitCode;
 pub(super) enum Phase {
     /// No worker has been ready yet; a failure ends the master.
     FirstBoot,
+    /// One worker boots behind the gate, to see whether it gets ready.
+    Checking,
     /// At least one worker has been ready once; it never gives up again.
     Serving,
     /// On the way out.
@@ -109,15 +111,22 @@ impl Supervisor {
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         self.apply(event);
-        // One pass may make room for the next; a pass without orders is the end.
+        // One pass may make room for the next; a pass without progress is the end.
         loop {
-            let before = self.out.len();
+            let before = self.progress();
             self.reconcile();
-            if self.out.len() == before {
+            if self.progress() == before {
                 break;
             }
         }
         std::mem::take(&mut self.out)
+    }
+
+    /// Changes with every pass that did something: orders, and moves of the
+    /// target that order nothing by themselves.
+    fn progress(&self) -> (usize, Phase, Option<(Generation, Stage)>) {
+        let reload = self.reload.as_ref().map(|r| (r.generation, r.stage));
+        (self.out.len(), self.phase, reload)
     }
 
     /// The operator's wishes as they are in force.
@@ -211,18 +220,24 @@ impl Supervisor {
         match to {
             State::Draining => self.out.push(Action::Drain { id }),
             State::Stopping if started => self.signal(id, StopSignal::Stop),
-            State::Killing => {
-                self.killed += 1;
-                if started {
-                    self.signal(id, StopSignal::Kill);
-                }
-            }
-            State::Starting | State::Booting | State::Held | State::Ready | State::Stopping => {}
+            State::Killing if started => self.force(id),
+            State::Starting
+            | State::Booting
+            | State::Held
+            | State::Ready
+            | State::Stopping
+            | State::Killing => {}
         }
     }
 
     pub(super) fn signal(&mut self, id: WorkerId, signal: StopSignal) {
         self.out.push(Action::Signal { id, signal });
+    }
+
+    /// The first SIGKILL; those that are repeated do not count.
+    pub(super) fn force(&mut self, id: WorkerId) {
+        self.killed += 1;
+        self.signal(id, StopSignal::Kill);
     }
 
     /// Asks a worker to leave, by the gentlest way that its state allows.
@@ -256,6 +271,7 @@ impl Supervisor {
         let workers = self.fleet.iter().filter_map(|w| w.deadline);
         let phase = match self.phase {
             Phase::Serving => self.serving_deadlines(),
+            Phase::Checking => self.checking_deadlines(),
             Phase::FirstBoot | Phase::Stopping(_) | Phase::Over => vec![],
         };
         // What was due has been done in the last step; what it could not do

@@ -8,12 +8,15 @@
 mod action;
 mod apply;
 mod backoff;
+mod checking;
 mod event;
 mod fleet;
 mod machine;
 mod policy;
 mod reconcile;
 mod reload;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod stopping;
 mod time;

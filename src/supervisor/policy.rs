@@ -106,7 +106,19 @@ impl Policy {
     /// SIGKILL is repeated at this interval until the process is reaped.
     pub const KILL_REPEAT: Duration = Duration::from_secs(10);
 
-    /// Most workers that may drain or stop in the background of reloads: twice the wanted workers.
+    /// Most processes at one time, whatever happens: the seats, the extra ones
+    /// of a reload (an atomic one boots a whole second generation), and the
+    /// draining cap. Those that are cut count until they are reaped, so at the
+    /// bound a spawn waits for one of them, at most the kill timeout.
+    pub fn process_cap(&self) -> usize {
+        let extra = match self.switch {
+            Switch::Rolling => self.surge.of(self.workers).min(self.workers),
+            Switch::Atomic => self.workers,
+        };
+        (self.workers + extra) as usize + self.draining_cap()
+    }
+
+    /// Most workers that may drain in the background of reloads: twice the wanted workers.
     pub fn draining_cap(&self) -> usize {
         self.workers as usize * 2
     }

@@ -14,6 +14,7 @@ impl Supervisor {
         self.expire();
         match self.phase {
             Phase::FirstBoot => self.first_boot(),
+            Phase::Checking => self.check(),
             Phase::Serving => {
                 self.begin_pending_reload();
                 self.advance_reload();
@@ -38,13 +39,23 @@ impl Supervisor {
             self.phase = Phase::Serving;
             self.boot_error = None;
         } else if !self.fleet.any_seated() {
-            let verdict = self.boot_error.take().unwrap_or_else(|| {
-                let reason = "every worker ended before one was ready".to_owned();
-                (ExitCode::BootFailed, reason)
-            });
-            self.verdict = Some(verdict);
-            self.begin_stop(super::Urgency::Graceful);
+            self.give_up();
         }
+    }
+
+    /// Whether a failure to boot ends the master.
+    pub(super) fn is_first_boot(&self) -> bool {
+        matches!(self.phase, Phase::FirstBoot | Phase::Checking)
+    }
+
+    /// No worker got ready: the master ends with the first cause.
+    pub(super) fn give_up(&mut self) {
+        let verdict = self.boot_error.take().unwrap_or_else(|| {
+            let reason = "every worker ended before one was ready".to_owned();
+            (ExitCode::BootFailed, reason)
+        });
+        self.verdict = Some(verdict);
+        self.begin_stop(super::Urgency::Graceful);
     }
 
     /// The generation that a slot should run.
@@ -57,7 +68,9 @@ impl Supervisor {
 
     /// When a ready worker has proven itself, if it has nothing else to wait for.
     pub(super) fn proven_at(&self, worker: &Worker) -> Option<Time> {
-        let mut at = worker.ready_at? + self.policy.min_uptime;
+        let ready_at = worker.ready_at?;
+        // Time at the gate counts: an atomic switch must not wait once it has begun.
+        let mut at = (worker.held_at.unwrap_or(ready_at) + self.policy.min_uptime).max(ready_at);
         if let Some(reload) = &self.reload
             && reload.generation == worker.generation
         {
@@ -96,29 +109,49 @@ impl Supervisor {
         let surge = self.policy.surge.of(self.policy.workers) as usize;
         for slot in self.slots() {
             let goal = self.goal(slot);
-            if self.fleet.sound(slot, goal).is_some() {
-                continue;
+            if self.fleet.sound(slot, goal).is_none() {
+                let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
+                let occupied = self.fleet.seated(slot).any(Worker::is_ready);
+                if for_reload && self.has_room() {
+                    // The new code owes nothing for the old code's crashes.
+                    let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
+                    self.spawn(slot, goal, gate);
+                } else if !for_reload && (!occupied || self.replacing() < surge) {
+                    self.restart(slot, goal);
+                }
             }
-            let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
-            if for_reload {
-                // The new code owes nothing for the old code's crashes.
-                let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
-                self.spawn(slot, goal, gate);
-                continue;
-            }
-            let occupied = self.fleet.seated(slot).any(Worker::is_ready);
-            if occupied && self.replacing() >= surge {
-                continue;
-            }
-            let due = self.seat(slot).backoff.not_before() <= self.now;
-            if due && self.budget.take(self.now, self.policy.workers) {
-                self.spawn(slot, goal, Gate::Open);
+            if self.lacks_stand_in(slot) {
+                self.restart(slot, self.committed);
             }
         }
     }
 
+    /// Spawns outside of a reload's plan: spaced by the slot's backoff, bounded by the budget.
+    fn restart(&mut self, slot: Slot, generation: Generation) {
+        let due = self.seat(slot).backoff.not_before() <= self.now;
+        if due && self.has_room() && self.budget.take(self.now, self.policy.workers) {
+            self.spawn(slot, generation, Gate::Open);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.fleet.len() < self.policy.process_cap()
+    }
+
+    /// While new workers are held at the gate nobody but the old generation
+    /// serves: what dies of it is replaced, although its days are numbered.
+    fn lacks_stand_in(&self, slot: Slot) -> bool {
+        let held_back = self
+            .reload
+            .as_ref()
+            .is_some_and(|r| r.admits(slot) && r.holds_relief());
+        let committed = self.committed;
+        held_back && !self.fleet.seated(slot).any(|w| w.generation == committed)
+    }
+
     /// Lets the others of a slot go once a worker of the wanted generation has proven itself.
     fn relieve(&mut self) {
+        self.send_home();
         for slot in self.slots() {
             let goal = self.goal(slot);
             if self
@@ -145,18 +178,28 @@ impl Supervisor {
         }
     }
 
+    /// Lets go those that boot, or are held, for a generation that was given up:
+    /// nobody will ever open their gate, and they must not come to serve.
+    fn send_home(&mut self) {
+        let wanted = self.reload.as_ref().map(|r| r.generation);
+        let committed = self.committed;
+        for id in self.fleet.ids(|w| {
+            w.generation > committed
+                && Some(w.generation) != wanted
+                && w.is_seated()
+                && !w.is_ready()
+        }) {
+            self.retire(id, "its generation was given up");
+        }
+    }
+
     /// Bounds the workers that drain in the background: the oldest is cut.
     fn cap_draining(&mut self) {
         let cap = self.policy.draining_cap();
-        let excess = self.fleet.draining().count().saturating_sub(cap);
-        let oldest: Vec<_> = self
-            .fleet
-            .draining()
-            .filter(|w| w.state == State::Draining)
-            .take(excess)
-            .map(|w| w.id)
-            .collect();
-        for id in oldest {
+        // Those that were cut before are on their way: they are no reason to cut another.
+        let draining = self.fleet.ids(|w| w.state == State::Draining);
+        let excess = draining.len().saturating_sub(cap);
+        for id in draining.into_iter().take(excess) {
             self.halt(id, "too many workers drain at once; the oldest is cut");
         }
     }
@@ -174,6 +217,12 @@ impl Supervisor {
         }
     }
 
+    fn restart_at(&self, slot: Slot) -> Time {
+        let seat = self.seats.get(slot.0 as usize);
+        let due = seat.map_or(self.now, |s| s.backoff.not_before());
+        due.max(self.budget.available_at(self.policy.workers))
+    }
+
     /// Times at which reconciling may have something new to do while serving.
     pub(super) fn serving_deadlines(&self) -> Vec<Time> {
         let mut times = vec![];
@@ -181,11 +230,10 @@ impl Supervisor {
             let goal = self.goal(slot);
             match self.fleet.sound(slot, goal) {
                 Some(worker) => times.extend(self.proven_at(worker)),
-                None => {
-                    let seat = self.seats.get(slot.0 as usize);
-                    let due = seat.map_or(self.now, |s| s.backoff.not_before());
-                    times.push(due.max(self.budget.available_at(self.policy.workers)));
-                }
+                None => times.push(self.restart_at(slot)),
+            }
+            if self.lacks_stand_in(slot) {
+                times.push(self.restart_at(slot));
             }
         }
         times.extend(

@@ -106,7 +106,7 @@ impl Reload {
 impl Supervisor {
     pub(super) fn ask_reload(&mut self, ticket: Option<Ticket>, rollback: bool) {
         match self.phase {
-            Phase::FirstBoot | Phase::Serving => {}
+            Phase::FirstBoot | Phase::Checking | Phase::Serving => {}
             Phase::Stopping(_) | Phase::Over => {
                 self.tell(
                     ticket.into_iter().collect(),
@@ -133,13 +133,13 @@ impl Supervisor {
                 }
                 self.report_end(&reload, outcome.clone());
                 self.tell(reload.tickets, outcome);
-                // Nothing of it is committed: giving it up is the way back.
-                self.tell(
-                    ticket.into_iter().collect(),
-                    ReloadOutcome::Done {
-                        generation: self.committed,
-                    },
-                );
+                // Nothing of it is committed: giving it up is the way back, which
+                // has been gone when none of its workers takes connections.
+                self.settling.push(Settling {
+                    generation: self.committed,
+                    started: self.now,
+                    tickets: ticket.into_iter().collect(),
+                });
                 return;
             }
         }
@@ -204,11 +204,16 @@ impl Supervisor {
                         .is_some_and(Worker::is_ready)
                 });
                 if all {
-                    self.set_stage(Stage::Baking(self.now + self.policy.bake));
+                    // Held workers have shown that they boot, not yet that they serve.
+                    let trial = self.policy.bake.max(self.policy.min_uptime);
+                    self.set_stage(Stage::Baking(self.now + trial));
                 }
             }
-            Stage::Baking(until) if until <= self.now => self.commit(),
-            Stage::Baking(_) => {}
+            Stage::Baking(until) => {
+                if until <= self.now && self.proven() >= self.policy.workers {
+                    self.commit();
+                }
+            }
         }
     }
 
@@ -223,14 +228,8 @@ impl Supervisor {
         let Some(reload) = &self.reload else {
             return;
         };
-        let (generation, mut admitted) = (reload.generation, reload.admitted);
-        let done = (0..admitted)
-            .filter(|slot| {
-                self.fleet
-                    .sound(Slot(*slot), generation)
-                    .is_some_and(|w| self.is_proven(w))
-            })
-            .count() as u32;
+        let mut admitted = reload.admitted;
+        let done = self.proven();
         let surge = self.policy.surge.of(self.policy.workers);
         if done >= self.policy.workers {
             self.commit();
@@ -240,6 +239,17 @@ impl Supervisor {
         if let Some(reload) = &mut self.reload {
             reload.admitted = admitted;
         }
+    }
+
+    /// Slots in which a worker of the new generation has proven itself.
+    fn proven(&self) -> u32 {
+        let Some(reload) = &self.reload else { return 0 };
+        let proven = |slot: &u32| {
+            self.fleet
+                .sound(Slot(*slot), reload.generation)
+                .is_some_and(|w| self.is_proven(w))
+        };
+        (0..reload.admitted).filter(proven).count() as u32
     }
 
     /// All at once: boot behind the gate, and open it when the last is there.
@@ -302,7 +312,9 @@ impl Supervisor {
     /// Tells those who wait, once the new generation alone takes connections.
     pub(super) fn settle(&mut self) {
         let committed = self.committed;
-        let accept = self.fleet.others_accept(committed);
+        // The next reload does not keep the answer to the last one.
+        let next = self.reload.as_ref().map_or(committed, |r| r.generation);
+        let accept = self.fleet.others_accept(|g| g == committed || g == next);
         let (settled, rest) = std::mem::take(&mut self.settling)
             .into_iter()
             .partition(|s| s.generation != committed || !accept);

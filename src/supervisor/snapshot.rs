@@ -89,7 +89,7 @@ impl Supervisor {
             .collect();
         workers.sort_by_key(|w| (w.slot, w.id));
         let state = match self.phase {
-            Phase::FirstBoot => "booting",
+            Phase::FirstBoot | Phase::Checking => "booting",
             Phase::Serving if self.reload.is_some() => "reloading",
             Phase::Serving => "serving",
             Phase::Stopping(_) | Phase::Over => "stopping",

@@ -26,6 +26,9 @@ pub enum ControlError {
     /// Something that is no socket is in the way.
     #[error("{0} exists and is not a socket; it is left alone: use another --control path")]
     InTheWay(PathBuf),
+    /// Somebody who is no rcluster listens there.
+    #[error("another program listens on {0}; it is left alone: use another --control path")]
+    InUse(PathBuf),
     /// The path does not fit into a socket address.
     #[error("the control path {0} is too long: a socket path has at most {max} bytes", max = super::listener::MAX_PATH)]
     TooLong(PathBuf),
@@ -176,7 +179,8 @@ impl Drop for Lock {
 /// that is there is of a master that died.
 ///
 /// # Errors
-/// [`ControlError::InTheWay`] for a file that is no socket, [`ControlError::Folder`] otherwise.
+/// [`ControlError::InTheWay`] for a file that is no socket, [`ControlError::InUse`]
+/// for a socket that somebody listens on, [`ControlError::Folder`] otherwise.
 pub fn bind_socket(
     path: &Path,
     _lock: &Lock,
@@ -186,6 +190,10 @@ pub fn bind_socket(
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
             return Err(ControlError::InTheWay(path.to_owned()));
+        }
+        // Another program's: it does not know our lock.
+        Ok(_) if !super::listener::is_stale(path) => {
+            return Err(ControlError::InUse(path.to_owned()));
         }
         Ok(_) => fs::remove_file(path).map_err(failed)?,
         Err(_) => {}

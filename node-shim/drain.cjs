@@ -1,0 +1,328 @@
+'use strict';
+
+// The drain: nothing new is accepted, everything accepted is finished, what is not finished at the deadline is
+// cut and counted. The rule numbers are those of the README.
+
+const { noop, guard, later, define, symbolOf, attempt } = require('./hooks.cjs');
+
+const LINGER_MS = 2000; // silence after our FIN before the socket is destroyed
+const CUT_MS = 1000; // between the FIN at the deadline and the destroy
+const H2_GRACE_MS = 1000; // until GOAWAY with the last stream id
+const WS_CLOSE_MS = 2000; // for the peer's close frame
+const LONG_DELAY_MS = 100; // the app's own 'rcluster:drain' handler goes first
+const LONG_SPACING_MS = 10; // between two WebSocket or SSE closes, less if they are many
+const SWEEP_MS = 100; // how often a drain looks for new upgrades, sessions and streams
+const WS_REASON = 'service restart';
+
+/**
+ * Prepares a drain. `tracked` is what hooks.install() returns, `options` are { longGraceMs, capMs, shutdownMessage },
+ * `onStart(connections)` and `onEnd(cut)` tell the master.
+ */
+function create(tracked, options, onStart, onEnd) {
+  const { servers, open, datagrams, tlsOf, upgraded } = tracked;
+  const { Socket } = require('net');
+  let drain = null; // { deadline, cut, finished, timers } once it has begun
+  const lingering = new WeakSet(); // we said FIN and only wait for the client's
+  const handled = new WeakSet(); // WebSocket, HTTP/2 session, SSE response: already taken care of
+  const sessions = new Map(); // socket -> { session, at }
+
+  /** Begins, once; `ms` from now is the deadline. */
+  function start(ms) {
+    if (drain) return;
+    const deadline = Date.now() + ms;
+    drain = { deadline, cut: 0, finished: false, timers: [] };
+    guard(hookResponses)();
+    for (const server of servers) guard(closeServer)(server);
+    for (const socket of datagrams) guard(stopDatagrams)(socket);
+    tracked.forgetDetached();
+    onStart(open.size);
+    tellApp('rcluster:drain', { deadline });
+    if (options.shutdownMessage) tellApp('message', 'shutdown');
+    drain.timers.push(later(ms, onDeadline), setInterval(guard(sweep), SWEEP_MS).unref());
+    guard(adoptInFlight)();
+    guard(sweep)();
+    finishIfEmpty();
+  }
+
+  function tellApp(event, argument) {
+    try {
+      process.emit(event, argument);
+    } catch (err) { // the app's listener threw: its other requests shall not pay for it
+      process.emitWarning(err instanceof Error ? err : new Error(String(err)));
+    }
+  }
+
+  /** Rule 1: stop accepting, with net's close. http's would destroy idle sockets and stop the header timer. */
+  function closeServer(server) {
+    if (!Object.hasOwn(server, 'close')) {
+      // The app's own close() comes later, and shall work as the first one: no ERR_SERVER_NOT_RUNNING.
+      let asked = false;
+      define(server, 'close', function close(callback) {
+        if (asked) return Reflect.apply(Object.getPrototypeOf(this).close, this, arguments);
+        asked = true;
+        if (typeof callback === 'function') this.once('close', () => Reflect.apply(callback, this, []));
+        this._emitCloseIfDrained();
+        return this;
+      });
+    }
+    if (typeof server.closeIdleConnections === 'function') define(server, 'closeIdleConnections', noop);
+    tracked.netClose.call(server);
+    if (!('keepAliveTimeout' in server)) return;
+    // Rule 4: from now on the sockets, too, live only as long as the client was told.
+    const before = server.keepAliveTimeout;
+    if (before !== 0 && before <= options.capMs) return;
+    server.keepAliveTimeout = options.capMs;
+    if (server.keepAliveTimeoutBuffer > 1000) server.keepAliveTimeoutBuffer = 1000;
+    const idle = idleSockets(server).map((socket) => [socket, socket.bytesRead]);
+    drain.timers.push(later(options.capMs + 1000, () => {
+      for (const [socket, seen] of idle) if (!socket.destroyed && socket.bytesRead === seen) linger(socket);
+    }));
+  }
+
+  /** Sockets of an http server between two requests. Node's list also has those whose answer is not ready. */
+  function idleSockets(server) {
+    const connections = server[symbolOf(server, 'http.server.connections')];
+    return connections ? connections.idle().map((parser) => parser.socket).filter((socket) => socket && !socket._httpMessage) : [];
+  }
+
+  /** The new workers read the shared socket on; this one may still answer what it has received. */
+  function stopDatagrams(socket) {
+    const handle = tracked.datagramHandle(socket);
+    if (!handle) return;
+    handle.recvStop();
+    socket.unref();
+  }
+
+  /** The socket that speaks: TLS where there is TLS. */
+  const speaker = (socket) => tlsOf.get(socket) || socket;
+
+  /** Rule 2. Every response header passes OutgoingMessage._storeHeader, whichever way the app writes it. */
+  function hookResponses() {
+    const { OutgoingMessage } = require('http');
+    const store = OutgoingMessage.prototype._storeHeader;
+    OutgoingMessage.prototype._storeHeader = function _storeHeader(firstLine, headers) {
+      const changed = isNewest(this) ? sayClose(this, headers) : undefined;
+      return Reflect.apply(store, this, [firstLine, changed || headers]);
+    };
+  }
+
+  /** With pipelining only the request parsed last may say close: answers after it would be lost. */
+  const isNewest = guard((res) => {
+    const socket = res.req && res.req.socket;
+    const parser = socket && socket.parser;
+    return parser && parser.incoming === res.req && res.statusCode >= 200;
+  });
+
+  const sayClose = guard((res, headers) => {
+    const { socket } = res.req;
+    let rest = [];
+    const note = (value) => {
+      rest = rest.concat(String(value).split(',').map((t) => t.trim()).filter((t) => t && !/^(close|keep-alive)$/i.test(t)));
+    };
+    const drop = (name, value) => {
+      if (/^connection$/i.test(name)) return note(value), true;
+      return /^keep-alive$/i.test(name);
+    };
+    let kept = headers;
+    if (res.getHeaderNames().length > 0) {
+      for (const name of ['connection', 'keep-alive']) {
+        if (res.hasHeader(name)) drop(name, res.getHeader(name)), res.removeHeader(name);
+      }
+      if (rest.length) res.setHeader('Connection', ['close', ...rest].join(', '));
+    } else if (Array.isArray(headers)) {
+      const pairs = Array.isArray(headers[0]) ? headers
+        : headers.flatMap((name, i) => (i % 2 === 0 ? [[name, headers[i + 1]]] : []));
+      kept = pairs.filter(([name, value]) => !drop(name, value));
+      if (rest.length) kept.push(['Connection', ['close', ...rest].join(', ')]);
+    } else if (headers) {
+      kept = Object.fromEntries(Object.entries(headers).filter(([name, value]) => !drop(name, value)));
+      if (rest.length) kept.Connection = ['close', ...rest].join(', ');
+    }
+    res._removedConnection = false;
+    res.shouldKeepAlive = false; // Node adds "Connection: close" and ends the socket after this response
+    lastResponse(socket, res.req);
+    return kept;
+  });
+
+  /** This response is the socket's last: later requests are not dispatched, and the close lingers. */
+  function lastResponse(socket, req) {
+    socket.parser.onIncoming = discard;
+    if (socket instanceof Socket) define(socket, 'destroySoon', guard(() => linger(socket, req)));
+  }
+
+  function discard(req) {
+    req.upgrade = false;
+    req.on('error', noop);
+    req.resume();
+    return 0;
+  }
+
+  /** Rule 3: FIN, go on reading, destroy on the client's FIN (autoDestroy) or after some silence. */
+  function linger(socket, req) {
+    if (lingering.has(socket)) return;
+    lingering.add(socket);
+    socket.setTimeout(0);
+    if (socket.parser && !req) socket.parser.onIncoming = discard;
+    socket.end(guard(() => {
+      let seen = socket.bytesRead;
+      const timer = later(LINGER_MS, () => {
+        const uploading = req && !req.complete && !req._dumped && !req.destroyed;
+        if (socket.bytesRead === seen && !uploading) return socket.destroy();
+        seen = socket.bytesRead;
+        return socket.destroyed || timer.refresh();
+      });
+    }));
+  }
+
+  /** Responses whose header is made but still here can be told to close, too. */
+  function adoptInFlight() {
+    for (const raw of open) {
+      const socket = speaker(raw);
+      const res = socket._httpMessage;
+      if (!res || !res._header || res._headerSent || res._last || !isNewest(res)) continue;
+      const header = res._header.replace(/\r\nConnection: keep-alive(?=\r\n)/i, '\r\nConnection: close')
+        .replace(/\r\nKeep-Alive: [^\r]*(?=\r\n)/i, '');
+      if (!/\r\nConnection: close\r\n/.test(header)) continue;
+      res._header = header;
+      res._last = true;
+      lastResponse(socket, res.req);
+    }
+  }
+
+  /** What has no answer that ends by itself: HTTP/2 sessions, WebSockets, server-sent events. */
+  function sweep() {
+    const long = [];
+    for (const raw of open) {
+      const socket = speaker(raw);
+      if (socket.parser) {
+        const res = socket._httpMessage;
+        if (res && isEventStream(res._header) && take(res)) long.push(() => res.end());
+      } else if (upgraded.get(socket) || webSocketOf(socket)) {
+        if (take(socket)) long.push(() => closeWebSocket(socket));
+      } else if (!upgraded.has(socket) && !sessions.has(socket)) {
+        const session = sessionOf(socket);
+        if (session) closeSession(socket, session);
+      }
+    }
+    for (const [socket, entry] of sessions) watchSession(socket, entry, long);
+    // Spread, so that thousands of clients do not come back in one moment.
+    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - Date.now() - WS_CLOSE_MS - CUT_MS));
+    const spacing = Math.min(LONG_SPACING_MS, left / long.length);
+    long.forEach((close, i) => drain.timers.push(later(LONG_DELAY_MS + i * spacing, close)));
+  }
+
+  function take(object) {
+    return !handled.has(object) && Boolean(handled.add(object));
+  }
+
+  function isEventStream(header) {
+    return typeof header === 'string' && /\r\ncontent-type: *text\/event-stream/i.test(header);
+  }
+
+  /** The `ws` package (Socket.IO, graphql-ws, @fastify/websocket...) leaves its object on the socket. */
+  function webSocketOf(socket) {
+    const symbol = symbolOf(socket, 'websocket');
+    return symbol && typeof socket[symbol].close === 'function' ? socket[symbol] : undefined;
+  }
+
+  /** Rule 8: a close frame 1012, two seconds for the peer's, FIN, destroy. */
+  function closeWebSocket(socket) {
+    if (socket.destroyed) return;
+    const ws = webSocketOf(socket);
+    if (ws) ws.close(1012, WS_REASON); // behind whatever it still has to compress and send
+    else if (socket.writable) socket.write(Buffer.concat([Buffer.from([0x88, 2 + WS_REASON.length, 0x03, 0xf4]), Buffer.from(WS_REASON)]));
+    drain.timers.push(later(WS_CLOSE_MS, () => {
+      if (socket.destroyed) return;
+      socket.on('error', noop);
+      socket.end();
+      drain.timers.push(later(CUT_MS, () => socket.destroy()));
+    }));
+  }
+
+  function sessionOf(socket) {
+    if (!socket.server || typeof socket.server.updateSettings !== 'function') return undefined;
+    // Node files it under a key that differs between versions (in some by mistake 'undefined').
+    for (const key of Reflect.ownKeys(socket)) {
+      const value = attempt(() => socket[key]);
+      if (value && typeof value === 'object' && typeof value.goaway === 'function') return value;
+    }
+    return undefined;
+  }
+
+  /** Rule 7: a session gets a grace for what is on the wire, then GOAWAY with the last stream it will answer. */
+  function closeSession(socket, session) {
+    sessions.set(socket, { session, at: Date.now() });
+    socket.once('close', () => sessions.delete(socket));
+  }
+
+  function watchSession(socket, { session, at }, long) {
+    const state = session[symbolOf(session, 'state')] || {};
+    for (const stream of state.streams ? state.streams.values() : []) {
+      const type = stream.sentHeaders && stream.sentHeaders['content-type'];
+      if (/^text\/event-stream/i.test(type) && take(stream)) long.push(() => stream.end());
+    }
+    const idle = state.streams && state.streams.size === 0;
+    if (!session.closed && !session.destroyed && (idle || Date.now() - at >= H2_GRACE_MS)) session.close();
+    if (socket.writableEnded) linger(socket);
+  }
+
+  // ----------------------------------------------------------------------------------- end of the drain
+
+  /** At the deadline: FIN all, a second, destroy. What had nothing under way is not counted as cut. */
+  function onDeadline() {
+    if (drain.finished) return;
+    const idle = new Set();
+    for (const server of new Set([...open].map((raw) => speaker(raw).server))) {
+      if (server) for (const socket of attempt(() => idleSockets(server), [])) idle.add(socket);
+    }
+    for (const raw of open) guard(cutSocket)(speaker(raw), idle);
+    drain.timers.push(later(CUT_MS, () => {
+      for (const raw of open) speaker(raw).destroy(), raw.destroy();
+      finish();
+    }));
+  }
+
+  function cutSocket(socket, idle) {
+    const session = sessions.has(socket) && sessions.get(socket).session;
+    const streams = session && attempt(() => session[symbolOf(session, 'state')].streams.size, 0);
+    const quiet = session ? streams === 0
+      : socket.bytesRead === 0 || idle.has(socket) || (lingering.has(socket) && socket.writableFinished);
+    if (!quiet) drain.cut++;
+    socket.on('error', noop);
+    if (session) return session.destroy();
+    if (socket.parser) {
+      let counted = !quiet || lingering.has(socket);
+      socket.parser.onIncoming = (req) => { // arrived after our FIN: cannot be answered any more
+        if (!counted) drain.cut++;
+        counted = true;
+        return discard(req);
+      };
+    }
+    return socket.end();
+  }
+
+  function finishIfEmpty() {
+    if (open.size === 0) finish();
+  }
+
+  function finish() {
+    if (drain.finished) return;
+    drain.finished = true;
+    for (const timer of drain.timers) clearTimeout(timer);
+    onEnd(drain.cut);
+  }
+
+  return {
+    start,
+    /** A server that begins to listen during a drain is closed before it accepts anything. */
+    onListen(server) {
+      if (drain) closeServer(server);
+      return drain !== null;
+    },
+    onGone() {
+      if (drain) setImmediate(guard(finishIfEmpty));
+    },
+  };
+}
+
+module.exports = { create };

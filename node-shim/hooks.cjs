@@ -1,0 +1,176 @@
+'use strict';
+
+// What the shim hooks in normal operation, and the helpers that keep a hook from ever throwing into the app.
+//
+// Per listen: the handle's `onconnection`. Per connection: one Set entry in, one out. Per request: nothing.
+// All hooks sit on prototypes, so that servers made by ESM imports, subclasses or old references are seen.
+
+const MAX_TIMER = 2147483647; // ms, more would fire at once
+
+function noop() {}
+
+/** An error inside the shim: visible with NODE_DEBUG=rcluster, never thrown into the app. */
+function fault(err) {
+  try {
+    require('util').debuglog('rcluster')('%s', err && err.stack);
+  } catch { /* nothing left to try */ }
+}
+
+function guard(fn) {
+  return function guarded(...args) {
+    try {
+      return fn(...args);
+    } catch (err) {
+      fault(err);
+      return undefined;
+    }
+  };
+}
+
+/** A timer that neither keeps the event loop alive nor throws. */
+function later(ms, fn) {
+  return setTimeout(guard(fn), Math.max(0, Math.min(ms, MAX_TIMER))).unref();
+}
+
+function define(object, name, value) {
+  Object.defineProperty(object, name, { value, configurable: true, enumerable: false, writable: true });
+}
+
+function symbolOf(object, description) {
+  return Object.getOwnPropertySymbols(object).find((s) => s.description === description);
+}
+
+function attempt(fn, otherwise) {
+  try {
+    return fn();
+  } catch {
+    return otherwise;
+  }
+}
+
+/**
+ * Tracks servers and connections from here on. `capMs` is the longest keep-alive timeout that may be advertised.
+ * `on.listen(server)` returns true if it took a new listener over, `on.gone()` hears of every connection that ended.
+ */
+function install(cluster, capMs, on) {
+  const net = require('net');
+  const servers = new Set(); // net.Server (http, https, http2, tls too) that listens
+  const open = new Set(); // accepted net.Socket, the TCP side of a TLS one
+  const datagrams = new Set(); // dgram.Socket bound through the master
+  const tlsOf = new WeakMap(); // accepted net.Socket -> the TLSSocket on it
+  const upgraded = new WeakMap(); // socket -> true if it speaks WebSocket, false for CONNECT and others
+  const netClose = net.Server.prototype.close;
+  let ownerSymbol;
+  let sweepAt = 1024;
+  let httpHooked = false;
+  let tlsHooked = false;
+
+  const listen2 = net.Server.prototype._listen2; // every listen() ends here; Node keeps the name for wrappers
+  net.Server.prototype._listen2 = function _listen2() {
+    const result = Reflect.apply(listen2, this, arguments);
+    onListen(this);
+    return result;
+  };
+
+  const onListen = guard((server) => {
+    const handle = server._handle;
+    if (!handle) return;
+    if (on.listen(server)) return;
+    for (const other of servers) if (!other._handle) servers.delete(other);
+    servers.add(server);
+    ownerSymbol ||= Object.getOwnPropertySymbols(handle).find((s) => handle[s] === server);
+    const { onconnection } = handle;
+    handle.onconnection = function onconnectionTracked(err, client) {
+      try {
+        return Reflect.apply(onconnection, this, arguments);
+      } finally {
+        track(server, client);
+      }
+    };
+    if (!httpHooked && 'keepAliveTimeout' in server) hookHttp();
+    if (!tlsHooked && typeof server.setSecureContext === 'function') hookTls();
+  });
+
+  const track = guard((server, client) => {
+    const socket = client && client[ownerSymbol];
+    if (!socket || socket.destroyed) return; // dropped: maxConnections, block list
+    open.add(socket);
+    if (open.size > sweepAt) forgetDetached();
+    if (server.keepAliveTimeout > advertised.cap || server.keepAliveTimeout === 0) capAdvertised(server);
+  });
+
+  const destroy = net.Socket.prototype._destroy;
+  net.Socket.prototype._destroy = function _destroy(err, callback) {
+    if (this._server && open.delete(this)) on.gone();
+    return Reflect.apply(destroy, this, [err, callback]);
+  };
+
+  /** Sockets that the app sent to a child process lose their handle without being destroyed. */
+  function forgetDetached() {
+    for (const socket of open) if (socket.destroyed || (!socket._handle && !tlsOf.has(socket))) open.delete(socket);
+    sweepAt = Math.max(1024, open.size * 2);
+  }
+
+  function hookTls() {
+    tlsHooked = true;
+    const { TLSSocket } = require('tls');
+    const init = TLSSocket.prototype._init;
+    TLSSocket.prototype._init = function _init(socket) {
+      if (socket && socket._server) tlsOf.set(socket, this);
+      return Reflect.apply(init, this, arguments);
+    };
+  }
+
+  /** parser.finish() is called once per connection: at its end, or when it is upgraded. */
+  function hookHttp() {
+    httpHooked = true;
+    const { HTTPParser } = require('_http_common');
+    const { finish } = HTTPParser.prototype;
+    HTTPParser.prototype.finish = function finishOrUpgrade() {
+      const req = this.incoming;
+      if (req && req.upgrade && this.socket) {
+        upgraded.set(this.socket, /^websocket$/i.test(req.headers.upgrade) && req.method !== 'CONNECT');
+      }
+      return Reflect.apply(finish, this, arguments);
+    };
+  }
+
+  const getServer = cluster._getServer;
+  cluster._getServer = function _getServer(object) {
+    if (object && /^udp[46]$/.test(object.type)) {
+      for (const other of datagrams) if (!datagramHandle(other)) datagrams.delete(other);
+      datagrams.add(object);
+    }
+    return Reflect.apply(getServer, this, arguments);
+  };
+
+  function datagramHandle(socket) {
+    const state = socket[symbolOf(socket, 'state symbol')];
+    return state && state.handle;
+  }
+
+  // An idle client uses its connection again as long as it was told it may. What it is told must end before
+  // a drain does; the socket's real timeout stays the app's, for balancers that go by a number of their own.
+  const advertised = { cap: capMs, unlimited: false, hooked: false };
+
+  const capAdvertised = guard((server) => {
+    if (server.keepAliveTimeout === 0) advertised.unlimited = true;
+    if (advertised.hooked) return;
+    advertised.hooked = true;
+    const key = Symbol('rcluster.keepAliveTimeout');
+    Object.defineProperty(require('http').ServerResponse.prototype, '_keepAliveTimeout', {
+      configurable: true,
+      get() {
+        const own = this[key];
+        return own > advertised.cap || (own === 0 && advertised.unlimited) ? advertised.cap : own;
+      },
+      set(value) {
+        this[key] = value;
+      },
+    });
+  });
+
+  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, forgetDetached };
+}
+
+module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install };

@@ -1,0 +1,3 @@
+'use strict';
+// Lives and never listens.
+setInterval(() => {}, 1000);

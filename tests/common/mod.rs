@@ -1,0 +1,56 @@
+//! The harness of the black-box tests: the real binary, real Node, and a look at what is left behind.
+//!
+//! It must not know what a test proves; it starts, asks, waits and cleans up.
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test crate uses its own part of the harness"
+)]
+
+mod addr;
+mod http;
+mod launch;
+mod master;
+mod node;
+mod process;
+mod status;
+mod wait;
+
+pub(crate) use addr::Addr;
+pub(crate) use http::{Conn, Response};
+pub(crate) use launch::{Ended, Launch, app, module, scratch};
+pub(crate) use master::{Master, Stopped, list, pid_in};
+pub(crate) use node::{Node, node_script};
+pub(crate) use process::{
+    Stat, backlog_of, fd_count, is_root, kill, rss_kib, running, skip, state_of, tool,
+};
+pub(crate) use status::{Status, Worker};
+pub(crate) use wait::{BOOT, LONG, wait_until};
+
+/// Turns `fn name(node: Node)` into one test for each of the five Node lines.
+macro_rules! on_every_node {
+    ($($name:ident),+ $(,)?) => { $(
+        mod $name {
+            use super::common::Node;
+            #[test] fn node_18() { super::$name(Node::V18); }
+            #[test] fn node_20() { super::$name(Node::V20); }
+            #[test] fn node_22() { super::$name(Node::V22); }
+            #[test] fn node_24() { super::$name(Node::V24); }
+            #[test] fn node_26() { super::$name(Node::V26); }
+        }
+    )+ };
+}
+pub(crate) use on_every_node;
+
+/// Turns `fn name(node: Node)` into one test for Node 20 and one for Node 24.
+macro_rules! on_two_nodes {
+    ($($name:ident),+ $(,)?) => { $(
+        mod $name {
+            use super::common::Node;
+            #[test] fn node_20() { super::$name(Node::V20); }
+            #[test] fn node_24() { super::$name(Node::V24); }
+        }
+    )+ };
+}
+pub(crate) use on_two_nodes;

@@ -1,0 +1,224 @@
+//! Promise: bad input is answered by one line that says what to do, and by its exit code.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+
+use common::{Ended, Launch, app, is_root};
+
+/// What a user sees: exit code and standard error.
+fn shown(ended: &Ended) -> String {
+    let code = ended
+        .code
+        .map_or_else(|| "killed by a signal".to_owned(), |code| code.to_string());
+    format!("exit code {code}\n{}{}", ended.log, ended.out)
+}
+
+/// Snapshots `ended` with everything that differs between runs and machines taken out.
+macro_rules! shows {
+    ($ended:expr, @$expected:literal) => {{
+        let ended = $ended;
+        insta::with_settings!({filters => vec![
+            (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "[time]"),
+            (r"/tmp/rc-\w+", "[scratch]"),
+            (concat!(env!("CARGO_MANIFEST_DIR")), "[repo]"),
+            (r"\[repo\]/tests/node_modules/[\w-]+/bin/node", "[node]"),
+            (r"(127\.0\.0\.1|\[::\]|0\.0\.0\.0):\d{4,5}\b", "$1:[port]"),
+            (r"\bport \d{4,5}\b", "port [port]"),
+            (r"\bpid \d+", "pid [pid]"),
+            (r"input-[0-9a-f]{16}", "[test binary]"),
+        ]}, { insta::assert_snapshot!(shown(&ended), @$expected) });
+        let lines = ended.log.trim_end().lines().count();
+        assert!(lines <= 1 || ended.code == Some(2) && ended.log.contains("Usage:") || ended.log.contains("For more information"), "more than one line: {}", ended.log);
+    }};
+}
+
+/// A port that this process holds.
+fn taken() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    (listener, address)
+}
+
+#[test]
+fn no_script_named() {
+    shows!(Launch::bare().run(), @"");
+}
+
+#[test]
+fn missing_script() {
+    shows!(Launch::new("nowhere.js").run(), @"");
+}
+
+#[test]
+fn script_is_a_folder() {
+    shows!(Launch::new("").run(), @"");
+}
+
+#[test]
+fn script_is_not_readable() {
+    let launch = Launch::bare();
+    let script = launch.dir.path().join("secret.js");
+    fs::write(&script, "").expect("a file");
+    fs::set_permissions(&script, Permissions::from_mode(0o000)).expect("chmod");
+    let launch = launch.option(&script);
+    shows!(if is_root() { launch.uid(65534) } else { launch }.run(), @"");
+}
+
+#[test]
+fn no_node_in_the_path() {
+    shows!(Launch::new("http.js").without_node().env("PATH", "/nowhere").run(), @"");
+}
+
+#[test]
+fn node_is_missing() {
+    shows!(Launch::new("http.js").without_node().options(["--node", "/nowhere/node"]).run(), @"");
+}
+
+#[test]
+fn node_is_not_executable() {
+    let launch = Launch::new("http.js").without_node();
+    let node = launch.dir.path().join("node");
+    fs::write(&node, "").expect("a file");
+    shows!(launch.option("--node").option(node).run(), @"");
+}
+
+#[test]
+fn no_workers() {
+    shows!(Launch::new("http.js").options(["-w", "0"]).run(), @"");
+}
+
+#[test]
+fn workers_that_are_no_number() {
+    shows!(Launch::new("http.js").options(["-w", "x"]).run(), @"");
+}
+
+#[test]
+fn workers_in_the_environment_that_are_no_number() {
+    shows!(Launch::new("http.js").env("WEB_CONCURRENCY", "many").run(), @"");
+}
+
+#[test]
+fn port_in_use() {
+    let (_held, address) = taken();
+    shows!(Launch::new("http.js").options(["-b", &address]).run(), @"");
+}
+
+#[test]
+fn port_below_1024_without_the_right() {
+    let start =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if start.trim() != "1024" {
+        common::skip("ip_unprivileged_port_start is not 1024, no port is forbidden");
+        return;
+    }
+    let launch = Launch::new("http.js").options(["-b", "127.0.0.1:82"]);
+    shows!(if is_root() { launch.uid(65534) } else { launch }.run(), @"");
+}
+
+#[test]
+fn address_that_is_not_ours() {
+    shows!(Launch::new("http.js").options(["-b", "192.0.2.1:8000"]).run(), @"");
+}
+
+#[test]
+fn address_that_is_none() {
+    shows!(Launch::new("http.js").options(["-b", "localhost"]).run(), @"");
+}
+
+#[test]
+fn port_that_is_none() {
+    shows!(Launch::new("http.js").options(["-b", "127.0.0.1:70000"]).run(), @"");
+}
+
+#[test]
+fn unix_path_that_is_too_long() {
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:/tmp/{}", "x".repeat(120))]).run(), @"");
+}
+
+#[test]
+fn unix_path_that_is_a_regular_file() {
+    let dir = common::scratch();
+    let path = dir.path().join("file");
+    fs::write(&path, "precious").expect("a file");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
+    assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+}
+
+#[test]
+fn unix_path_that_somebody_listens_on() {
+    let dir = common::scratch();
+    let path = dir.path().join("app.sock");
+    let _held = UnixListener::bind(&path).expect("a listener");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
+    assert!(
+        std::os::unix::net::UnixStream::connect(&path).is_ok(),
+        "its socket was taken away"
+    );
+}
+
+#[test]
+fn control_folder_that_others_can_write() {
+    let launch = Launch::new("http.js");
+    fs::set_permissions(
+        launch.control.parent().expect("a folder"),
+        Permissions::from_mode(0o777),
+    )
+    .expect("chmod");
+    shows!(launch.run(), @"");
+}
+
+#[test]
+fn control_path_that_is_too_long() {
+    let launch = Launch::new("http.js");
+    let path = launch.control.with_file_name("c".repeat(110));
+    shows!(launch.control(path).run(), @"");
+}
+
+#[test]
+fn unknown_option() {
+    shows!(Launch::bare().options(["--wokers", "4"]).option(app("http.js")).run(), @"");
+}
+
+#[test]
+fn unknown_stop_signal() {
+    shows!(Launch::new("http.js").options(["--stop-signal", "SIGNAL"]).run(), @"");
+}
+
+#[test]
+fn duration_without_a_unit() {
+    shows!(Launch::new("http.js").options(["--drain-timeout", "5"]).run(), @"");
+}
+
+#[test]
+fn ready_by_nothing_known() {
+    shows!(Launch::new("http.js").options(["--ready", "soon"]).run(), @"");
+}
+
+#[test]
+fn working_directory_that_is_missing() {
+    shows!(Launch::new("http.js").options(["--cwd", "/nowhere"]).run(), @"");
+}
+
+#[test]
+fn name_with_a_slash() {
+    shows!(Launch::new("http.js").options(["--name", "../up"]).run(), @"");
+}
+
+#[test]
+fn pidfile_in_a_folder_that_is_missing() {
+    shows!(Launch::new("http.js").options(["--pidfile", "/nowhere/rcluster.pid"]).run(), @"");
+}
+
+#[test]
+fn second_start_under_the_same_name() {
+    let mut first = Launch::new("good.py")
+        .workers(1)
+        .options(["--name", "shop"])
+        .start();
+    first.wait_ready(1);
+    shows!(Launch::new("good.py").options(["--name", "shop"]).control(&first.control).run(), @"");
+    first.stop();
+}
