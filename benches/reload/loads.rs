@@ -86,7 +86,10 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
             ours.add(&outcome);
             for sample in outcome.report.iter().flat_map(|report| &report.samples) {
                 let at = sample.at_ms;
-                eprintln!("   lost: {} at {at} ms: {}: {}", sample.id, sample.class, sample.seen);
+                eprintln!(
+                    "   lost: {} at {at} ms: {}: {}",
+                    sample.id, sample.class, sample.seen
+                );
             }
         } else if case.kind == Kind::RclusterNoShim {
             control.add(&outcome);
