@@ -120,7 +120,12 @@ impl World {
                 None
             }
             Err(error) => {
-                self.send(id, outbound::refusal(&query.seq, &query.key(), error.errno));
+                // As libuv's `uv_pipe_bind2` tells the app of a missing folder.
+                let errno = match error.errno {
+                    libc::ENOENT => libc::EACCES,
+                    other => other,
+                };
+                self.send(id, outbound::refusal(&query.seq, &query.key(), errno));
                 warn!(worker = %id, "{error}");
                 // The app may ask twice for one key; only a new bind can fail for good.
                 (!self.listeners.has(&query.key())).then(|| Fact::BindFailed(error.to_string()))

@@ -286,7 +286,12 @@ fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
     }
     if query.address_type == AddressType::Unix {
         let path = query.address.as_deref().unwrap_or("");
-        return match path.strip_prefix('\0') {
+        // Node makes every path absolute first, an abstract name too: `cwd/\0name`
+        // (`cluster._getServer` in `lib/internal/cluster/child.js`).
+        let name = path
+            .strip_prefix('\0')
+            .or_else(|| path.split_once("/\0").map(|(_, name)| name));
+        return match name {
             Some(name) => Ok(Endpoint::Abstract(
                 name.trim_end_matches('\0').as_bytes().to_vec(),
             )),

@@ -20,6 +20,6 @@ const seen = {
   title: process.title,
 };
 // A worker of Node's own cluster has these listeners too; they are not ours.
-seen.listeners = seen.listeners.filter((name) => !['disconnect', 'internalMessage', 'newListener', 'removeListener'].includes(name));
+seen.listeners = seen.listeners.filter((name) => !['disconnect', 'error', 'internalMessage', 'message', 'newListener', 'removeListener'].includes(name));
 require('fs').writeSync(1, `${JSON.stringify(seen)}\n`);
 if (!process.env.ONCE) require('http').createServer((req, res) => res.end(JSON.stringify({ pid: process.pid }))).listen(0, '127.0.0.1');
