@@ -141,6 +141,9 @@ pub enum ShimMessage {
         /// Its stack.
         #[serde(default)]
         stack: String,
+        /// The app handles uncaught errors itself: the process lives on.
+        #[serde(default)]
+        handled: bool,
     },
     /// An act of a later version of the shim.
     #[serde(other)]

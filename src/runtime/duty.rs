@@ -91,6 +91,7 @@ impl World {
                 name,
                 message,
                 stack,
+                handled,
             } => {
                 let mut text = if stack.is_empty() {
                     format!("{name}: {message}")
@@ -98,6 +99,10 @@ impl World {
                     stack
                 };
                 truncate(&mut text, MAX_ERROR);
+                if handled {
+                    warn!(worker = %id, error = text, "uncaught error; the app goes on");
+                    return None;
+                }
                 Some(Fact::Failed(text))
             }
             ShimMessage::Other => None,
