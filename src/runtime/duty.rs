@@ -9,6 +9,8 @@ use crate::{
     supervisor::{Event, Fact, Gate, State, Supervisor, WorkerId},
 };
 
+/// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
+const OWN: &str = "its own socket";
 /// Longest error text that is kept of a worker, in bytes.
 const MAX_ERROR: usize = 8 * 1024;
 
@@ -78,7 +80,7 @@ impl World {
             }
             ShimMessage::Draining { connections } => {
                 info!(worker = %id, connections, "worker drains");
-                None
+                Some(Fact::Closed(OWN.to_owned()))
             }
             ShimMessage::Drained { cut } => {
                 if cut > 0 {
@@ -86,7 +88,7 @@ impl World {
                 }
                 Some(Fact::Drained { cut })
             }
-            ShimMessage::Listening { address } => Some(Fact::Listening(format!("own:{address}"))),
+            ShimMessage::Listening {} => Some(Fact::Listening(OWN.to_owned())),
             ShimMessage::Error {
                 name,
                 message,
