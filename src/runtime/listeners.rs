@@ -139,6 +139,13 @@ impl Listeners {
                     format!("the app has {MAX_LISTENERS} listeners already"),
                 ));
             }
+            None if is_reserved(&endpoint) => {
+                return Err(BindError::refused(
+                    &endpoint,
+                    libc::EACCES,
+                    "a master that runs as root binds a port below 1024 only where --bind declares it",
+                ));
+            }
             None => {
                 let bound = listener::bind(&endpoint)?;
                 let file = bound.file.map(Arc::new);
@@ -246,6 +253,12 @@ impl Listeners {
         let asked = self.by_key.values().map(|l| l.local.to_string());
         declared.chain(asked).collect()
     }
+}
+
+/// A worker must not make a root master bind what only root may. UDP cannot be
+/// declared, so it is left to the kernel.
+fn is_reserved(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Tcp { port: 1..1024, .. }) && nix::unistd::geteuid().is_root()
 }
 
 fn l_is_udp(listener: &Listener) -> bool {
