@@ -103,7 +103,10 @@ impl Supervisor {
                 let occupied = self.fleet.seated(slot).any(Worker::is_ready);
                 if for_reload && self.has_room() {
                     // The new code owes nothing for the old code's crashes.
-                    let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
+                    let gate = self
+                        .reload
+                        .as_ref()
+                        .map_or(Gate::Open, super::reload::Reload::gate);
                     self.spawn(slot, goal, gate);
                 } else if !for_reload && (!occupied || self.replacing() < surge) {
                     self.restart(slot, goal);
