@@ -42,16 +42,13 @@ impl World {
                 self.answer(id, worker.generation, &query)
             }
             Inbound::Listening(told) => {
-                let key = self.listeners.listening(id, &told);
-                if key.is_none() {
+                let address = self.listeners.listening(id, &told);
+                if address.is_none() {
                     debug!(worker = %id, "says that it listens where it was given nothing");
                 }
-                key.map(Fact::Listening)
+                address.map(Fact::Listening)
             }
-            Inbound::Close(key) => {
-                self.listeners.release(id, &key);
-                Some(Fact::Closed(key))
-            }
+            Inbound::Close(key) => self.listeners.release(id, &key).map(Fact::Closed),
             Inbound::ExitedAfterDisconnect(seq) => {
                 self.send(id, outbound::ack(&seq));
                 let seated = supervisor

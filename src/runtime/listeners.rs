@@ -192,10 +192,10 @@ impl Listeners {
         ))
     }
 
-    /// A server of a worker listens: finds its key, and repairs the backlog,
+    /// A server of a worker listens: finds the address, and repairs the backlog,
     /// which the worker's own `listen()` has just set to what the app said.
     pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<String> {
-        let (key, listener) = self.by_key.iter().find(|(_, l)| {
+        let listener = self.by_key.values().find(|l| {
             let port_matches = l.query.port == told.port
                 || (l.query.port == 0 && port_of(&l.local) == u16::try_from(told.port).ok());
             l.holders.contains(&worker)
@@ -207,7 +207,7 @@ impl Listeners {
             // Fails only for a socket that cannot listen; then there is no backlog either.
             let _ = listener::relisten(&listener.socket);
         }
-        Some(key.clone())
+        Some(listener.local.to_string())
     }
 
     /// Whether a key is bound.
@@ -216,10 +216,11 @@ impl Listeners {
     }
 
     /// A worker closed its handle: it may ask for the key again.
-    pub(super) fn release(&mut self, worker: WorkerId, key: &str) {
-        if let Some(listener) = self.by_key.get_mut(key) {
-            listener.holders.remove(&worker);
-        }
+    /// Returns the address.
+    pub(super) fn release(&mut self, worker: WorkerId, key: &str) -> Option<String> {
+        let listener = self.by_key.get_mut(key)?;
+        listener.holders.remove(&worker);
+        Some(listener.local.to_string())
     }
 
     /// A worker is gone.
