@@ -250,7 +250,9 @@ impl World {
             return;
         };
         if link.has_shim {
-            link.send(outbound::drain(limit - REPORT_TIME.min(limit / 10)));
+            link.send(outbound::drain(
+                limit.saturating_sub(REPORT_TIME.min(limit / 10)),
+            ));
         } else {
             link.send(outbound::disconnect());
         }
