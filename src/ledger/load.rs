@@ -199,7 +199,12 @@ impl Load {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), LedgerError> {
+    /// Whether the load makes sense; [`super::run`] asks this first.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Invalid`] names what does not.
+    pub fn validate(&self) -> Result<(), LedgerError> {
         let bad = |what| Err(LedgerError::Invalid(what));
         if self.clients == 0 {
             return bad("no clients");
