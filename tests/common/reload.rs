@@ -86,7 +86,7 @@ impl Releases {
         Launch::new(self.path("current/server.js"))
             .option("--cwd")
             .option(self.path("current"))
-            .options(["--min-uptime", "0s"])
+            .env("RCLUSTER_MIN_UPTIME", "0s")
     }
 }
 
