@@ -81,7 +81,12 @@ function run(settings, cluster) {
   let left = false; // drained, and the channel closed by us
 
   const tracked = hooks.install(cluster, capMs, {
-    listen: (server) => drain.onListen(server),
+    listen(server, shared) {
+      const taken = drain.onListen(server);
+      // `exclusive` and `reusePort` servers never ask the master, who would wait for this app for ever.
+      if (!taken && !shared) send({ act: 'listening' });
+      return taken;
+    },
     gone: () => drain.onGone(),
   });
   const drain = createDrain(tracked, {

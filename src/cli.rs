@@ -160,9 +160,9 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct WhichMaster {
     /// The master of this name; with only one running it need not be named.
-    #[arg(long, conflicts_with = "control", env = "RCLUSTER_NAME")]
+    #[arg(long, env = "RCLUSTER_NAME")]
     pub name: Option<String>,
-    /// The master with this control socket.
+    /// The master with this control socket; counts more than a name.
     #[arg(long, value_name = "PATH", env = "RCLUSTER_CONTROL")]
     pub control: Option<PathBuf>,
 }

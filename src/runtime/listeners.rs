@@ -139,6 +139,13 @@ impl Listeners {
                     format!("the app has {MAX_LISTENERS} listeners already"),
                 ));
             }
+            None if is_reserved(&endpoint) => {
+                return Err(BindError::refused(
+                    &endpoint,
+                    libc::EACCES,
+                    "a master that runs as root binds a port below 1024 only where --bind declares it",
+                ));
+            }
             None => {
                 let bound = listener::bind(&endpoint)?;
                 let file = bound.file.map(Arc::new);
@@ -185,10 +192,10 @@ impl Listeners {
         ))
     }
 
-    /// A server of a worker listens: finds its key, and repairs the backlog,
+    /// A server of a worker listens: finds the address, and repairs the backlog,
     /// which the worker's own `listen()` has just set to what the app said.
     pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<String> {
-        let (key, listener) = self.by_key.iter().find(|(_, l)| {
+        let listener = self.by_key.values().find(|l| {
             let port_matches = l.query.port == told.port
                 || (l.query.port == 0 && port_of(&l.local) == u16::try_from(told.port).ok());
             l.holders.contains(&worker)
@@ -200,7 +207,7 @@ impl Listeners {
             // Fails only for a socket that cannot listen; then there is no backlog either.
             let _ = listener::relisten(&listener.socket);
         }
-        Some(key.clone())
+        Some(listener.local.to_string())
     }
 
     /// Whether a key is bound.
@@ -209,10 +216,11 @@ impl Listeners {
     }
 
     /// A worker closed its handle: it may ask for the key again.
-    pub(super) fn release(&mut self, worker: WorkerId, key: &str) {
-        if let Some(listener) = self.by_key.get_mut(key) {
-            listener.holders.remove(&worker);
-        }
+    /// Returns the address.
+    pub(super) fn release(&mut self, worker: WorkerId, key: &str) -> Option<String> {
+        let listener = self.by_key.get_mut(key)?;
+        listener.holders.remove(&worker);
+        Some(listener.local.to_string())
     }
 
     /// A worker is gone.
@@ -246,6 +254,12 @@ impl Listeners {
         let asked = self.by_key.values().map(|l| l.local.to_string());
         declared.chain(asked).collect()
     }
+}
+
+/// A worker must not make a root master bind what only root may. UDP cannot be
+/// declared, so it is left to the kernel.
+fn is_reserved(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Tcp { port: 1..1024, .. }) && nix::unistd::geteuid().is_root()
 }
 
 fn l_is_udp(listener: &Listener) -> bool {
