@@ -6,7 +6,7 @@
 const { noop, guard, later, define, symbolOf, attempt } = require('./hooks.cjs');
 
 const LINGER_MS = 2000; // silence after our FIN before the socket is destroyed
-const CUT_MS = 1000; // between the FIN at the deadline and the destroy
+const CUT_MS = 1000; // at most: between the FIN to what is cut and the destroy, which is the deadline
 const H2_GRACE_MS = 1000; // until GOAWAY with the last stream id
 const WS_CLOSE_MS = 2000; // for the peer's close frame
 const LONG_DELAY_MS = 100; // the app's own 'rcluster:drain' handler goes first
@@ -26,11 +26,12 @@ function create(tracked, options, onStart, onEnd) {
   const handled = new WeakSet(); // WebSocket, HTTP/2 session, SSE response: already taken care of
   const sessions = new Map(); // socket -> { session, at }
 
-  /** Begins, once; `ms` from now is the deadline. */
+  /** Begins, once; `ms` from now all is over, what had to be cut included. */
   function start(ms) {
     if (drain) return;
     const deadline = Date.now() + ms;
-    drain = { deadline, cut: 0, finished: false, timers: [] };
+    const cutMs = Math.min(CUT_MS, ms / 4);
+    drain = { deadline, cutMs, cut: 0, finished: false, timers: [] };
     guard(hookResponses)();
     for (const server of servers) guard(closeServer)(server);
     for (const socket of datagrams) guard(stopDatagrams)(socket);
@@ -38,7 +39,7 @@ function create(tracked, options, onStart, onEnd) {
     onStart(open.size);
     tellApp('rcluster:drain', { deadline });
     if (options.shutdownMessage) tellApp('message', 'shutdown');
-    drain.timers.push(later(ms, onDeadline), setInterval(guard(sweep), SWEEP_MS).unref());
+    drain.timers.push(later(ms - cutMs, onDeadline), setInterval(guard(sweep), SWEEP_MS).unref());
     guard(adoptInFlight)();
     guard(sweep)();
     finishIfEmpty();
@@ -206,7 +207,7 @@ function create(tracked, options, onStart, onEnd) {
     }
     for (const [socket, entry] of sessions) watchSession(socket, entry, long);
     // Spread, so that thousands of clients do not come back in one moment.
-    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - Date.now() - WS_CLOSE_MS - CUT_MS));
+    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - Date.now() - WS_CLOSE_MS - drain.cutMs));
     const spacing = Math.min(LONG_SPACING_MS, left / long.length);
     long.forEach((close, i) => drain.timers.push(later(LONG_DELAY_MS + i * spacing, close)));
   }
@@ -268,7 +269,7 @@ function create(tracked, options, onStart, onEnd) {
 
   // ----------------------------------------------------------------------------------- end of the drain
 
-  /** At the deadline: FIN all, a second, destroy. What had nothing under way is not counted as cut. */
+  /** Close to the deadline: FIN all, up to a second, destroy. What had nothing under way is not counted as cut. */
   function onDeadline() {
     if (drain.finished) return;
     const idle = new Set();
@@ -276,7 +277,7 @@ function create(tracked, options, onStart, onEnd) {
       if (server) for (const socket of attempt(() => idleSockets(server), [])) idle.add(socket);
     }
     for (const raw of open) guard(cutSocket)(speaker(raw), idle);
-    drain.timers.push(later(CUT_MS, () => {
+    drain.timers.push(later(drain.cutMs, () => {
       for (const raw of open) speaker(raw).destroy(), raw.destroy();
       finish();
     }));

@@ -50,7 +50,8 @@ function attempt(fn, otherwise) {
 
 /**
  * Tracks servers and connections from here on. `capMs` is the longest keep-alive timeout that may be advertised.
- * `on.listen(server)` returns true if it took a new listener over, `on.gone()` hears of every connection that ended.
+ * `on.listen(server, shared)` returns true if it took a new listener over; `shared` says that the master gave the socket.
+ * `on.gone()` hears of every connection that ended.
  */
 function install(cluster, capMs, on) {
   const net = require('net');
@@ -59,6 +60,7 @@ function install(cluster, capMs, on) {
   const datagrams = new Set(); // dgram.Socket bound through the master
   const tlsOf = new WeakMap(); // accepted net.Socket -> the TLSSocket on it
   const upgraded = new WeakMap(); // socket -> true if it speaks WebSocket, false for CONNECT and others
+  const shared = new WeakSet(); // net.Server whose socket came from the master
   const netClose = net.Server.prototype.close;
   let ownerSymbol;
   let sweepAt = 1024;
@@ -75,7 +77,7 @@ function install(cluster, capMs, on) {
   const onListen = guard((server) => {
     const handle = server._handle;
     if (!handle) return;
-    if (on.listen(server)) return;
+    if (on.listen(server, shared.has(server))) return;
     for (const other of servers) if (!other._handle) servers.delete(other);
     servers.add(server);
     ownerSymbol ||= Object.getOwnPropertySymbols(handle).find((s) => handle[s] === server);
@@ -140,6 +142,8 @@ function install(cluster, capMs, on) {
     if (object && /^udp[46]$/.test(object.type)) {
       for (const other of datagrams) if (!datagramHandle(other)) datagrams.delete(other);
       datagrams.add(object);
+    } else if (object) {
+      shared.add(object);
     }
     return Reflect.apply(getServer, this, arguments);
   };

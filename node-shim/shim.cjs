@@ -27,6 +27,9 @@ if (settingsText !== undefined) {
     guard(hideFromExecArgv)();
     run(JSON.parse(settingsText), cluster);
   })();
+} else if (!require('worker_threads').isMainThread) {
+  // A thread of the app is given node's own arguments again; what it forks must not ask for this file.
+  guard(hideFromExecArgv)();
 }
 
 /** child_process.fork() hands process.execArgv on: the app's children are none of our business. */
@@ -75,9 +78,15 @@ function run(settings, cluster) {
   const capMs = Math.max(1000, drainMs - 2000); // Node adds a second of its own to what it advertises
   const nodeSend = process.send; // Node's own, before any agent wraps it
   let gone = false; // the master is no more
+  let left = false; // drained, and the channel closed by us
 
   const tracked = hooks.install(cluster, capMs, {
-    listen: (server) => drain.onListen(server),
+    listen(server, shared) {
+      const taken = drain.onListen(server);
+      // `exclusive` and `reusePort` servers never ask the master, who would wait for this app for ever.
+      if (!taken && !shared) send({ act: 'listening' });
+      return taken;
+    },
     gone: () => drain.onGone(),
   });
   const drain = createDrain(tracked, {
@@ -106,8 +115,8 @@ function run(settings, cluster) {
     if (gone) process.exit(0);
     send({ act: 'drained', cut }, guard(() => {
       worker.exitedAfterDisconnect = true; // else Node exits at once, and the app's own ending is lost
+      left = true;
       if (process.connected) process.disconnect();
-      muteSend();
     }));
   }
 
@@ -141,20 +150,16 @@ function run(settings, cluster) {
       if (!eof || worker.exitedAfterDisconnect) return;
       worker.exitedAfterDisconnect = true;
       gone = true;
-      muteSend();
       drain.start(drainMs);
     }));
+    // A process.send() of the app that finds no master would end this process by an 'error' event, possibly
+    // before the end of the channel has been read, and always in the middle of what is being served.
+    worker.on('error', (err) => {
+      if (gone || left || (err && (err.code === 'EPIPE' || err.code === 'ECONNRESET'))) return;
+      if (worker.listenerCount('error') === 1) throw err; // as without this listener
+    });
     // A 'disconnect' listener holds the channel open. Node's own does so already; ours shall not count.
     process.channel.unrefCounted();
-  }
-
-  /** With no channel, a process.send() of the app would kill it with an 'error' event in the middle of a drain. */
-  function muteSend() {
-    process.send = function send(...args) {
-      const done = args.find((arg) => typeof arg === 'function');
-      if (done) process.nextTick(done, Object.assign(new Error('Channel closed'), { code: 'ERR_IPC_CHANNEL_CLOSED' }));
-      return false;
-    };
   }
 
   function reportErrors() {

@@ -1,4 +1,18 @@
 //! rcluster: a process master for Node.js.
+//!
+//! ```text
+//! signals ----+                                             +--> sys::spawn    (fork + exec node)
+//! SIGCHLD ----+                                             +--> sys::process  (TERM, KILL)
+//! worker IPC -+--> next_input() -> Supervisor::step() --> execute() --> link (message + fd)
+//! control ----+      [IO, async]     [pure, sync]        [IO]
+//! deadline ---+                                             |
+//!      ^                                                    |
+//!      +------ the result of an order is just the next event +
+//! ```
+//!
+//! Facts go in as events, one pure state machine compares what is wanted with
+//! what is, orders come out as actions, one loop carries them out. Imports
+//! point right or down; `ARCHITECTURE.md` tells the rest.
 
 pub mod admin;
 pub mod cli;
@@ -8,6 +22,7 @@ pub mod exit_code;
 pub mod ipc;
 pub mod ledger;
 pub mod names;
+pub mod rehearse;
 pub mod runtime;
 pub mod supervisor;
 pub mod sys;

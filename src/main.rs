@@ -8,6 +8,7 @@ use rcluster::{
     commands,
     config::{self, Config},
     exit_code::ExitCode,
+    rehearse,
     runtime::{Verdict, boot},
     sys,
 };
@@ -22,6 +23,10 @@ fn main() -> process::ExitCode {
         Some(Command::Guard { path, grace_ms }) => {
             sys::guard::run(path, Duration::from_millis(*grace_ms));
             ExitCode::Ok.into()
+        }
+        // Its signals stay blocked until it can put away what it started.
+        Some(Command::Rehearse(args)) => {
+            finish(on_runtime(async { Ok(rehearse::run(args).await) }))
         }
         Some(Command::Check(args)) => finish(run(&args.run, Mode::Check)),
         Some(command) => {
@@ -56,7 +61,7 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::stop(args).await,
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
-        Command::Check(_) | Command::Guard { .. } => ExitCode::Internal,
+        Command::Check(_) | Command::Rehearse(_) | Command::Guard { .. } => ExitCode::Internal,
     })
 }
 

@@ -46,7 +46,7 @@ impl Scene {
         Self {
             bad: ready[0].clone(),
             good: ready[1].clone(),
-            addr: master.addr(),
+            addr: Addr::parse(&master.status().addresses()[0]).expect("a TCP address"),
             master,
             rss,
             fds,
@@ -68,7 +68,13 @@ impl Scene {
     /// The good worker takes connections while the bad one stands still.
     #[track_caller]
     fn good_serves(&self) {
-        let _bad = common::Stopped::new(&[self.bad.process()]);
+        let ready = self.master.status().ready();
+        let others: Vec<i32> = ready
+            .iter()
+            .map(Worker::process)
+            .filter(|pid| *pid != self.good.process())
+            .collect();
+        let _others = common::Stopped::new(&others);
         assert_eq!(
             common::pid_in(&self.addr.get("/").json()),
             self.good.process()
@@ -239,6 +245,7 @@ fn a_worker_that_reads_nothing_does_not_block_the_master() {
     for _ in 0..200 {
         scene.check();
     }
+    scene.master.wait_replaced(&scene.bad);
     scene.good_serves();
     scene.end_by_force();
 }

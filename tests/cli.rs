@@ -205,8 +205,6 @@ fn every_environment_form_is_read() {
         ("RCLUSTER_SWITCH", "x"),
         ("RCLUSTER_STOP_SIGNAL", "x"),
         ("RCLUSTER_ENV_FILE", "/nowhere/env"),
-        ("RCLUSTER_SHUTDOWN_MESSAGE", "x"),
-        ("RCLUSTER_NO_SHIM", "x"),
         ("RCLUSTER_PIDFILE", "/nowhere/pid"),
         ("RCLUSTER_LOG_FORMAT", "x"),
         ("RCLUSTER_LOG_LEVEL", "x"),

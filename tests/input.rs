@@ -25,10 +25,10 @@ macro_rules! shows {
             (r"/tmp/rc-\w+", "[scratch]"),
             (concat!(env!("CARGO_MANIFEST_DIR")), "[repo]"),
             (r"\[repo\]/tests/node_modules/[\w-]+/bin/node", "[node]"),
-            (r"(127\.0\.0\.1|\[::\]|0\.0\.0\.0):\d{4,5}\b", "$1:[port]"),
+            (r"bind 127\.0\.0\.1:\d{4,5}\b", "bind 127.0.0.1:[port]"),
             (r"\bport \d{4,5}\b", "port [port]"),
             (r"\bpid \d+", "pid [pid]"),
-            (r"input-[0-9a-f]{16}", "[test binary]"),
+            (r"input-[0-9a-f]+", "[test binary]"),
         ]}, { insta::assert_snapshot!(shown(&ended), @$expected) });
         let lines = ended.log.trim_end().lines().count();
         assert!(lines <= 1 || ended.code == Some(2) && ended.log.contains("Usage:") || ended.log.contains("For more information"), "more than one line: {}", ended.log);
@@ -44,17 +44,26 @@ fn taken() -> (std::net::TcpListener, String) {
 
 #[test]
 fn no_script_named() {
-    shows!(Launch::bare().run(), @"");
+    shows!(Launch::bare().run(), @r#"
+exit code 2
+rcluster: no script given: rcluster [OPTIONS] SCRIPT [ARGS]... (see rcluster --help)
+"#);
 }
 
 #[test]
 fn missing_script() {
-    shows!(Launch::new("nowhere.js").run(), @"");
+    shows!(Launch::new("nowhere.js").run(), @r#"
+exit code 2
+rcluster: failed to read the script [repo]/tests/apps/nowhere.js: no such file or folder
+"#);
 }
 
 #[test]
 fn script_is_a_folder() {
-    shows!(Launch::new("").run(), @"");
+    shows!(Launch::new("").run(), @r#"
+exit code 2
+rcluster: failed to read the script [repo]/tests/apps: it is a folder; name the file that node should run
+"#);
 }
 
 #[test]
@@ -64,17 +73,26 @@ fn script_is_not_readable() {
     fs::write(&script, "").expect("a file");
     fs::set_permissions(&script, Permissions::from_mode(0o000)).expect("chmod");
     let launch = launch.option(&script);
-    shows!(if is_root() { launch.uid(65534) } else { launch }.run(), @"");
+    shows!(if is_root() { launch.uid(65534) } else { launch }.run(), @r#"
+exit code 2
+rcluster: failed to read the script [scratch]/secret.js: permission denied
+"#);
 }
 
 #[test]
 fn no_node_in_the_path() {
-    shows!(Launch::new("http.js").without_node().env("PATH", "/nowhere").run(), @"");
+    shows!(Launch::new("http.js").without_node().env("PATH", "/nowhere").run(), @r#"
+exit code 2
+rcluster: failed to find node in PATH: install Node.js, or name its binary with --node
+"#);
 }
 
 #[test]
 fn node_is_missing() {
-    shows!(Launch::new("http.js").without_node().options(["--node", "/nowhere/node"]).run(), @"");
+    shows!(Launch::new("http.js").without_node().options(["--node", "/nowhere/node"]).run(), @r#"
+exit code 2
+rcluster: failed to run node at /nowhere/node: no such file or folder
+"#);
 }
 
 #[test]
@@ -82,28 +100,43 @@ fn node_is_not_executable() {
     let launch = Launch::new("http.js").without_node();
     let node = launch.dir.path().join("node");
     fs::write(&node, "").expect("a file");
-    shows!(launch.option("--node").option(node).run(), @"");
+    shows!(launch.option("--node").option(node).run(), @r#"
+exit code 2
+rcluster: failed to run node at [scratch]/node: not executable (chmod +x)
+"#);
 }
 
 #[test]
 fn no_workers() {
-    shows!(Launch::new("http.js").options(["-w", "0"]).run(), @"");
+    shows!(Launch::new("http.js").options(["-w", "0"]).run(), @r#"
+exit code 2
+rcluster: failed to read the number of workers from -w/--workers (or RCLUSTER_WORKERS): `0` is neither a number from 1 to 1024 nor `auto`
+"#);
 }
 
 #[test]
 fn workers_that_are_no_number() {
-    shows!(Launch::new("http.js").options(["-w", "x"]).run(), @"");
+    shows!(Launch::new("http.js").options(["-w", "x"]).run(), @r#"
+exit code 2
+rcluster: failed to read the number of workers from -w/--workers (or RCLUSTER_WORKERS): `x` is neither a number from 1 to 1024 nor `auto`
+"#);
 }
 
 #[test]
 fn workers_in_the_environment_that_are_no_number() {
-    shows!(Launch::new("http.js").env("WEB_CONCURRENCY", "many").run(), @"");
+    shows!(Launch::new("http.js").env("WEB_CONCURRENCY", "many").run(), @r#"
+exit code 2
+rcluster: failed to read the number of workers from WEB_CONCURRENCY: `many` is neither a number from 1 to 1024 nor `auto`
+"#);
 }
 
 #[test]
 fn port_in_use() {
     let (_held, address) = taken();
-    shows!(Launch::new("http.js").options(["-b", &address]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", &address]).run(), @r#"
+exit code 5
+rcluster: failed to bind 127.0.0.1:[port]: address already in use (by [test binary] (pid [pid]))
+"#);
 }
 
 #[test]
@@ -115,27 +148,42 @@ fn port_below_1024_without_the_right() {
         return;
     }
     let launch = Launch::new("http.js").options(["-b", "127.0.0.1:82"]);
-    shows!(if is_root() { launch.uid(65534) } else { launch }.run(), @"");
+    shows!(if is_root() { launch.uid(65534) } else { launch }.run(), @r#"
+exit code 5
+rcluster: failed to bind 127.0.0.1:82: permission denied (ports below 1024 need CAP_NET_BIND_SERVICE: run as root, or setcap cap_net_bind_service=+ep on the rcluster binary)
+"#);
 }
 
 #[test]
 fn address_that_is_not_ours() {
-    shows!(Launch::new("http.js").options(["-b", "192.0.2.1:8000"]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", "192.0.2.1:8000"]).run(), @r#"
+exit code 5
+rcluster: failed to bind 192.0.2.1:8000: the address is not of this machine
+"#);
 }
 
 #[test]
 fn address_that_is_none() {
-    shows!(Launch::new("http.js").options(["-b", "localhost"]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", "localhost"]).run(), @r#"
+exit code 2
+rcluster: failed to read the address `localhost`: `localhost` is no port from 0 to 65535; write HOST:PORT, :PORT, [::1]:PORT or unix:PATH
+"#);
 }
 
 #[test]
 fn port_that_is_none() {
-    shows!(Launch::new("http.js").options(["-b", "127.0.0.1:70000"]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", "127.0.0.1:70000"]).run(), @r#"
+exit code 2
+rcluster: failed to read the address `127.0.0.1:70000`: `70000` is no port from 0 to 65535; write HOST:PORT, :PORT, [::1]:PORT or unix:PATH
+"#);
 }
 
 #[test]
 fn unix_path_that_is_too_long() {
-    shows!(Launch::new("http.js").options(["-b", &format!("unix:/tmp/{}", "x".repeat(120))]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:/tmp/{}", "x".repeat(120))]).run(), @r#"
+exit code 5
+rcluster: failed to bind unix:/tmp/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx: file name too long (a socket path has at most 107 bytes)
+"#);
 }
 
 #[test]
@@ -143,7 +191,10 @@ fn unix_path_that_is_a_regular_file() {
     let dir = common::scratch();
     let path = dir.path().join("file");
     fs::write(&path, "precious").expect("a file");
-    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @r#"
+exit code 5
+rcluster: failed to bind unix:[scratch]/file: address already in use (the path is not a socket; it is left alone)
+"#);
     assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
 }
 
@@ -152,7 +203,10 @@ fn unix_path_that_somebody_listens_on() {
     let dir = common::scratch();
     let path = dir.path().join("app.sock");
     let _held = UnixListener::bind(&path).expect("a listener");
-    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @"");
+    shows!(Launch::new("http.js").options(["-b", &format!("unix:{}", path.display())]).run(), @r#"
+exit code 5
+rcluster: failed to bind unix:[scratch]/app.sock: address already in use (a process listens there)
+"#);
     assert!(
         std::os::unix::net::UnixStream::connect(&path).is_ok(),
         "its socket was taken away"
@@ -167,49 +221,89 @@ fn control_folder_that_others_can_write() {
         Permissions::from_mode(0o777),
     )
     .expect("chmod");
-    shows!(launch.run(), @"");
+    shows!(launch.run(), @r#"
+exit code 2
+rcluster: the control folder [scratch]/ctl is not safe: others can write to it; use a folder that only you can write to (chmod 700)
+"#);
 }
 
 #[test]
 fn control_path_that_is_too_long() {
     let launch = Launch::new("http.js");
     let path = launch.control.with_file_name("c".repeat(110));
-    shows!(launch.control(path).run(), @"");
+    shows!(launch.control(path).run(), @r#"
+exit code 2
+rcluster: the control path [scratch]/ctl/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc is too long: a socket path has at most 107 bytes
+"#);
 }
 
 #[test]
 fn unknown_option() {
-    shows!(Launch::bare().options(["--wokers", "4"]).option(app("http.js")).run(), @"");
+    shows!(Launch::bare().options(["--wokers", "4"]).option(app("http.js")).run(), @r#"
+exit code 2
+error: unexpected argument '--wokers' found
+
+  tip: a similar argument exists: '--workers'
+  tip: to pass '--wokers' as a value, use '-- --wokers'
+
+Usage: rcluster [OPTIONS] SCRIPT [ARGS]...
+       rcluster <COMMAND> [--name NAME | --control PATH]
+
+For more information, try '--help'.
+"#);
 }
 
 #[test]
 fn unknown_stop_signal() {
-    shows!(Launch::new("http.js").options(["--stop-signal", "SIGNAL"]).run(), @"");
+    shows!(Launch::new("http.js").options(["--stop-signal", "SIGNAL"]).run(), @r#"
+exit code 2
+rcluster: failed to read the stop signal: `SIGNAL` is no signal; write TERM, INT or the like
+"#);
 }
 
 #[test]
-fn duration_without_a_unit() {
-    shows!(Launch::new("http.js").options(["--drain-timeout", "5"]).run(), @"");
+fn duration_in_no_known_unit() {
+    shows!(Launch::new("http.js").options(["--drain-timeout", "5 parsecs"]).run(), @r#"
+exit code 2
+error: invalid value '5 parsecs' for '--drain-timeout <DUR>': `5 parsecs` is no duration: write 250ms, 5s or 1m
+
+For more information, try '--help'.
+"#);
 }
 
 #[test]
 fn ready_by_nothing_known() {
-    shows!(Launch::new("http.js").options(["--ready", "soon"]).run(), @"");
+    shows!(Launch::new("http.js").options(["--ready", "soon"]).run(), @r#"
+exit code 2
+error: invalid value 'soon' for '--ready <READY>'
+  [possible values: listening, message, online]
+
+For more information, try '--help'.
+"#);
 }
 
 #[test]
 fn working_directory_that_is_missing() {
-    shows!(Launch::new("http.js").options(["--cwd", "/nowhere"]).run(), @"");
+    shows!(Launch::new("http.js").options(["--cwd", "/nowhere"]).run(), @r#"
+exit code 2
+rcluster: failed to use the working directory /nowhere: No such file or directory (os error 2)
+"#);
 }
 
 #[test]
 fn name_with_a_slash() {
-    shows!(Launch::new("http.js").options(["--name", "../up"]).run(), @"");
+    shows!(Launch::new("http.js").options(["--name", "../up"]).run(), @r#"
+exit code 2
+rcluster: failed to use the name `../up`: it becomes a file name; use letters, digits, `.`, `-` and `_`
+"#);
 }
 
 #[test]
 fn pidfile_in_a_folder_that_is_missing() {
-    shows!(Launch::new("http.js").options(["--pidfile", "/nowhere/rcluster.pid"]).run(), @"");
+    shows!(Launch::new("http.js").options(["--pidfile", "/nowhere/rcluster.pid"]).run(), @r#"
+exit code 2
+rcluster: failed to write the pid file /nowhere/rcluster.pid: No such file or directory (os error 2)
+"#);
 }
 
 #[test]
@@ -219,6 +313,9 @@ fn second_start_under_the_same_name() {
         .options(["--name", "shop"])
         .start();
     first.wait_ready(1);
-    shows!(Launch::new("good.py").options(["--name", "shop"]).control(&first.control).run(), @"");
+    shows!(Launch::new("good.py").options(["--name", "shop"]).control(&first.control).run(), @r#"
+exit code 2
+rcluster: another rcluster already runs as `shop` (pid [pid]); stop it with `rcluster stop --control [scratch]/ctl/c.sock`, or give this one another --name
+"#);
     first.stop();
 }

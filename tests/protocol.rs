@@ -390,6 +390,8 @@ fn reuse_port_binds_in_the_worker(node: Node) {
     let specs =
         [json!({"kind": "http", "listen": {"port": port, "host": "127.0.0.1", "reusePort": true}})];
     let mut master = servers(node, &specs).start();
+    // Its listening socket never goes through the master: the shim tells.
+    master.wait_ready(2);
     wait_until("both listening", common::BOOT, || {
         (master.events("listening").len() == 2).then_some(())
     });

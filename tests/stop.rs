@@ -279,9 +279,11 @@ fn at_every_moment(
         thread::sleep(Duration::from_millis(moment));
         master.signal(signal);
         let status = master.wait_exit();
-        // Before main() runs nobody can catch a signal; then nothing may have happened yet either.
-        let before_main =
-            moment == 0 && status.signal() == Some(signal as i32) && master.log().is_empty();
+        // Before main() runs nobody can catch a signal; then nothing was begun either.
+        let folder = master.control.parent().expect("a folder");
+        let before_main = status.signal() == Some(signal as i32)
+            && master.log().is_empty()
+            && common::list(folder).is_empty();
         assert!(
             status.code() == Some(0) || before_main,
             "{signal} after {moment} ms: {status}\n{}",

@@ -27,6 +27,14 @@ async function waitUntil(condition, what = condition.toString(), limit = LIMIT_M
 const running = new Set();
 process.on('exit', () => { for (const child of running) child.kill('SIGKILL'); });
 
+/** A bound UDP handle, or an errno. */
+function udpHandle(address, port, type, flags) {
+  const socket = dgram.createSocket(type);
+  const symbol = Object.getOwnPropertySymbols(socket).find((s) => s.description === 'state symbol');
+  const { handle } = socket[symbol];
+  return handle.bind(address || '0.0.0.0', port, flags || 0) || handle;
+}
+
 class Primary {
   constructor() {
     this.handles = new Map(); // key -> { handle, data }
@@ -51,13 +59,15 @@ class Primary {
   }
 
   answer(worker, message) {
-    const { seq, address, port, addressType, fd, index, flags } = message;
+    const { seq, port, addressType, fd, index, flags } = message;
+    // Node resolves a path before it asks: the abstract path \0name comes as /working/folder/\0name.
+    const address = addressType === -1 ? message.address.replace(/^.*\/\0/s, '\0') : message.address;
     const key = `${address}:${port}:${addressType}:${fd}${port === 0 ? `:${index}` : ''}`;
     let entry = this.handles.get(key);
     if (!entry) {
-      if (addressType === -1) fs.rmSync(address, { force: true });
+      if (addressType === -1 && address[0] !== '\0') fs.rmSync(address, { force: true });
       const handle = /^udp/.test(addressType)
-        ? dgram._createSocketHandle(address, port, addressType, fd, flags)
+        ? udpHandle(address, port, addressType, flags)
         : net._createServerHandle(address, port, addressType, fd, flags);
       if (typeof handle === 'number') {
         worker.post({ cmd: 'NODE_CLUSTER', ack: seq, key, errno: handle });
@@ -98,11 +108,22 @@ class Worker {
     });
     this.exited = null;
     this.exit = new Promise((resolve) => {
-      child.on('close', (code, signal) => {
+      // Not 'close': it never comes after child.disconnect().
+      let left = 3;
+      let end;
+      const part = () => {
+        left -= 1;
+        if (left > 0) return;
         running.delete(child);
-        this.exited = { code, signal };
-        resolve(this.exited);
+        this.exited = end;
+        resolve(end);
+      };
+      child.on('exit', (code, signal) => {
+        end = { code, signal };
+        part();
       });
+      child.stdout.on('close', part);
+      child.stderr.on('close', part);
     });
   }
 

@@ -125,11 +125,7 @@ pub enum ShimMessage {
         cut: u64,
     },
     /// A server listens on a socket that the worker bound by itself (`exclusive`, `reusePort`).
-    Listening {
-        /// The address, for the log.
-        #[serde(default)]
-        address: String,
-    },
+    Listening {},
     /// An uncaught error is about to end the process.
     Error {
         /// `TypeError` and the like.
@@ -141,6 +137,9 @@ pub enum ShimMessage {
         /// Its stack.
         #[serde(default)]
         stack: String,
+        /// The app handles uncaught errors itself: the process lives on.
+        #[serde(default)]
+        handled: bool,
     },
     /// An act of a later version of the shim.
     #[serde(other)]

@@ -160,7 +160,7 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     // Nobody can send a request: there is no control socket.
     let (_requests_in, requests) = mpsc::channel(1);
-    let supervisor = Supervisor::checking(config.policy.clone(), fastrand::u64(..));
+    let supervisor = Supervisor::checking(&config.policy, fastrand::u64(..));
     let world = World::new(config, release, Listeners::default(), shim, guard, inbox_in);
     let inputs = Inputs {
         signals,

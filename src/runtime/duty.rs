@@ -9,6 +9,8 @@ use crate::{
     supervisor::{Event, Fact, Gate, State, Supervisor, WorkerId},
 };
 
+/// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
+const OWN: &str = "its own socket";
 /// Longest error text that is kept of a worker, in bytes.
 const MAX_ERROR: usize = 8 * 1024;
 
@@ -40,16 +42,13 @@ impl World {
                 self.answer(id, worker.generation, &query)
             }
             Inbound::Listening(told) => {
-                let key = self.listeners.listening(id, &told);
-                if key.is_none() {
+                let address = self.listeners.listening(id, &told);
+                if address.is_none() {
                     debug!(worker = %id, "says that it listens where it was given nothing");
                 }
-                key.map(Fact::Listening)
+                address.map(Fact::Listening)
             }
-            Inbound::Close(key) => {
-                self.listeners.release(id, &key);
-                Some(Fact::Closed(key))
-            }
+            Inbound::Close(key) => self.listeners.release(id, &key).map(Fact::Closed),
             Inbound::ExitedAfterDisconnect(seq) => {
                 self.send(id, outbound::ack(&seq));
                 let seated = supervisor
@@ -78,7 +77,7 @@ impl World {
             }
             ShimMessage::Draining { connections } => {
                 info!(worker = %id, connections, "worker drains");
-                None
+                Some(Fact::Closed(OWN.to_owned()))
             }
             ShimMessage::Drained { cut } => {
                 if cut > 0 {
@@ -86,11 +85,12 @@ impl World {
                 }
                 Some(Fact::Drained { cut })
             }
-            ShimMessage::Listening { address } => Some(Fact::Listening(format!("own:{address}"))),
+            ShimMessage::Listening {} => Some(Fact::Listening(OWN.to_owned())),
             ShimMessage::Error {
                 name,
                 message,
                 stack,
+                handled,
             } => {
                 let mut text = if stack.is_empty() {
                     format!("{name}: {message}")
@@ -98,6 +98,10 @@ impl World {
                     stack
                 };
                 truncate(&mut text, MAX_ERROR);
+                if handled {
+                    warn!(worker = %id, error = text, "uncaught error; the app goes on");
+                    return None;
+                }
                 Some(Fact::Failed(text))
             }
             ShimMessage::Other => None,

@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// Part of the drain timeout that the worker leaves to closing what is cut.
-const CUT_TIME: Duration = Duration::from_millis(1500);
+/// Part of the drain timeout that is left for the worker's report to arrive.
+const REPORT_TIME: Duration = Duration::from_millis(300);
 
 /// Who waits for a reload, and until when.
 #[derive(Debug)]
@@ -250,8 +250,9 @@ impl World {
             return;
         };
         if link.has_shim {
-            let worker_limit = limit.saturating_sub(CUT_TIME).max(limit / 2);
-            link.send(outbound::drain(worker_limit));
+            link.send(outbound::drain(
+                limit.saturating_sub(REPORT_TIME.min(limit / 10)),
+            ));
         } else {
             link.send(outbound::disconnect());
         }
@@ -369,7 +370,7 @@ impl World {
 
     /// Lets go of everything, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
-        self.listeners.remove_files();
+        self.listeners = Listeners::default();
         if let Some(guard) = self.guard.take() {
             guard.finish();
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     ipc::{AddressType, Listening, Query},
     supervisor::{Generation, WorkerId},
-    sys::listener::{self, BindError, Bound, Endpoint},
+    sys::listener::{self, BindError, Bound, Endpoint, SocketFile},
 };
 
 /// Most listeners of one master.
@@ -23,7 +23,7 @@ const MAX_LISTENERS: usize = 64;
 struct Listener {
     socket: Arc<OwnedFd>,
     local: Endpoint,
-    file: Option<(u64, u64)>,
+    file: Option<Arc<SocketFile>>,
     query: Query,
     /// What the first worker said, for all (TLS ticket keys).
     data: Value,
@@ -36,7 +36,7 @@ struct Declared {
     asked: Endpoint,
     socket: Arc<OwnedFd>,
     local: Endpoint,
-    file: Option<(u64, u64)>,
+    file: Option<Arc<SocketFile>>,
     used: bool,
 }
 
@@ -69,7 +69,7 @@ impl Listeners {
                 asked: endpoint.clone(),
                 socket: Arc::new(socket),
                 local,
-                file,
+                file: file.map(Arc::new),
                 used: false,
             });
         }
@@ -116,6 +116,10 @@ impl Listeners {
             ));
         }
         listener.generations.insert(generation);
+        if let Some(file) = &listener.file {
+            // The worker may have removed it before it asked.
+            file.restore();
+        }
         Ok(Granted {
             socket: Arc::clone(&listener.socket),
             data: listener.data.clone(),
@@ -135,9 +139,17 @@ impl Listeners {
                     format!("the app has {MAX_LISTENERS} listeners already"),
                 ));
             }
+            None if is_reserved(&endpoint) => {
+                return Err(BindError::refused(
+                    &endpoint,
+                    libc::EACCES,
+                    "a master that runs as root binds a port below 1024 only where --bind declares it",
+                ));
+            }
             None => {
                 let bound = listener::bind(&endpoint)?;
-                (Arc::new(bound.socket), bound.local, bound.file)
+                let file = bound.file.map(Arc::new);
+                (Arc::new(bound.socket), bound.local, file)
             }
         };
         Ok(Listener {
@@ -153,11 +165,10 @@ impl Listeners {
 
     /// A declared socket serves a query for its port on its address, or where
     /// one of the two says "any".
-    #[expect(clippy::type_complexity)]
     fn take_declared(
         &mut self,
         wanted: &Endpoint,
-    ) -> Option<(Arc<OwnedFd>, Endpoint, Option<(u64, u64)>)> {
+    ) -> Option<(Arc<OwnedFd>, Endpoint, Option<Arc<SocketFile>>)> {
         let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
         let declared = self
             .declared
@@ -177,15 +188,14 @@ impl Listeners {
         Some((
             Arc::clone(&declared.socket),
             declared.local.clone(),
-            // The declared entry removes its file.
-            None,
+            declared.file.clone(),
         ))
     }
 
-    /// A server of a worker listens: finds its key, and repairs the backlog,
+    /// A server of a worker listens: finds the address, and repairs the backlog,
     /// which the worker's own `listen()` has just set to what the app said.
     pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<String> {
-        let (key, listener) = self.by_key.iter().find(|(_, l)| {
+        let listener = self.by_key.values().find(|l| {
             let port_matches = l.query.port == told.port
                 || (l.query.port == 0 && port_of(&l.local) == u16::try_from(told.port).ok());
             l.holders.contains(&worker)
@@ -197,7 +207,7 @@ impl Listeners {
             // Fails only for a socket that cannot listen; then there is no backlog either.
             let _ = listener::relisten(&listener.socket);
         }
-        Some(key.clone())
+        Some(listener.local.to_string())
     }
 
     /// Whether a key is bound.
@@ -206,10 +216,11 @@ impl Listeners {
     }
 
     /// A worker closed its handle: it may ask for the key again.
-    pub(super) fn release(&mut self, worker: WorkerId, key: &str) {
-        if let Some(listener) = self.by_key.get_mut(key) {
-            listener.holders.remove(&worker);
-        }
+    /// Returns the address.
+    pub(super) fn release(&mut self, worker: WorkerId, key: &str) -> Option<String> {
+        let listener = self.by_key.get_mut(key)?;
+        listener.holders.remove(&worker);
+        Some(listener.local.to_string())
     }
 
     /// A worker is gone.
@@ -233,10 +244,7 @@ impl Listeners {
         }
         gone.iter()
             .filter_map(|key| self.by_key.remove(key))
-            .map(|listener| {
-                remove_file(&listener.local, listener.file);
-                listener.local.to_string()
-            })
+            .map(|listener| listener.local.to_string())
             .collect()
     }
 
@@ -246,26 +254,16 @@ impl Listeners {
         let asked = self.by_key.values().map(|l| l.local.to_string());
         declared.chain(asked).collect()
     }
+}
 
-    /// Removes the socket files that were made.
-    pub(super) fn remove_files(&self) {
-        for declared in &self.declared {
-            remove_file(&declared.local, declared.file);
-        }
-        for listener in self.by_key.values() {
-            remove_file(&listener.local, listener.file);
-        }
-    }
+/// A worker must not make a root master bind what only root may. UDP cannot be
+/// declared, so it is left to the kernel.
+fn is_reserved(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Tcp { port: 1..1024, .. }) && nix::unistd::geteuid().is_root()
 }
 
 fn l_is_udp(listener: &Listener) -> bool {
     listener.query.address_type.is_udp()
-}
-
-fn remove_file(local: &Endpoint, file: Option<(u64, u64)>) {
-    if let (Endpoint::Path(path), Some(file)) = (local, file) {
-        listener::unlink(path, file);
-    }
 }
 
 fn port_of(endpoint: &Endpoint) -> Option<u16> {

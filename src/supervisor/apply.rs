@@ -130,6 +130,7 @@ impl Supervisor {
                     format!("worker of slot {} ended: {why}", worker.slot),
                 )
             });
+            return None;
         }
         if self
             .reload

@@ -20,7 +20,7 @@ impl Backoff {
     /// Longest delay.
     pub const CAP: Duration = Duration::from_secs(30);
     /// A worker that was ready for this long clears the slot's record.
-    pub const RESET: Duration = Duration::from_secs(60);
+    pub const RESET: Duration = Duration::from_mins(1);
 
     /// Notes a death. `ready_for` is how long the worker had been ready, if it
     /// ever was; `jitter` is uniform in 0..=255. Returns the delay.

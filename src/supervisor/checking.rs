@@ -13,11 +13,11 @@ use crate::exit_code::ExitCode;
 impl Supervisor {
     /// A supervisor that only tries whether a release gets ready: its listeners
     /// are withheld, and the exit code says how it went.
-    pub fn checking(policy: Policy, seed: u64) -> Self {
+    pub fn checking(policy: &Policy, seed: u64) -> Self {
         let mut supervisor = Self::new(
             Policy {
                 workers: 1,
-                ..policy
+                ..policy.clone()
             },
             seed,
         );

@@ -55,9 +55,9 @@ pub enum Fact {
     Online,
     /// It asked for a listener and the answer is withheld.
     AtGate,
-    /// One of its servers listens, on the listener of that key.
+    /// One of its servers listens, at that address.
     Listening(String),
-    /// It closed its handle on the listener of that key.
+    /// It closed its handle on the listener at that address.
     Closed(String),
     /// The app called `process.send('ready')`.
     SaidReady,

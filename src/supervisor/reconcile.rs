@@ -4,6 +4,7 @@ use super::{
     action::{Action, Gate},
     machine::{Phase, Supervisor},
     policy::Policy,
+    reload::Reload,
     time::Time,
     worker::{Generation, Slot, State, Worker},
 };
@@ -114,7 +115,7 @@ impl Supervisor {
                 let occupied = self.fleet.seated(slot).any(Worker::is_ready);
                 if for_reload && self.has_room() {
                     // The new code owes nothing for the old code's crashes.
-                    let gate = self.reload.as_ref().map_or(Gate::Open, |r| r.gate());
+                    let gate = self.reload.as_ref().map_or(Gate::Open, Reload::gate);
                     self.spawn(slot, goal, gate);
                 } else if !for_reload && (!occupied || self.replacing() < surge) {
                     self.restart(slot, goal);
@@ -178,18 +179,25 @@ impl Supervisor {
         }
     }
 
-    /// Lets go those that boot, or are held, for a generation that was given up:
-    /// nobody will ever open their gate, and they must not come to serve.
+    /// Lets go the workers of generations that were given up. Those that boot or
+    /// are held must not come to serve; of those that do serve one a slot may
+    /// stand in until the committed generation is back.
     fn send_home(&mut self) {
         let wanted = self.reload.as_ref().map(|r| r.generation);
         let committed = self.committed;
-        for id in self.fleet.ids(|w| {
-            w.generation > committed
-                && Some(w.generation) != wanted
-                && w.is_seated()
-                && !w.is_ready()
-        }) {
+        let given_up =
+            |w: &Worker| w.generation > committed && Some(w.generation) != wanted && w.is_seated();
+        for id in self.fleet.ids(|w| given_up(w) && !w.is_ready()) {
             self.retire(id, "its generation was given up");
+        }
+        for slot in self.slots() {
+            let mut ready: Vec<_> = self.fleet.seated(slot).filter(|w| given_up(w)).collect();
+            // The oldest that nobody has anything against.
+            ready.sort_by_key(|w| (w.condemned.is_some(), w.id));
+            let others: Vec<_> = ready.iter().skip(1).map(|w| w.id).collect();
+            for id in others {
+                self.retire(id, "its generation was given up, and another stands in");
+            }
         }
     }
 

@@ -135,11 +135,11 @@ impl Supervisor {
                 self.tell(reload.tickets, outcome);
                 // Nothing of it is committed: giving it up is the way back, which
                 // has been gone when none of its workers takes connections.
-                self.settling.push(Settling {
+                self.settling.extend(ticket.map(|ticket| Settling {
                     generation: self.committed,
                     started: self.now,
-                    tickets: ticket.into_iter().collect(),
-                });
+                    tickets: vec![ticket],
+                }));
                 return;
             }
         }

@@ -111,7 +111,7 @@ pub struct Worker {
     pub held_at: Option<Time>,
     /// Whether its requests for listeners are answered.
     pub gate: Gate,
-    /// Keys of the listeners it serves.
+    /// Addresses that it serves.
     pub listening: BTreeSet<String>,
     /// The channel to it has not reached its end.
     pub channel_open: bool,

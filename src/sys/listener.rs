@@ -72,8 +72,8 @@ pub struct Bound {
     pub socket: OwnedFd,
     /// Where it is bound in fact (`getsockname(2)`).
     pub local: Endpoint,
-    /// Device and inode of the socket file, if it has one.
-    pub file: Option<(u64, u64)>,
+    /// Its file, if it has one.
+    pub file: Option<SocketFile>,
 }
 
 /// A failed bind, with what the user can do about it.
@@ -285,12 +285,64 @@ fn bind_path(path: &Path) -> io::Result<Bound> {
         other => other?,
     }
     socket.listen(BACKLOG)?;
-    let meta = std::fs::symlink_metadata(path)?;
     Ok(Bound {
         socket: socket.into(),
         local: Endpoint::Path(path.to_owned()),
-        file: Some((meta.dev(), meta.ino())),
+        file: Some(SocketFile::made(path)?),
     })
+}
+
+/// A socket file that we made, and a second name for it.
+///
+/// Many apps remove their socket's path before they listen. In a cluster the
+/// second worker would so remove what the first has bound; the second name
+/// (a hard link) lets us put it back.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    spare: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn made(path: &Path) -> io::Result<Self> {
+        let meta = std::fs::symlink_metadata(path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let spare = path.with_file_name(format!(".{name}.rcluster"));
+        if is_stale(&spare) {
+            std::fs::remove_file(&spare)?;
+        }
+        // Without it (a file system without hard links) the path cannot be put back; that is all.
+        let _ = std::fs::hard_link(path, &spare);
+        Ok(Self {
+            path: path.to_owned(),
+            spare,
+            inode: (meta.dev(), meta.ino()),
+        })
+    }
+
+    fn is_ours(&self, path: &Path) -> bool {
+        std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode)
+    }
+
+    /// Puts the path back if somebody has removed it. Something else in its
+    /// place is left alone.
+    pub fn restore(&self) {
+        if !self.path.exists() && self.is_ours(&self.spare) {
+            let _ = std::fs::hard_link(&self.spare, &self.path);
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        for path in [&self.path, &self.spare] {
+            if self.is_ours(path) {
+                // Nothing to do about a failure on the way out.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
 }
 
 /// Whether a path is a socket file that nobody listens on any more.
@@ -299,15 +351,6 @@ pub fn is_stale(path: &Path) -> bool {
     is_socket
         && UnixStream::connect(path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Removes a socket file, if it still is the one that was bound.
-pub fn unlink(path: &Path, file: (u64, u64)) {
-    let same = std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == file);
-    if same {
-        // Nothing to do about a failure on the way out.
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

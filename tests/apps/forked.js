@@ -9,7 +9,8 @@ const found = () => ({
   // What rcluster gives to its workers; children inherit the two that are promised, and nothing else.
   env: Object.keys(process.env).filter((name) => /^(NODE_|RCLUSTER_)/.test(name) && name !== 'NODE_CHANNEL_FD').sort(),
   isWorker: isMainThread && cluster.isWorker,
-  preloaded: Object.keys(require.cache).filter((file) => file !== __filename).length,
+  // In a thread node preloads again what the worker was started with; it has to do nothing there.
+  preloaded: isMainThread && Object.keys(require.cache).filter((file) => file !== __filename).length,
 });
 if (!isMainThread) parentPort.once('message', () => { parentPort.postMessage(found()); });
 else if (process.send) process.once('message', () => { process.send(found(), () => process.disconnect()); });

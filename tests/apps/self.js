@@ -1,7 +1,5 @@
 'use strict';
 // What an app sees of itself, as one JSON line; has to be the same under rcluster as under plain node.
-const path = require('path');
-
 const seen = {
   event: 'self',
   argv: process.argv,
@@ -15,11 +13,11 @@ const seen = {
   parent: module.parent === null || module.parent === undefined,
   cwd: process.cwd(),
   env: Object.keys(process.env).filter((name) => !['NODE_APP_INSTANCE', 'RCLUSTER_SLOT'].includes(name)).sort(),
-  modules: Object.keys(require.cache).map((file) => path.basename(file)),
   listeners: process.eventNames().map(String).sort(),
   title: process.title,
 };
-// A worker of Node's own cluster has these listeners too; they are not ours.
-seen.listeners = seen.listeners.filter((name) => !['disconnect', 'error', 'internalMessage', 'message', 'newListener', 'removeListener'].includes(name));
+// A worker of Node's own cluster has these listeners too; and two that the shim promises: a worker survives SIGHUP, and
+// tells the master what it dies of.
+seen.listeners = seen.listeners.filter((name) => !['disconnect', 'error', 'internalMessage', 'message', 'newListener', 'removeListener', 'SIGHUP', 'uncaughtExceptionMonitor'].includes(name));
 require('fs').writeSync(1, `${JSON.stringify(seen)}\n`);
 if (!process.env.ONCE) require('http').createServer((req, res) => res.end(JSON.stringify({ pid: process.pid }))).listen(0, '127.0.0.1');

@@ -1,5 +1,24 @@
-//! Tests of the supervisor as a whole: its behaviour step by step.
+//! A seeded simulator: virtual workers and a virtual clock drive the
+//! supervisor, and every step is held against its invariants.
+//!
+//! `habits` draws a policy and how workers behave; `world` is the clock, the
+//! operator and what may happen next, `processes` what orders do to workers;
+//! `watch` keeps what an observer knows and calls `invariants` after each
+//! step. `schedules` runs random schedules, `exhaustive` all short ones,
+//! `regressions` those that once failed. `reload_tables` and `stop_tables` show
+//! the behaviour to a reader.
+//!
+//! More schedules: `RCLUSTER_SIM_SCHEDULES=1000000 cargo test --release
+//! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
 
+mod exhaustive;
+mod habits;
+mod invariants;
+mod processes;
+mod regressions;
 mod reload_tables;
+mod schedules;
 mod stop_tables;
 mod table;
+mod watch;
+mod world;

@@ -276,3 +276,30 @@ fn a_release_that_cannot_be_prepared_changes_nothing() {
     );
     assert_eq!(t.fleet(), ["1:1:ready", "2:1:ready"]);
 }
+
+/// The committed generation is down; workers of given-up ones must not pile up.
+#[test]
+fn one_worker_of_a_given_up_generation_stands_in() {
+    let mut t = Table::serving(Policy {
+        workers: 1,
+        bake: Duration::from_secs(60),
+        ..policy()
+    });
+    assert_eq!(t.at(20).exits(1, 1), ["spawn 2 in slot 0 of generation 1"]);
+    t.spawned(2);
+    assert_eq!(t.exits(2, 1), [""; 0]);
+    t.reload(1);
+    t.prepared(2);
+    t.ready(3);
+    t.rollback(2);
+    t.reload(3);
+    t.prepared(3);
+    assert_eq!(t.ready(4), [""; 0]);
+    assert_eq!(
+        t.rollback(4),
+        ["tell [3] superseded: rolled back", "drain 4"]
+    );
+    assert_eq!(t.fleet(), ["3:2:ready", "4:3:draining"]);
+    assert_eq!(t.tick(120), ["spawn 5 in slot 0 of generation 1"]);
+    assert_eq!(t.ready(5), ["drain 3"]);
+}

@@ -1,0 +1,83 @@
+/* A worker that costs nothing: it speaks just enough of Node's cluster protocol to become ready, says so on the
+ * named pipe BENCH_READY and then sleeps in read(). With it the bench sees what a worker costs the master alone.
+ * It is given to rcluster as --node, so it must also answer `--version`. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int channel;
+
+static void say(const char *line) {
+  size_t left = strlen(line);
+  while (left > 0) {
+    ssize_t n = write(channel, line, left);
+    if (n <= 0) _exit(2);
+    line += n;
+    left -= (size_t)n;
+  }
+}
+
+/* Reads one line, which may carry a descriptor; it is kept open. */
+static int line_of(char *line, size_t size) {
+  static char buffer[65536];
+  static size_t filled;
+  for (;;) {
+    char *end = memchr(buffer, '\n', filled);
+    if (end) {
+      size_t length = (size_t)(end - buffer) + 1;
+      size_t kept = length < size ? length : size;
+      memcpy(line, buffer, kept - 1);
+      line[kept - 1] = 0;
+      filled -= length;
+      memmove(buffer, buffer + length, filled);
+      return 1;
+    }
+    char control[CMSG_SPACE(sizeof(int))];
+    struct iovec part = {buffer + filled, sizeof buffer - filled};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(channel, &message, 0);
+    if (n <= 0) return 0;
+    filled += (size_t)n;
+  }
+}
+
+int main(int argc, char **argv) {
+  static char line[65536];
+  char text[256];
+  const char *fd = getenv("NODE_CHANNEL_FD"), *port = getenv("PORT"), *pipe = getenv("BENCH_READY");
+  if (argc == 2 && (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-v"))) {
+    puts("v24.0.0");
+    return 0;
+  }
+  if (!fd || !port || !pipe) return 1;
+  channel = atoi(fd);
+  say("{\"cmd\":\"NODE_RCLUSTER\",\"act\":\"hello\",\"v\":1,\"node\":\"v24.0.0\"}\n");
+  say("{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}\n");
+  snprintf(text, sizeof text,
+           "{\"cmd\":\"NODE_CLUSTER\",\"act\":\"queryServer\",\"seq\":1,\"address\":\"127.0.0.1\",\"port\":%s,"
+           "\"addressType\":4,\"fd\":-1,\"index\":0,\"data\":null,\"flags\":0,\"backlog\":511}\n", port);
+  say(text);
+  while (line_of(line, sizeof line)) {
+    if (strstr(line, "NODE_HANDLE") && strstr(line, "net.Native")) {
+      say("{\"cmd\":\"NODE_HANDLE_ACK\"}\n");
+      snprintf(text, sizeof text,
+               "{\"cmd\":\"NODE_CLUSTER\",\"act\":\"listening\",\"seq\":2,\"address\":\"127.0.0.1\",\"port\":%s,\"addressType\":4}\n",
+               port);
+      say(text);
+      snprintf(text, sizeof text, "ready %d\n", (int)getpid());
+      int out = open(pipe, O_WRONLY | O_CLOEXEC);
+      if (out < 0 || write(out, text, strlen(text)) < 0) return 2;
+      close(out);
+    } else if (strstr(line, "\"drain\"")) {
+      say("{\"cmd\":\"NODE_RCLUSTER\",\"act\":\"drained\",\"cut\":0}\n");
+      return 0;
+    } else if (strstr(line, "\"disconnect\"")) {
+      return 0;
+    }
+  }
+  return 0;
+}

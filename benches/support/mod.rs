@@ -1,0 +1,13 @@
+//! What both benches share: contenders, the load client, /proc, statistics and the report.
+//!
+//! It measures; it judges nothing but the targets it is given.
+
+pub(crate) mod args;
+pub(crate) mod client;
+pub(crate) mod contender;
+pub(crate) mod control;
+pub(crate) mod nodes;
+pub(crate) mod pm2;
+pub(crate) mod procfs;
+pub(crate) mod report;
+pub(crate) mod stats;

@@ -1,0 +1,1 @@
+'use strict'; // preloaded next to the shim, and to be left alone

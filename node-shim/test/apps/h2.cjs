@@ -1,0 +1,40 @@
+'use strict';
+
+// HTTP/2: MODE is one of plain, secure, allow (HTTP/1.1 on the same port); API is stream or compat.
+const fs = require('node:fs');
+const http2 = require('node:http2');
+const path = require('node:path');
+
+const { MODE, API } = process.env;
+const held = [];
+
+function answer(url, respond) {
+  process.send({ seen: url });
+  if (url === '/hold') {
+    held.push(respond);
+    process.send({ held: held.length });
+  } else respond(url);
+}
+
+const options = MODE === 'plain' ? {} : {
+  key: fs.readFileSync(path.join(__dirname, 'key.pem')),
+  cert: fs.readFileSync(path.join(__dirname, 'cert.pem')),
+  allowHTTP1: MODE === 'allow',
+};
+const server = MODE === 'plain' ? http2.createServer(options) : http2.createSecureServer(options);
+if (API === 'compat') {
+  server.on('request', (req, res) => {
+    if (req.url === '/sse') {
+      res.writeHead(200, { 'content-type': 'text/event-stream' });
+      res.write('data: hello\n\n');
+    } else answer(req.url, (text) => res.end(text));
+  });
+} else {
+  server.on('stream', (stream, headers) => answer(headers[':path'], (text) => {
+    if (stream.destroyed) return;
+    stream.respond({ ':status': 200 });
+    stream.end(text);
+  }));
+}
+server.listen(0, '127.0.0.1');
+process.on('message', () => { while (held.length) held.shift()('done'); });

@@ -1,0 +1,2 @@
+// imports what is not there
+import './does-not-exist.mjs';

@@ -1,0 +1,2 @@
+// does not parse
+const a = ;

@@ -1,0 +1,3 @@
+// throws before it has started
+await null;
+throw new SyntaxError('from ESM');

@@ -1,0 +1,448 @@
+//! What must hold of every single step, whatever came before.
+
+use std::collections::BTreeSet;
+
+use super::super::{
+    Action, Event, Fact, Generation, Policy, ReloadOutcome, Report, Slot, State, Supervisor,
+    Switch, Time, Worker, WorkerId,
+    machine::Phase,
+    reload::{Reload, Stage},
+};
+
+/// One step: the machine before and after, what it was told and what it ordered.
+pub(super) struct Step<'a> {
+    pub(super) before: &'a Supervisor,
+    pub(super) after: &'a Supervisor,
+    pub(super) event: &'a Event,
+    pub(super) actions: &'a [Action],
+}
+
+pub(super) type Verdict = Result<(), String>;
+
+pub(super) fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(broken()) }
+}
+
+/// All of them, in the order of this file.
+pub(super) fn check(step: &Step<'_>) -> Verdict {
+    processes_are_bounded(step)?;
+    draining_is_capped(step)?;
+    states_never_move_left(step)?;
+    waiting_has_a_deadline(step)?;
+    the_deadline_is_ahead(step)?;
+    signals_go_to_processes(step)?;
+    one_sound_worker_a_slot_and_generation(step)?;
+    serving_workers_leave_for_a_proven_successor(step)?;
+    served_slots_stay_served(step)?;
+    a_failed_reload_leaves_the_old_set(step)?;
+    a_given_up_generation_goes(step)?;
+    gates_open_all_at_once(step)?;
+    an_atomic_switch_drains_nobody_early(step)?;
+    the_end_is_empty(step)
+}
+
+/// `processes <= N + surge + draining cap`, where an atomic reload has a surge
+/// of N, and those being started count. It holds exactly, because a spawn waits
+/// while so many are there; see [`Policy::process_cap`].
+fn processes_are_bounded(step: &Step<'_>) -> Verdict {
+    let policy = &step.after.policy;
+    let wanted = policy.workers as usize;
+    let extra = match policy.switch {
+        Switch::Rolling => (policy.surge.of(policy.workers) as usize).min(wanted),
+        Switch::Atomic => wanted,
+    };
+    let (have, most) = (step.after.fleet.iter().count(), wanted + extra + 2 * wanted);
+    ensure(have <= most, || format!("{have} processes, bound {most}"))
+}
+
+/// While serving at most 2N drain; of those in excess the oldest are cut, and no others.
+fn draining_is_capped(step: &Step<'_>) -> Verdict {
+    if step.after.phase != Phase::Serving {
+        return Ok(());
+    }
+    let cap = step.after.policy.draining_cap();
+    let draining = count(step.after, |w| w.state == State::Draining);
+    ensure(draining <= cap, || format!("{draining} drain, cap {cap}"))?;
+    let left: Vec<_> = moves(step.actions)
+        .filter(|m| m.from == State::Draining)
+        .collect();
+    let cut = left
+        .iter()
+        .filter(|m| m.reason.starts_with("too many"))
+        .count();
+    // With a drain timeout of 0 others leave in the same step.
+    let still = draining + left.len() - cut;
+    ensure(cut == 0 || still >= cap, || {
+        format!("{cut} cut although only {still} drain, cap {cap}")
+    })
+}
+
+/// `Starting -> Booting -> Held -> Ready -> Draining -> Stopping -> Killing`, in
+/// the state and in the log.
+fn states_never_move_left(step: &Step<'_>) -> Verdict {
+    for worker in step.after.fleet.iter() {
+        if let Some(old) = step.before.worker(worker.id) {
+            ensure(old.state <= worker.state, || {
+                format!("worker {}: {} -> {}", worker.id, old.state, worker.state)
+            })?;
+            ensure(
+                old.slot == worker.slot
+                    && old.generation == worker.generation
+                    && (old.pid.is_none() || old.pid == worker.pid),
+                || format!("worker {} changed its identity", worker.id),
+            )?;
+        }
+    }
+    moves(step.actions).try_for_each(|m| {
+        ensure(m.from < m.to, || {
+            format!("worker {} reported {} -> {}", m.id, m.from, m.to)
+        })
+    })
+}
+
+/// Only a ready worker waits for nothing. A held one may wait without a
+/// deadline of its own only while the reload that holds it gathers the others.
+fn waiting_has_a_deadline(step: &Step<'_>) -> Verdict {
+    for worker in step.after.fleet.iter() {
+        let held_by_reload = worker.state == State::Held
+            && step.after.reload.as_ref().is_some_and(|r| {
+                r.generation == worker.generation && matches!(r.stage, Stage::Replacing)
+            });
+        let fine = match worker.deadline {
+            Some(at) => worker.state != State::Ready && at > step.after.now,
+            None => worker.state == State::Ready || held_by_reload,
+        };
+        ensure(fine, || {
+            format!(
+                "worker {} is {} with deadline {:?} at {}",
+                worker.id, worker.state, worker.deadline, step.after.now
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// No busy loop; and never asleep while a worker's deadline runs.
+fn the_deadline_is_ahead(step: &Step<'_>) -> Verdict {
+    let first = step.after.fleet.iter().filter_map(|w| w.deadline).min();
+    match (step.after.deadline(), first) {
+        (Some(at), _) if at <= step.after.now => Err(format!("deadline {at} is not ahead")),
+        (None, Some(first)) => Err(format!("asleep past {first}")),
+        (Some(at), Some(first)) if at > first => Err(format!("deadline {at} after {first}")),
+        _ => Ok(()),
+    }
+}
+
+/// A signal has an addressee: a worker that is not reaped and whose process is known.
+fn signals_go_to_processes(step: &Step<'_>) -> Verdict {
+    step.actions.iter().try_for_each(|action| {
+        let Action::Signal { id, .. } = action else {
+            return Ok(());
+        };
+        let pid = step.after.worker(*id).and_then(|w| w.pid);
+        ensure(pid.is_some(), || {
+            format!("signal to worker {id}, no process")
+        })
+    })
+}
+
+/// A slot never has two sound workers of one generation.
+fn one_sound_worker_a_slot_and_generation(step: &Step<'_>) -> Verdict {
+    let mut seen = BTreeSet::new();
+    for worker in step.after.fleet.iter().filter(|w| w.is_sound()) {
+        ensure(seen.insert((worker.slot, worker.generation)), || {
+            format!("two sound workers in slot {}", worker.slot)
+        })?;
+    }
+    Ok(())
+}
+
+/// A ready worker is told to go only when a ready, sound worker of the goal
+/// generation has proven itself in its slot: it has lived `min_uptime` (for
+/// one that was held: at the gate), in a rolling reload also `bake`, and serves
+/// every listener of the old one or has had the grace for it. Otherwise it
+/// leaves by itself, or the master stops, or it and another that stays are of
+/// generations that were given up.
+fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
+    if matches!(step.after.phase, Phase::Stopping(_) | Phase::Over) {
+        return Ok(());
+    }
+    for m in moves(step.actions).filter(|m| m.from == State::Ready && !is_about(step.event, m.id)) {
+        let Some(old) = step.before.worker(m.id) else {
+            return Err(format!("worker {} became ready and left in a step", m.id));
+        };
+        let given_up = |w: &Worker| {
+            w.generation > step.after.committed
+                && Some(w.generation) != generation_of(step.after.reload.as_ref())
+        };
+        let proven = step
+            .after
+            .fleet
+            .iter()
+            .filter(|w| w.slot == old.slot && w.id != old.id)
+            .any(|w| succeeds(step, w, old) || given_up(old) && given_up(w) && w.is_ready());
+        ensure(proven, || {
+            format!("worker {} left slot {} ({})", m.id, old.slot, m.reason)
+        })?;
+    }
+    Ok(())
+}
+
+fn succeeds(step: &Step<'_>, fresh: &Worker, old: &Worker) -> bool {
+    let policy = &step.after.policy;
+    let Some(ready_at) = fresh.ready_at else {
+        return false;
+    };
+    let reload = step.before.reload.as_ref();
+    let reloading = reload.is_some_and(|r| r.generation == fresh.generation);
+    let mut at = match fresh.held_at {
+        Some(held_at) => ready_at.max(held_at + policy.min_uptime),
+        None => ready_at + policy.min_uptime,
+    };
+    if reloading && policy.switch == Switch::Rolling {
+        at = at + policy.bake;
+    }
+    let mut keys = old.listening.clone();
+    if let Event::Worker {
+        id,
+        fact: Fact::Closed(key),
+    } = step.event
+        && *id == old.id
+    {
+        keys.remove(key);
+    }
+    if !keys.is_subset(&fresh.listening) {
+        at = at + Policy::KEY_GRACE;
+    }
+    let goal = fresh.generation == step.after.committed || reloading;
+    fresh.is_ready() && fresh.condemned.is_none() && goal && at <= step.after.now
+}
+
+/// A slot that has a ready worker keeps one, unless the worker itself ended or left.
+fn served_slots_stay_served(step: &Step<'_>) -> Verdict {
+    if step.after.phase != Phase::Serving {
+        return Ok(());
+    }
+    let served = |machine: &Supervisor| -> BTreeSet<Slot> {
+        machine
+            .fleet
+            .iter()
+            .filter(|w| w.is_ready())
+            .map(|w| w.slot)
+            .collect()
+    };
+    let now = served(step.after);
+    for slot in served(step.before) {
+        let by_itself = step
+            .before
+            .fleet
+            .iter()
+            .any(|w| w.slot == slot && w.is_ready() && is_about(step.event, w.id));
+        ensure(by_itself || now.contains(&slot), || {
+            format!("slot {slot} was emptied")
+        })?;
+    }
+    Ok(())
+}
+
+/// In the step in which a reload fails no sound ready worker of the old generation moves.
+fn a_failed_reload_leaves_the_old_set(step: &Step<'_>) -> Verdict {
+    let failed = step.actions.iter().any(|action| {
+        matches!(
+            action,
+            Action::Report(Report::ReloadEnded {
+                outcome: ReloadOutcome::Failed { .. },
+                ..
+            })
+        )
+    });
+    if !failed || step.after.phase != Phase::Serving {
+        return Ok(());
+    }
+    let old = step.before.committed;
+    ensure(step.after.committed == old, || {
+        "a failed reload changed the committed generation".to_owned()
+    })?;
+    moves(step.actions)
+        .filter(|m| m.generation == old && m.from == State::Ready && !is_about(step.event, m.id))
+        .filter(|m| step.before.worker(m.id).is_none_or(Worker::is_sound))
+        .try_for_each(|m| Err(format!("a failed reload moved worker {}", m.id)))
+}
+
+/// Nobody of a generation that was given up is on its way to serve.
+fn a_given_up_generation_goes(step: &Step<'_>) -> Verdict {
+    let reloading = generation_of(step.after.reload.as_ref());
+    for worker in step.after.fleet.iter() {
+        let wanted =
+            worker.generation <= step.after.committed || Some(worker.generation) == reloading;
+        ensure(wanted || !worker.is_seated() || worker.is_ready(), || {
+            format!(
+                "worker {} of given-up generation {} is {}",
+                worker.id, worker.generation, worker.state
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The gate opens for a whole generation in one step, and only when each slot
+/// has a sound worker of it that has been held for `min_uptime`.
+fn gates_open_all_at_once(step: &Step<'_>) -> Verdict {
+    let opened: BTreeSet<WorkerId> = step
+        .actions
+        .iter()
+        .filter_map(|action| {
+            let Action::OpenGate { id } = action else {
+                return None;
+            };
+            Some(*id)
+        })
+        .collect();
+    let Some(reload) = step.before.reload.as_ref().filter(|_| !opened.is_empty()) else {
+        return ensure(opened.is_empty(), || {
+            "a gate opens without a reload".to_owned()
+        });
+    };
+    for slot in step.after.slots() {
+        let held = step.after.fleet.iter().any(|w| {
+            w.slot == slot
+                && w.generation == reload.generation
+                && w.condemned.is_none()
+                && opened.contains(&w.id)
+                && w.held_at
+                    .is_some_and(|at| at + step.after.policy.min_uptime <= step.after.now)
+        });
+        ensure(held, || format!("gates open, slot {slot} is not held"))?;
+    }
+    Ok(())
+}
+
+/// While an atomic reload has not switched, none of the old generation that serves is let go.
+fn an_atomic_switch_drains_nobody_early(step: &Step<'_>) -> Verdict {
+    let Some(reload) = &step.after.reload else {
+        return Ok(());
+    };
+    let switched = matches!(reload.stage, Stage::Baking(_));
+    if step.after.policy.switch != Switch::Atomic || switched {
+        return Ok(());
+    }
+    let all_ready = step.after.slots().all(|slot| {
+        step.after
+            .fleet
+            .iter()
+            .any(|w| w.slot == slot && w.generation == reload.generation && w.is_ready())
+    });
+    moves(step.actions)
+        .filter(|m| m.from == State::Ready && m.generation == step.after.committed)
+        .filter(|m| !is_about(step.event, m.id) && admitted(reload) && !all_ready)
+        // A step may give one reload up and begin the next; that one has not started yet.
+        .filter(|_| generation_of(step.before.reload.as_ref()) == Some(reload.generation))
+        .try_for_each(|m| Err(format!("worker {} left before the switch", m.id)))
+}
+
+fn admitted(reload: &Reload) -> bool {
+    reload.admitted() > 0
+}
+
+/// The master ends only when nobody is left.
+fn the_end_is_empty(step: &Step<'_>) -> Verdict {
+    let ends = step
+        .actions
+        .iter()
+        .any(|a| matches!(a, Action::Exit { .. }));
+    ensure(!ends || step.after.fleet.iter().next().is_none(), || {
+        "exit with workers left".to_owned()
+    })
+}
+
+/// What a [`Report::Moved`] says.
+pub(super) struct Move<'a> {
+    pub(super) id: WorkerId,
+    pub(super) generation: Generation,
+    pub(super) from: State,
+    pub(super) to: State,
+    pub(super) reason: &'a str,
+}
+
+pub(super) fn moves(actions: &[Action]) -> impl Iterator<Item = Move<'_>> {
+    actions.iter().filter_map(|action| {
+        let Action::Report(Report::Moved {
+            id,
+            generation,
+            from,
+            to,
+            reason,
+            ..
+        }) = action
+        else {
+            return None;
+        };
+        Some(Move {
+            id: *id,
+            generation: *generation,
+            from: *from,
+            to: *to,
+            reason,
+        })
+    })
+}
+
+/// Whether the event says that this worker ended or left by itself.
+fn is_about(event: &Event, worker: WorkerId) -> bool {
+    if let Event::Exited { id, .. }
+    | Event::SpawnFailed { id, .. }
+    | Event::Worker {
+        id,
+        fact: Fact::ChannelClosed,
+    } = event
+    {
+        *id == worker
+    } else {
+        false
+    }
+}
+
+fn generation_of(reload: Option<&Reload>) -> Option<Generation> {
+    reload.map(|r| r.generation)
+}
+
+fn count(machine: &Supervisor, wanted: impl Fn(&Worker) -> bool) -> usize {
+    machine.fleet.iter().filter(|w| wanted(w)).count()
+}
+
+/// Nobody waits for anything: N ready workers of the committed generation and nothing else.
+pub(super) fn is_quiet(machine: &Supervisor) -> bool {
+    machine.phase == Phase::Serving
+        && machine.reload.is_none()
+        && machine.pending.is_none()
+        && machine.settling.is_empty()
+        && machine.fleet.iter().count() == machine.policy.workers as usize
+        && machine.slots().all(|slot| {
+            machine
+                .fleet
+                .sound(slot, machine.committed)
+                .is_some_and(Worker::is_ready)
+        })
+}
+
+/// Between two events time alone must not make anything due before `deadline()`.
+pub(super) fn deadline_is_honest(machine: &Supervisor) -> Verdict {
+    let later = match machine.deadline() {
+        Some(at) => Time(at.0 - 1),
+        None => Time(machine.now.0 + 3_600_000),
+    };
+    let actions = machine.clone().step(later, Event::Tick);
+    ensure(actions.is_empty(), || {
+        format!("at {later}, before the deadline, it orders {actions:?}")
+    })
+}
+
+/// A step goes all the way: asked again at the same time it orders nothing and
+/// changes nothing; nor does an event about a worker that is gone.
+pub(super) fn nothing_is_left_undone(machine: &Supervisor, event: &Event) -> Verdict {
+    let mut again = machine.clone();
+    let text = format!("{event:?}");
+    let actions = again.step(machine.now, event.clone());
+    ensure(actions.is_empty(), || format!("{text} orders {actions:?}"))?;
+    ensure(again == *machine, || format!("{text} changes the state"))
+}

@@ -1,0 +1,286 @@
+//! The processes of the virtual world: what orders do to them, and what they
+//! tell the master.
+
+use super::{
+    super::{Action, Event, Exit, Fact, Gate, Generation, Pid, StopSignal, Time, WorkerId},
+    habits::{Boot, Drains, Fate, Habit, chance},
+    world::{Item, World, ms},
+};
+
+/// What a process does of its own accord.
+#[derive(Clone, Debug)]
+pub(super) enum Deed {
+    Say(Fact),
+    Open(u8),
+    Close(u8),
+    /// Stops accepting, finishes, tells; ends if so wished.
+    Finish {
+        ends: bool,
+    },
+    Disconnect,
+    End(Exit),
+}
+
+/// A process, alive or dead.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub(super) alive: bool,
+    pub(super) habit: Habit,
+    pub(super) gate_open: bool,
+    pub(super) asked: bool,
+    pub(super) channel: bool,
+    /// When its start is told.
+    pub(super) born: Time,
+    /// When the last of its facts arrives: they keep their order.
+    pub(super) told: Time,
+}
+
+impl World {
+    /// Carries an order out.
+    pub(super) fn execute(&mut self, action: &Action) {
+        match *action {
+            Action::Prepare { generation, .. } => self.prepare(generation),
+            Action::Spawn {
+                id,
+                generation,
+                gate,
+                ..
+            } => self.start(id, generation, gate),
+            Action::OpenGate { id } => {
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.gate_open = true;
+                    if process.asked {
+                        self.serve(id, 1);
+                    }
+                }
+            }
+            Action::Drain { id } => self.drain(id),
+            Action::Signal { id, signal } => {
+                let Some(process) = self.processes.get(&id) else {
+                    return;
+                };
+                match (signal, process.habit.term) {
+                    (StopSignal::Kill, _) => {
+                        let exit = Exit::Signal {
+                            signal: 9,
+                            core: false,
+                        };
+                        let soon = self.rng.u64(..=20);
+                        self.after(soon, id, Deed::End(exit));
+                    }
+                    (StopSignal::Stop, Some(time)) => {
+                        self.after(time, id, Deed::End(Exit::Code(0)));
+                    }
+                    (StopSignal::Stop, None) => {}
+                }
+            }
+            Action::ReloadEnded { .. }
+            | Action::Retire { .. }
+            | Action::Report(_)
+            | Action::Exit { .. } => {}
+        }
+    }
+
+    fn prepare(&mut self, generation: Generation) {
+        let fails = !self.quiet && chance(&mut self.rng, self.chaos.prepare_fails);
+        if !self.quiet && chance(&mut self.rng, self.chaos.bad_generation) {
+            self.bad_generations.insert(generation);
+        }
+        let event = if fails {
+            Event::PrepareFailed {
+                generation,
+                reason: "no such script".to_owned(),
+            }
+        } else {
+            Event::Prepared { generation }
+        };
+        let at = self.now + self.delay();
+        self.push(at, Item::Deliver(event));
+    }
+
+    fn start(&mut self, id: WorkerId, generation: Generation, gate: Gate) {
+        let at = self.now + self.delay();
+        if !self.quiet && chance(&mut self.rng, self.chaos.spawn_fails) {
+            let reason = "EAGAIN".to_owned();
+            self.push(at, Item::Deliver(Event::SpawnFailed { id, reason }));
+            return;
+        }
+        let bad = chance(&mut self.rng, self.chaos.bad_worker)
+            || self.bad_generations.contains(&generation) && self.rng.u8(..8) > 0;
+        let habit = if bad && !self.quiet {
+            Habit::bad(&mut self.rng, self.keys)
+        } else {
+            Habit::good(&mut self.rng, self.keys)
+        };
+        let process = Process {
+            alive: true,
+            habit,
+            gate_open: gate == Gate::Open,
+            asked: false,
+            channel: true,
+            born: at,
+            told: at,
+        };
+        self.processes.insert(id, process);
+        let pid = Pid(i32::try_from(id.0).unwrap_or(i32::MAX));
+        self.push(at, Item::Deliver(Event::Spawned { id, pid }));
+        self.boot(id, habit);
+    }
+
+    fn boot(&mut self, id: WorkerId, habit: Habit) {
+        let Habit { boot_ms, .. } = habit;
+        self.after(boot_ms / 2, id, Deed::Say(Fact::Online));
+        match habit.boot {
+            Boot::Serves => self.after(boot_ms, id, Deed::Say(Fact::AtGate)),
+            Boot::Crashes => {
+                self.after(
+                    boot_ms,
+                    id,
+                    Deed::Say(Fact::Failed("SyntaxError".to_owned())),
+                );
+                self.after(boot_ms + 1, id, Deed::End(Exit::Code(1)));
+            }
+            Boot::Hangs => {}
+            Boot::CannotBind => {
+                self.after(
+                    boot_ms,
+                    id,
+                    Deed::Say(Fact::BindFailed("EADDRINUSE".to_owned())),
+                );
+                if self.rng.bool() {
+                    self.after(boot_ms + 1, id, Deed::End(Exit::Code(1)));
+                }
+            }
+            Boot::Disconnects => self.after(boot_ms, id, Deed::Disconnect),
+            Boot::Misbehaves => {
+                self.after(boot_ms, id, Deed::Say(Fact::Misbehaves("flood".to_owned())));
+            }
+        }
+    }
+
+    /// It has its listeners: opens its servers, says ready, and meets its fate.
+    fn serve(&mut self, id: WorkerId, first: u64) {
+        let Some(Process { habit, .. }) = self.processes.get(&id) else {
+            return;
+        };
+        let habit = *habit;
+        let mut at = first;
+        for key in 0..habit.keys {
+            self.after(at, id, Deed::Open(key));
+            at += habit.key_gap;
+        }
+        self.after(at, id, Deed::Say(Fact::SaidReady));
+        if self.quiet {
+            return;
+        }
+        let at = first + habit.fate_ms;
+        match habit.fate {
+            Fate::None => {}
+            Fate::Crashes => {
+                let code = self.rng.i32(0..=1);
+                self.after(at, id, Deed::End(Exit::Code(code)));
+            }
+            Fate::Leaves => {
+                self.after(at, id, Deed::Say(Fact::Leaving));
+                self.after(at + 1, id, Deed::Disconnect);
+                let end = at + self.rng.u64(1..=3000);
+                self.after(end, id, Deed::End(Exit::Code(0)));
+            }
+            Fate::Disconnects => self.after(at, id, Deed::Disconnect),
+            Fate::Misbehaves => {
+                self.after(at, id, Deed::Say(Fact::Misbehaves("flood".to_owned())));
+            }
+            Fate::Reopens => {
+                self.after(at, id, Deed::Close(0));
+                self.after(at + 100, id, Deed::Open(0));
+            }
+        }
+    }
+
+    fn drain(&mut self, id: WorkerId) {
+        let Some(Process { habit, .. }) = self.processes.get(&id) else {
+            return;
+        };
+        match habit.drains {
+            Drains::In(time) => self.after(time, id, Deed::Finish { ends: true }),
+            Drains::LivesOn(time) => self.after(time, id, Deed::Finish { ends: false }),
+            Drains::Crashes(time) => self.after(time, id, Deed::End(Exit::Code(1))),
+            Drains::Disconnects(time) => self.after(time, id, Deed::Disconnect),
+            Drains::Ignores => {}
+        }
+    }
+
+    pub(super) fn perform(&mut self, id: WorkerId, deed: Deed) {
+        let Some(process) = self.processes.get_mut(&id).filter(|p| p.alive) else {
+            return;
+        };
+        match deed {
+            Deed::Say(fact) => {
+                if fact == Fact::AtGate {
+                    process.asked = true;
+                    if process.gate_open {
+                        self.serve(id, 0);
+                    }
+                }
+                self.tell(id, fact);
+            }
+            Deed::Open(key) => self.tell(id, Fact::Listening(key.to_string())),
+            Deed::Close(key) => self.tell(id, Fact::Closed(key.to_string())),
+            Deed::Finish { ends } => {
+                for key in 0..process.habit.keys {
+                    self.tell(id, Fact::Closed(key.to_string()));
+                }
+                let cut = self.rng.u64(..3);
+                self.tell(id, Fact::Drained { cut });
+                if ends {
+                    self.after(1, id, Deed::Disconnect);
+                    self.after(2, id, Deed::End(Exit::Code(0)));
+                }
+            }
+            Deed::Disconnect => {
+                self.tell(id, Fact::ChannelClosed);
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.channel = false;
+                }
+            }
+            Deed::End(exit) => {
+                process.alive = false;
+                if self.rng.bool() {
+                    self.tell(id, Fact::ChannelClosed);
+                }
+                let at = self.now + self.delay();
+                // A death is not told before the birth; it may overtake the last words.
+                let (born, told) = self
+                    .processes
+                    .get(&id)
+                    .map_or((at, at), |p| (p.born, p.told));
+                let at = at.max(if self.rng.bool() { told } else { born + ms(1) });
+                self.push(at, Item::Deliver(Event::Exited { id, exit }));
+            }
+        }
+    }
+
+    /// A fact goes over the channel.
+    fn tell(&mut self, id: WorkerId, fact: Fact) {
+        let delay = self.delay();
+        let odd = self.chaos.odd_order;
+        let Some(process) = self.processes.get_mut(&id).filter(|p| p.channel) else {
+            return;
+        };
+        let at = if odd {
+            self.now + delay
+        } else {
+            process.told.max(self.now + delay)
+        };
+        process.told = process.told.max(at);
+        // The same moment keeps the order of the channel, unless order is odd.
+        self.sequence += 1;
+        let order = if odd {
+            self.rng.u64(..1 << 52)
+        } else {
+            (1 << 52) | self.sequence
+        };
+        self.queue
+            .insert((at, order), Item::Deliver(Event::Worker { id, fact }));
+    }
+}

@@ -1,0 +1,122 @@
+//! The house rules that a compiler does not know: who may use what.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = vec![];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a source folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// Lines of code outside of tests and comments that hold one of the words.
+fn offences(folder: &str, words: &[&str]) -> Vec<String> {
+    let mut offences = vec![];
+    for (path, text) in sources(folder) {
+        if path.components().any(|c| c.as_os_str() == "sim") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
+        for (number, line) in code.lines().enumerate() {
+            let line = line.trim();
+            if !line.starts_with("//") && words.iter().any(|w| line.contains(w)) {
+                offences.push(format!("{}:{}: {line}", path.display(), number + 1));
+            }
+        }
+    }
+    offences
+}
+
+#[test]
+fn the_supervisor_knows_no_clock_no_descriptor_no_json_and_no_runtime() {
+    let words = [
+        "tokio",
+        "serde_json",
+        "Instant",
+        "SystemTime",
+        "std::fs",
+        "std::io",
+        "nix::",
+        "libc::",
+        "tracing",
+        "crate::sys",
+        "crate::runtime",
+        "crate::ipc",
+        "crate::admin",
+        "OwnedFd",
+    ];
+    assert_eq!(offences("src/supervisor", &words), Vec::<String>::new());
+}
+
+#[test]
+fn the_protocol_touches_nothing() {
+    let words = [
+        "tokio",
+        "std::fs",
+        "std::io",
+        "Instant",
+        "nix::",
+        "libc::",
+        "tracing",
+        "crate::sys",
+        "crate::runtime",
+        "crate::supervisor",
+    ];
+    assert_eq!(offences("src/ipc", &words), Vec::<String>::new());
+}
+
+#[test]
+fn system_calls_and_unsafe_live_in_one_folder() {
+    let others = [
+        "src/supervisor",
+        "src/ipc",
+        "src/runtime",
+        "src/admin",
+        "src/ledger",
+    ];
+    for folder in others {
+        let words = ["unsafe {", "unsafe fn", "socket2::", "sendfd::"];
+        assert_eq!(offences(folder, &words), Vec::<String>::new());
+    }
+    let words = [
+        "crate::runtime",
+        "crate::admin",
+        "crate::config",
+        "Supervisor",
+    ];
+    assert_eq!(offences("src/sys", &words), Vec::<String>::new());
+}
+
+#[test]
+fn files_are_short_and_module_roots_hold_no_logic() {
+    for (path, text) in sources("src") {
+        let lines = text.lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", path.display());
+        if path.ends_with("mod.rs") && !path.components().any(|c| c.as_os_str() == "sim") {
+            let logic = text
+                .lines()
+                .find(|l| l.contains("fn ") && !l.trim().starts_with("//"));
+            assert_eq!(logic, None, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn these_rules_can_fail() {
+    assert!(!offences("src/runtime", &["tokio"]).is_empty());
+    assert!(!offences("src/sys", &["unsafe {"]).is_empty());
+}
