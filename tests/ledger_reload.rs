@@ -161,9 +161,9 @@ fn nothing_is_lost(report: &Report, journals: &Reconciliation) {
     assert_eq!(journals.received, report.total, "each is received once");
 }
 
-/// Keep-alive, short and 500 ms requests at 0 and 20 ms latency, all at once, over 18 reloads for each app.
+/// Keep-alive, short and 500 ms requests at 0 and 20 ms latency, all at once, over three times six reloads for each app.
 fn plain_requests(app: &str, node: Node) {
-    for _ in 0..count(1, 20) {
+    for _ in 0..count(3, 60) {
         let service = Service::start(app, node, None, |launch| launch);
         let mut loads = vec![];
         for latency in [ms(0), ms(20)] {
@@ -185,18 +185,18 @@ fn plain_requests(app: &str, node: Node) {
             ]);
         }
         let begun = Instant::now();
-        let (report, journals) = service.under(loads, |loads| service.reloads(18, loads));
+        let (report, journals) = service.under(loads, |loads| service.reloads(6, loads));
         println!(
-            "{app}: {} requests over 18 reloads in {:?}",
+            "{app}: {} requests over 6 reloads in {:?}",
             report.total,
             begun.elapsed()
         );
         nothing_is_lost(&report, &journals);
         assert!(
-            report.count(Class::OkClose) > 18 * 4,
+            report.count(Class::OkClose) > 6 * 4,
             "no drain was seen: {report}"
         );
-        service.stop(18);
+        service.stop(6);
     }
 }
 

@@ -81,6 +81,7 @@ impl World {
                 info!(worker = %id, connections, "worker drains");
                 Some(Fact::Closed(OWN.to_owned()))
             }
+            ShimMessage::Left { connections } => Some(Fact::Left(connections)),
             ShimMessage::Drained { cut } => {
                 if cut > 0 {
                     warn!(worker = %id, cut, "connections had to be cut at the drain timeout");
