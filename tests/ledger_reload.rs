@@ -56,7 +56,7 @@ impl Service {
     fn load(&self) -> Load {
         Load {
             clients: 6,
-            think: ms(10),
+            think: ms(20),
             request_timeout: Duration::from_secs(30),
             ..Load::new(self.target.clone())
         }
