@@ -7,7 +7,7 @@ use crate::ledger::{Class, Report};
 use super::drill::Kind;
 
 /// What a dying peer does to a request that it has accepted.
-fn is_death(class: Class, tls: bool) -> bool {
+pub(super) fn is_death(class: Class, tls: bool) -> bool {
     matches!(
         class,
         Class::FinBeforeByte | Class::RstBeforeByte | Class::Truncated

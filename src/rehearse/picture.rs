@@ -30,7 +30,7 @@ type Error<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorT
 fn colour(kind: Kind) -> RGBColor {
     match kind {
         Kind::Reload => RGBColor(0x2f, 0x85, 0x5a),
-        Kind::Pause => RGBColor(0xd6, 0x9e, 0x2e),
+        Kind::Pause => RGBColor(0xb7, 0x79, 0x1f),
         Kind::Kill => RGBColor(0xc0, 0x26, 0xd3),
     }
 }
@@ -83,11 +83,7 @@ fn paint<'a>(result: &Rehearsal, text: &'a mut String) -> Result<(), Error<'a>> 
 fn title<'a>(result: &Rehearsal, area: &Area<'a>) -> Result<(), Error<'a>> {
     let big = (FONT, 20).into_font().color(&INK);
     let small = (FONT, 13).into_font().color(&INK);
-    let kills = match result.excused {
-        0 => String::new(),
-        n => format!(" ({n} that killed workers had accepted)"),
-    };
-    let line = format!("{} requests, {} lost{kills}", result.requests, result.lost);
+    let line = result.headline();
     area.draw(&Text::new(line, (20, 12), big))?;
     let mut x = 20;
     for kind in Kind::ALL {

@@ -55,6 +55,7 @@ pub(super) struct Rehearsal {
     pub(super) paths: Vec<String>,
     pub(super) clients: u32,
     pub(super) latency_ms: u64,
+    pub(super) tls: bool,
     /// Number of requests sent.
     pub(super) requests: u64,
     /// Number of requests lost.
@@ -124,6 +125,7 @@ impl Rehearsal {
             paths: plan.paths.clone(),
             clients: plan.clients,
             latency_ms: u64::try_from(plan.latency.as_millis()).unwrap_or(u64::MAX),
+            tls: plan.tls(),
             requests: report.total,
             lost,
             excused,
@@ -140,9 +142,16 @@ impl Rehearsal {
         }
     }
 
-    /// Losses that nothing excuses.
-    pub(super) fn inexcusable(&self) -> u64 {
-        self.lost - self.excused
+    /// How it came out, in one line.
+    pub(super) fn headline(&self) -> String {
+        let kills = match self.excused {
+            0 => String::new(),
+            n => format!("; {n} that killed workers had accepted"),
+        };
+        match self.lost - self.excused {
+            0 => format!("0 of {} requests lost{kills}", self.requests),
+            n => format!("{n} of {} requests LOST{kills}", self.requests),
+        }
     }
 
     /// The exit code.

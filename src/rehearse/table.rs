@@ -5,12 +5,13 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::{
-    drill::{AFTER, Event, Kind, QUIET},
+    drill::{Event, Kind, QUIET},
+    excuse,
     rehearsal::Rehearsal,
 };
 use crate::ledger::Phase;
 
-/// Losses that are shown one by one.
+/// Losses that are shown one by one, excused ones aside.
 const SAMPLES: usize = 10;
 
 /// The whole text, its last line the verdict.
@@ -58,27 +59,19 @@ pub(super) fn render(result: &Rehearsal) -> String {
     }
     let bad = result.classes.iter().filter(|(class, _)| !class.is_ok());
     lines.extend(bad.map(|(class, count)| format!("{}: {count}", class.name())));
-    let shown = result.samples.iter().take(SAMPLES);
+    let shown = result.samples.iter().filter(|s| {
+        let event = within(s.at_ms, &result.events);
+        event.is_none_or(|e| e.kind != Kind::Kill) || !excuse::is_death(s.class, result.tls)
+    });
+    let shown = shown.take(SAMPLES);
     lines.extend(shown.map(|s| {
         let when = at(s.at_ms, &result.events);
         format!("  request {} {when}: {}: {}", s.id, s.class, s.seen)
     }));
     lines.push(String::new());
     lines.extend(result.reason.clone());
-    lines.push(verdict(result));
+    lines.push(result.headline());
     lines.join("\n") + "\n"
-}
-
-fn verdict(result: &Rehearsal) -> String {
-    let (excused, inexcusable) = (result.excused, result.inexcusable());
-    let kills = match excused {
-        0 => String::new(),
-        n => format!("; {n} that killed workers had accepted"),
-    };
-    match inexcusable {
-        0 => format!("0 of {} requests lost{kills}", result.requests),
-        n => format!("LOST {n} of {} requests{kills}", result.requests),
-    }
 }
 
 fn phases(result: &Rehearsal) -> String {
@@ -117,19 +110,21 @@ fn title(phase: &Phase, events: &[Event]) -> (String, String) {
         None if phase.name == QUIET => "before, between".to_owned(),
         None => String::new(),
     };
-    debug_assert!(phase.name != AFTER || note.is_empty());
     (phase.name.clone(), note)
 }
 
 /// When, and in which event.
 fn at(at_ms: u64, events: &[Event]) -> String {
-    let within = events
-        .iter()
-        .find(|e| e.at_ms <= at_ms && e.until_ms.is_none_or(|until| at_ms < until));
-    let what = within.map_or(QUIET.to_owned(), |e| {
+    let what = within(at_ms, events).map_or(QUIET.to_owned(), |e| {
         format!("{} {}", e.kind.name(), e.number)
     });
     format!("at {:.2}s ({what})", at_ms as f64 / 1e3)
+}
+
+fn within(at_ms: u64, events: &[Event]) -> Option<&Event> {
+    events
+        .iter()
+        .find(|e| e.at_ms <= at_ms && e.until_ms.is_none_or(|until| at_ms < until))
 }
 
 fn range(values: impl Iterator<Item = u64> + Clone) -> Option<String> {
