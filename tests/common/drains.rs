@@ -10,7 +10,7 @@ use crate::deploys::{number, wait_settled};
 pub(crate) fn launch(node: Node, kinds: &[&str]) -> Launch {
     let launch = Launch::new("drain.js").node(node).workers(1);
     let launch = launch.env("RCLUSTER_MIN_UPTIME", "0s");
-    kinds.iter().fold(launch, |launch, kind| launch.arg(kind))
+    kinds.iter().fold(launch, Launch::arg)
 }
 
 /// The master, its only worker's process, and the file that lets held answers go.
