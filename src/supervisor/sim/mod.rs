@@ -15,7 +15,6 @@ mod exhaustive;
 mod habits;
 mod invariants;
 mod processes;
-mod regressions;
 mod reload_tables;
 mod schedules;
 mod stop_tables;
