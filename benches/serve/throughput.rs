@@ -168,37 +168,21 @@ fn tell(report: &mut Report, node: &Node, mode: Mode, rows: &[&Row]) {
     let ours = row(Kind::Rcluster);
     let of_limit = ours.rate.over(&bare.rate);
     let label = |what: &str| format!("Node {}, {}: {what}", node.version, mode.name());
+    let mut judge = |what: &str, wanted: &str, ratio: Samples, least: f64| {
+        let met = ratio.median() >= least;
+        report.ratio(label(what), wanted, &ratio, met, noise);
+    };
     match mode {
         Mode::Short => {
-            report.target(
-                label("share of the limit"),
-                ">= 0.97",
-                of_limit.show(3),
-                of_limit.median() >= 0.97,
-            );
+            judge("share of the limit", ">= 0.97", of_limit, 0.97);
             let of_rr = ours.rate.over(&rr.rate);
-            report.target(
-                label("against round robin"),
-                ">= 1.5",
-                of_rr.show(2),
-                of_rr.median() >= 1.5,
-            );
+            judge("against round robin", ">= 1.5", of_rr, 1.5);
         }
         Mode::KeepAlive => {
             let wanted = format!("within noise (>= {:.3})", 1.0 - noise);
-            report.target(
-                label("share of the limit"),
-                wanted,
-                of_limit.show(3),
-                of_limit.median() >= 1.0 - noise,
-            );
+            judge("share of the limit", &wanted, of_limit, 1.0 - noise);
         }
     }
     let shim = ours.rate.over(&row(Kind::RclusterNoShim).rate);
-    report.target(
-        label("with the shim against without"),
-        ">= 0.99",
-        shim.show(3),
-        shim.median() >= 0.99,
-    );
+    judge("with the shim against without", ">= 0.99", shim, 0.99);
 }

@@ -8,6 +8,10 @@ use anyhow::{Context, Result};
 
 use super::nodes::Node;
 use super::procfs;
+use super::stats::Samples;
+
+/// Most noise with which the verdict on a ratio means something.
+const QUIET: f64 = 0.05;
 
 /// Markdown that grows section by section, and the list of targets.
 #[derive(Debug, Default)]
@@ -70,6 +74,26 @@ impl Report {
             got,
             if met { "PASS" } else { "**short**" }.to_owned(),
         ]);
+    }
+
+    /// A target for a ratio whose noise (see `Samples::noise`) was measured beside it. On a machine so busy that two equal things
+    /// differ by more than [`QUIET`], neither outcome proves anything, and the verdict says so.
+    pub(crate) fn ratio(
+        &mut self,
+        what: String,
+        wanted: &str,
+        got: &Samples,
+        met: bool,
+        noise: f64,
+    ) {
+        if noise <= QUIET {
+            self.target(what, wanted, got.show(3), met);
+            return;
+        }
+        eprintln!("   NOISY {what}: {}", got.show(3));
+        let verdict = format!("inconclusive: {:.0} % noise", noise * 100.0);
+        self.targets
+            .push([what, wanted.to_owned(), got.show(3), verdict]);
     }
 
     /// A target that could not be measured here.
