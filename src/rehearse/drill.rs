@@ -122,6 +122,9 @@ impl<'a> Drill<'a> {
     pub(super) async fn run(&mut self, trial: &mut Trial) -> Result<(), DrillError> {
         let plan = self.plan;
         sleep(plan.margin()).await;
+        // An app that is slow at first: each client has been answered once before anything happens.
+        self.control.mark(QUIET);
+        self.settle().await;
         let all = [plan.reloads, plan.pauses, plan.kills];
         let schedule = Kind::ALL
             .into_iter()
