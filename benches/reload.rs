@@ -60,6 +60,7 @@ fn main() -> Result<()> {
     let Some(args) = Args::parse()? else {
         return Ok(());
     };
+    support::cleanup::on_interrupt()?;
     let major = number("RCLUSTER_BENCH_NODES", 24)?;
     let node = Node::of_major(u32::try_from(major).context("a major of Node")?)?;
     let effort = Effort::from_env()?;

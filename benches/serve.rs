@@ -26,6 +26,7 @@ fn main() -> Result<()> {
     let Some(args) = Args::parse()? else {
         return Ok(());
     };
+    support::cleanup::on_interrupt()?;
     let majors = std::env::var("RCLUSTER_BENCH_NODES").unwrap_or_else(|_| "20,24".to_owned());
     let nodes: Vec<Node> = majors
         .split(',')

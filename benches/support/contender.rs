@@ -18,6 +18,7 @@ use nix::unistd::{Pid, mkfifo};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use super::cleanup;
 use super::nodes::Node;
 use super::pm2::Pm2;
 
@@ -148,11 +149,11 @@ impl<'a> Start<'a> {
                 .env("BENCH_READY", &pipe)
                 .process_group(0);
             command.stdout(log.try_clone()?).stderr(log.try_clone()?);
-            children.push(
-                command
-                    .spawn()
-                    .with_context(|| format!("start {command:?}"))?,
-            );
+            let child = command
+                .spawn()
+                .with_context(|| format!("start {command:?}"))?;
+            cleanup::add(child.id().cast_signed());
+            children.push(child);
             Ok(())
         };
         let port = server.address.port();
@@ -216,6 +217,7 @@ impl<'a> Start<'a> {
                 };
                 server.pm2 = Some(pm2.clone());
                 pm2.start(&self.script, self.workers, port, &pipe)?;
+                cleanup::add(pm2.daemon()?);
             }
             Kind::Bare | Kind::BareAgain => {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -349,7 +351,9 @@ impl Server {
     fn stop(&mut self) -> Result<()> {
         let began = Instant::now();
         if let Some(pm2) = &self.pm2 {
+            let daemon = pm2.daemon();
             pm2.run(&["kill"])?;
+            cleanup::remove(daemon?);
         }
         for child in &mut self.children {
             if child.try_wait()?.is_none() {
@@ -366,6 +370,7 @@ impl Server {
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
+            cleanup::remove(child.id().cast_signed());
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! It measures; it judges nothing but the targets it is given.
 
 pub(crate) mod args;
+pub(crate) mod cleanup;
 pub(crate) mod client;
 pub(crate) mod contender;
 pub(crate) mod control;

@@ -41,6 +41,12 @@ impl Pm2 {
         finish(&mut self.command(arguments))
     }
 
+    /// Pid of its daemon.
+    pub(crate) fn daemon(&self) -> Result<i32> {
+        let text = std::fs::read_to_string(self.home.join("pm2.pid")).context("read pm2.pid")?;
+        text.trim().parse().context("read a pid from pm2.pid")
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.node);
         command
