@@ -16,9 +16,9 @@ const WS_REASON = 'service restart';
 
 /**
  * Prepares a drain. `tracked` is what hooks.install() returns, `options` are { longGraceMs, capMs, shutdownMessage },
- * `onStart(connections)` and `onEnd(cut)` tell the master.
+ * `onStart(connections)`, `onLeft(connections)` and `onEnd(cut)` tell the master.
  */
-function create(tracked, options, onStart, onEnd) {
+function create(tracked, options, { onStart, onLeft, onEnd }) {
   const { servers, open, datagrams, tlsOf, upgraded } = tracked;
   const { Socket } = require('net');
   let drain = null; // { deadline, cut, finished, timers } once it has begun
@@ -193,6 +193,7 @@ function create(tracked, options, onStart, onEnd) {
   /** What has no answer that ends by itself: HTTP/2 sessions, WebSockets, server-sent events. */
   function sweep() {
     const long = [];
+    if (drain.told !== open.size) onLeft(drain.told = open.size);
     for (const raw of open) {
       const socket = speaker(raw);
       if (socket.parser) {

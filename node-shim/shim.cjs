@@ -93,7 +93,12 @@ function run(settings, cluster) {
     capMs,
     longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
     shutdownMessage: settings.shutdown_message === true,
-  }, (connections) => send({ act: 'draining', connections }), drained);
+  }, {
+    onStart: (connections) => send({ act: 'draining', connections }),
+    // If the worker has to be ended, the master knows what that cut.
+    onLeft: (connections) => send({ act: 'left', connections }),
+    onEnd: drained,
+  });
 
   /** What the master may ask for. Later additions (a heartbeat, metrics) have their place here. */
   const acts = {

@@ -144,6 +144,8 @@ pub enum Command {
     Rollback(ReloadArgs),
     /// Start one worker of SCRIPT without its port and say whether it gets ready: `nginx -t` for Node.
     Check(Box<CheckArgs>),
+    /// Try SCRIPT before production: load, reloads, killed and paused workers, and an account of every request.
+    Rehearse(Box<RehearseArgs>),
     /// The process that ends orphans if the master dies.
     #[command(name = crate::sys::guard::COMMAND, hide = true)]
     Guard {
@@ -213,6 +215,109 @@ pub struct CheckArgs {
     /// The master's own options count here too.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// `rcluster rehearse`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 nothing was lost but what killed workers had accepted; 14 requests were lost; 10 a reload failed; 11 not done within --limit;\n2 to 5 as for a master: the app did not start. Load is sent to loopback addresses and unix sockets only."
+)]
+pub struct RehearseArgs {
+    /// Path to ask for; repeatable [default: /].
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<String>,
+
+    /// Method of the requests. Any complete answer with a status below 500 is right.
+    #[arg(long, value_enum, ignore_case = true, default_value = "get")]
+    pub method: MethodArg,
+
+    /// Body of a POST.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub body: String,
+
+    /// Header of each request; repeatable.
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub header: Vec<String>,
+
+    /// Connections: kept over many requests, a new one for each, or half of the clients so and half so.
+    #[arg(long, value_enum, default_value = "mixed")]
+    pub connections: ConnectionsArg,
+
+    /// The app speaks HTTPS; any certificate will do.
+    #[arg(long)]
+    pub tls: bool,
+
+    /// Which listener gets the load, if the app has several: an address as `rcluster status` shows it.
+    #[arg(long, value_name = "ADDR")]
+    pub at: Option<String>,
+
+    /// Clients, each with one request at a time.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub clients: u32,
+
+    /// Simulated round trip between clients and app; at 0ms the races of a closing server hide. At most 2s.
+    #[arg(long, value_name = "DUR", default_value = "5ms", value_parser = duration)]
+    pub latency: Duration,
+
+    /// Mean pause of a client between an answer and its next request. At most 10s.
+    #[arg(long, value_name = "DUR", default_value = "5ms", value_parser = duration)]
+    pub think: Duration,
+
+    /// A request that is not answered after this time is lost.
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration)]
+    pub timeout: Duration,
+
+    /// Undisturbed load, all in all: a quarter before, a quarter after, the rest between; reloads, kills and pauses take their time on top. At most 1h.
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+
+    /// Give up after this time. At most 24h.
+    #[arg(long, value_name = "DUR", default_value = "10m", value_parser = duration)]
+    pub limit: Duration,
+
+    /// Reloads.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub reloads: u32,
+
+    /// Workers to stop for a second (SIGSTOP, SIGCONT), one after the other.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub pauses: u32,
+
+    /// Workers to kill (SIGKILL), one after the other.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub kills: u32,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Draw the timeline into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// The master's own options count here too, but for --control and --pidfile.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `--method`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MethodArg {
+    /// Without a body.
+    Get,
+    /// With --body.
+    Post,
+}
+
+/// `--connections`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConnectionsArg {
+    /// Half of the clients so, half so.
+    Mixed,
+    /// One connection a client, for as long as the app keeps it.
+    KeepAlive,
+    /// A new connection for each request.
+    Short,
 }
 
 /// `--ready`

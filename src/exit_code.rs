@@ -21,14 +21,18 @@ pub enum ExitCode {
     BindFailed = 5,
     /// Stopped, but some workers had to be killed.
     Killed = 6,
-    /// Reload: the new workers failed; the old ones still serve.
+    /// Reload: the new workers failed; the old ones still serve. Rehearsal: one of its reloads failed.
     ReloadFailed = 10,
-    /// Reload: timed out; generations are mixed.
+    /// Reload: timed out; generations are mixed. Rehearsal: not done within `--limit`.
     ReloadTimedOut = 11,
     /// Reload: superseded by a later request or by a stop.
     Superseded = 12,
     /// No master answers under that name or control path.
     NoMaster = 13,
+    /// Rehearsal: requests were lost that no killed worker had accepted.
+    Lost = 14,
+    /// Rehearsal: ended early by SIGINT or SIGTERM, and put away.
+    Interrupted = 130,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

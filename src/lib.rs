@@ -22,6 +22,7 @@ pub mod exit_code;
 pub mod ipc;
 pub mod ledger;
 pub mod names;
+pub mod rehearse;
 pub mod runtime;
 pub mod supervisor;
 pub mod sys;

@@ -8,6 +8,7 @@ use rcluster::{
     commands,
     config::{self, Config},
     exit_code::ExitCode,
+    rehearse,
     runtime::{Verdict, boot},
     sys,
 };
@@ -17,11 +18,18 @@ fn main() -> process::ExitCode {
     // Before anything else: until the handlers are in place, no signal may
     // have its default action.
     sys::process::block_signals();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     match &cli.command {
         Some(Command::Guard { path, grace_ms }) => {
             sys::guard::run(path, Duration::from_millis(*grace_ms));
             ExitCode::Ok.into()
+        }
+        // Its signals stay blocked until it can put away what it started.
+        Some(Command::Rehearse(args)) => {
+            finish(on_runtime(async { Ok(rehearse::run(args).await) }))
         }
         Some(Command::Check(args)) => finish(run(&args.run, Mode::Check)),
         Some(command) => {
@@ -31,6 +39,26 @@ fn main() -> process::ExitCode {
         }
         None => finish(run(&cli.run, Mode::Serve)),
     }
+}
+
+/// Help and version as clap prints them; an error as one line.
+fn usage(error: &clap::Error) -> process::ExitCode {
+    if error.exit_code() == 0 {
+        error.exit();
+    }
+    let text = error.to_string();
+    let parts: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| {
+            ["error: ", "tip: ", "[possible"]
+                .iter()
+                .any(|p| line.starts_with(p))
+        })
+        .map(|line| line.trim_start_matches("error: "))
+        .collect();
+    eprintln!("rcluster: {} (see rcluster --help)", parts.join("; "));
+    ExitCode::Usage.into()
 }
 
 fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
@@ -56,7 +84,7 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::stop(args).await,
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
-        Command::Check(_) | Command::Guard { .. } => ExitCode::Internal,
+        Command::Check(_) | Command::Rehearse(_) | Command::Guard { .. } => ExitCode::Internal,
     })
 }
 
@@ -94,7 +122,7 @@ fn run(args: &RunArgs, mode: Mode) -> anyhow::Result<ExitCode> {
             Ok(Verdict { code, reason }) => {
                 match reason {
                     Some(reason) if code == ExitCode::Ok => println!("{reason}"),
-                    Some(reason) => eprintln!("rcluster: {reason}"),
+                    Some(reason) => eprintln!("rcluster: {}", one_line(&reason)),
                     None => {}
                 }
                 Ok(code)
@@ -105,6 +133,17 @@ fn run(args: &RunArgs, mode: Mode) -> anyhow::Result<ExitCode> {
             }
         }
     })
+}
+
+/// A reason with a stack as one line: the error, and where it was thrown. The
+/// whole of it is in the log.
+fn one_line(reason: &str) -> String {
+    let mut lines = reason.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default();
+    match lines.find(|line| line.starts_with("at ")) {
+        Some(frame) => format!("{first} ({frame})"),
+        None => first.to_owned(),
+    }
 }
 
 fn log(args: &RunArgs) {

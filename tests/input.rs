@@ -241,15 +241,7 @@ rcluster: the control path [scratch]/ctl/ccccccccccccccccccccccccccccccccccccccc
 fn unknown_option() {
     shows!(Launch::bare().options(["--wokers", "4"]).option(app("http.js")).run(), @r#"
 exit code 2
-error: unexpected argument '--wokers' found
-
-  tip: a similar argument exists: '--workers'
-  tip: to pass '--wokers' as a value, use '-- --wokers'
-
-Usage: rcluster [OPTIONS] SCRIPT [ARGS]...
-       rcluster <COMMAND> [--name NAME | --control PATH]
-
-For more information, try '--help'.
+rcluster: unexpected argument '--wokers' found; tip: a similar argument exists: '--workers'; tip: to pass '--wokers' as a value, use '-- --wokers' (see rcluster --help)
 "#);
 }
 
@@ -265,9 +257,7 @@ rcluster: failed to read the stop signal: `SIGNAL` is no signal; write TERM, INT
 fn duration_in_no_known_unit() {
     shows!(Launch::new("http.js").options(["--drain-timeout", "5 parsecs"]).run(), @r#"
 exit code 2
-error: invalid value '5 parsecs' for '--drain-timeout <DUR>': `5 parsecs` is no duration: write 250ms, 5s or 1m
-
-For more information, try '--help'.
+rcluster: invalid value '5 parsecs' for '--drain-timeout <DUR>': `5 parsecs` is no duration: write 250ms, 5s or 1m (see rcluster --help)
 "#);
 }
 
@@ -275,10 +265,7 @@ For more information, try '--help'.
 fn ready_by_nothing_known() {
     shows!(Launch::new("http.js").options(["--ready", "soon"]).run(), @r#"
 exit code 2
-error: invalid value 'soon' for '--ready <READY>'
-  [possible values: listening, message, online]
-
-For more information, try '--help'.
+rcluster: invalid value 'soon' for '--ready <READY>'; [possible values: listening, message, online] (see rcluster --help)
 "#);
 }
 

@@ -118,6 +118,12 @@ pub enum ShimMessage {
         #[serde(default)]
         connections: u64,
     },
+    /// The drain goes on; told when the number changes, and not more often than ten times a second.
+    Left {
+        /// Connections that are still open.
+        #[serde(default)]
+        connections: u64,
+    },
     /// Nothing is left to drain.
     Drained {
         /// Connections cut at the deadline.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::control::UnderWay;
 use super::report::{Latency, Phase, Report, Sample, Slot, micros};
 use super::{Class, Control, Id};
 
@@ -41,6 +42,7 @@ pub(super) struct Book {
     sent: Vec<u64>,
     first_client: u32,
     phases: Vec<Phase>,
+    under_way: UnderWay,
     /// The phase of each epoch.
     epochs: Vec<usize>,
     timeline: Vec<Slot>,
@@ -57,6 +59,7 @@ impl Book {
     pub(super) fn new(control: Control, clients: u32, first_client: u32) -> Self {
         let start = Instant::now();
         Self {
+            under_way: UnderWay::new(&control),
             control,
             start,
             last_answer: start,
@@ -85,7 +88,7 @@ impl Book {
         Ticket {
             id: Id::new(self.first_client + client, *sent),
             at: Instant::now(),
-            epoch: self.control.epoch(),
+            epoch: self.under_way.begin(&self.control),
         }
     }
 
@@ -120,6 +123,7 @@ impl Book {
         let phase = self.phase_since(epoch);
         self.phases[phase].requests += 1;
         self.control.count_done();
+        self.under_way.end(epoch);
         let slot = self.slot(at);
         if class.is_ok() {
             let latency = at.duration_since(begin);
@@ -205,6 +209,7 @@ impl Book {
         if class.is_loss() {
             self.slot(at).lost += 1;
             self.phases[phase].lost += 1;
+            *self.phases[phase].losses.entry(class).or_default() += 1;
             self.control.count_lost();
             if self.samples.len() < SAMPLES {
                 let at_ms = millis(at.duration_since(self.start));
@@ -249,6 +254,7 @@ impl Book {
                             name: name.clone(),
                             requests: 0,
                             lost: 0,
+                            losses: BTreeMap::new(),
                             latency: Latency::new(),
                         });
                         self.phases.len() - 1

@@ -22,6 +22,7 @@ pub(super) fn check_head(
     let expected = match check {
         Check::Echo => status == 200,
         Check::Complete => (200..400).contains(&status),
+        Check::Served => status < 500,
     };
     if !expected {
         return Err(Failure::new(Class::Status, format!("status {status}")));

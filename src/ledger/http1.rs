@@ -10,7 +10,7 @@ use super::check::{Checker, Events};
 use super::connect::connect;
 use super::connection::{Answer, Connection};
 use super::context::{Context, End};
-use super::{Check, Class, Id, Mode, Scheme};
+use super::{Check, Class, Id, Method, Mode, Scheme};
 
 /// A client: one request at a time, until the load is over.
 pub(super) async fn client(context: Rc<Context>, number: u32) {
@@ -108,6 +108,7 @@ fn write_request(
     let mut body = 0..0;
     let method = match (load.scheme, load.check) {
         (Scheme::Http1, Check::Echo) | (Scheme::Upload { .. }, _) => "POST",
+        (Scheme::Http1, Check::Served) if load.ask.method == Method::Post => "POST",
         _ => "GET",
     };
     let put = |request: &mut Vec<u8>, text: std::fmt::Arguments<'_>| {
@@ -129,13 +130,18 @@ fn write_request(
         Scheme::Http1 | Scheme::H2 | Scheme::WebSocket => {
             if load.check == Check::Echo {
                 body = body_of(context, rng);
+            } else if method == "POST" {
+                length = Some(load.ask.body.len() as u64);
             }
         }
     }
-    put(
-        request,
-        format_args!(" HTTP/1.1\r\nhost: localhost\r\nx-id: {id}\r\n"),
-    );
+    put(request, format_args!(" HTTP/1.1\r\nx-id: {id}\r\n"));
+    if !load.ask.has("host") {
+        put(request, format_args!("host: localhost\r\n"));
+    }
+    for (name, value) in &load.ask.headers {
+        put(request, format_args!("{name}: {value}\r\n"));
+    }
     if load.mode == Mode::Short {
         put(request, format_args!("connection: close\r\n"));
     }
@@ -149,14 +155,18 @@ fn write_request(
         length = Some((id_prefix(id) + body.len()) as u64);
     }
     if let Some(length) = length {
-        put(
-            request,
-            format_args!("content-type: text/plain\r\ncontent-length: {length}\r\n"),
-        );
+        put(request, format_args!("content-length: {length}\r\n"));
+        if load.check != Check::Served {
+            put(request, format_args!("content-type: text/plain\r\n"));
+        }
     }
     put(request, format_args!("\r\n"));
     let start = request.len();
-    if !body.is_empty() || (method == "POST" && load.scheme == Scheme::Http1) {
+    if load.check == Check::Served {
+        if method == "POST" {
+            request.extend_from_slice(load.ask.body.as_bytes());
+        }
+    } else if !body.is_empty() || (method == "POST" && load.scheme == Scheme::Http1) {
         put(request, format_args!("{id}:"));
         request.extend_from_slice(&context.padding[body]);
     }
@@ -178,7 +188,7 @@ fn id_prefix(id: Id) -> usize {
 
 fn checker<'a>(context: &Context, request: &'a [u8], body: usize) -> Checker<'a> {
     match context.load.scheme {
-        _ if context.load.check == Check::Complete => Checker::Any,
+        _ if context.load.check != Check::Echo => Checker::Any,
         Scheme::Sse { .. } => Checker::Events(Events::default()),
         Scheme::Download { bytes, .. } => Checker::Pattern { want: bytes, at: 0 },
         Scheme::Http1 | Scheme::H2 | Scheme::WebSocket | Scheme::Upload { .. } => {

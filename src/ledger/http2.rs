@@ -28,7 +28,7 @@ pub(super) async fn client(context: Rc<Context>, number: u32) {
                 body.extend_from_slice(padding);
                 Bytes::from(body)
             }
-            Check::Complete => Bytes::new(),
+            Check::Complete | Check::Served => Bytes::new(),
         };
         kept = exchange(&context, kept, ticket, body).await;
         context.think(&mut rng).await;

@@ -65,6 +65,69 @@ pub enum Check {
     Echo,
     /// Any application: `GET`, status 2xx or 3xx, complete. For [`Scheme::Http1`] and [`Scheme::H2`].
     Complete,
+    /// Any application, with the request in [`Load::ask`]: complete, and a status below 500, since what the application refuses
+    /// it has answered. For [`Scheme::Http1`].
+    Served,
+}
+
+/// The method of an [`Ask`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// Without a body.
+    #[default]
+    Get,
+    /// With [`Ask::body`].
+    Post,
+}
+
+/// A request as an application of one's own wants it, for [`Check::Served`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Method.
+    pub method: Method,
+    /// Fields of the head, besides those that the ledger writes. `host` replaces the ledger's own; the framing
+    /// (`content-length`, `transfer-encoding`, `connection`, `expect`, `upgrade`) is not to be given.
+    pub headers: Vec<(String, String)>,
+    /// Body of a POST; at most 64 KiB.
+    pub body: String,
+}
+
+impl Ask {
+    /// Fields that decide where a message ends or what follows it.
+    const FRAMING: [&'static str; 6] = [
+        "connection",
+        "content-length",
+        "expect",
+        "transfer-encoding",
+        "upgrade",
+        "x-id",
+    ];
+
+    fn validate(&self) -> Result<(), LedgerError> {
+        let bad = |what| Err(LedgerError::Invalid(what));
+        if self.body.len() > MAX_BODY {
+            return bad("a body of over 64 KiB");
+        }
+        for (name, value) in &self.headers {
+            // RFC 9110 section 5.6.2, token; section 5.5, field values.
+            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            if name.is_empty() || !name.bytes().all(token) {
+                return bad("a header whose name is no token");
+            }
+            if value.bytes().any(|b| b < b' ' && b != b'\t' || b == 0x7f) {
+                return bad("a header whose value holds control characters");
+            }
+            if Self::FRAMING.iter().any(|f| name.eq_ignore_ascii_case(f)) {
+                return bad("a header that the ledger itself writes");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn has(&self, field: &str) -> bool {
+        let mut names = self.headers.iter().map(|(name, _)| name);
+        names.any(|name| name.eq_ignore_ascii_case(field))
+    }
 }
 
 /// When the load ends; whichever comes first. Without either: at [`super::Control::stop`].
@@ -99,6 +162,8 @@ pub struct Load {
     pub think: Duration,
     /// Path of the request, with a leading slash.
     pub path: String,
+    /// What is asked, with [`Check::Served`].
+    pub ask: Ask,
     /// Sent as `x-delay-ms`, for applications that can wait before the answer.
     pub server_delay: Option<Duration>,
     /// Size of an echoed body in bytes, uniform; at most 64 KiB. The id is part of it, so the smallest bodies are a few bytes larger.
@@ -125,6 +190,7 @@ impl Load {
             latency: Duration::ZERO,
             think: Duration::ZERO,
             path: "/echo".into(),
+            ask: Ask::default(),
             server_delay: None,
             body: 16..=256,
             request_timeout: Duration::from_secs(10),
@@ -133,7 +199,12 @@ impl Load {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), LedgerError> {
+    /// Whether the load makes sense; [`super::run`] asks this first.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Invalid`] names what does not.
+    pub fn validate(&self) -> Result<(), LedgerError> {
         let bad = |what| Err(LedgerError::Invalid(what));
         if self.clients == 0 {
             return bad("no clients");
@@ -153,6 +224,10 @@ impl Load {
         if self.check == Check::Complete && !matches!(self.scheme, Scheme::Http1 | Scheme::H2) {
             return bad("only HTTP requests can be checked for completeness alone");
         }
+        if self.check == Check::Served && self.scheme != Scheme::Http1 {
+            return bad("a request of one's own goes over HTTP/1.1");
+        }
+        self.ask.validate()?;
         if self.seconds() > 86_400.0 * 365.0 {
             return bad("a time is longer than a year");
         }

@@ -30,7 +30,8 @@
 //! - Download: `GET path?bytes=N&ms=T`: 200 and N bytes, where byte i is i mod 251, over about T ms.
 //! - Upload: `POST path` with such a body. Answer: 200 and the text `ID BYTES HASH` (FNV-1a, 32 bit, 8 hex digits).
 //!
-//! With [`Check::Complete`] any application will do: `GET path`, the answer must be complete, its status 2xx or 3xx.
+//! With [`Check::Complete`] any application will do: `GET path`, the answer must be complete, its status 2xx or 3xx. With [`Check::Served`] the
+//! request is any [`Ask`] over HTTP/1.1, and the answer must be complete with a status below 500.
 //!
 //! A worker may journal: a folder with one file a process, lines `R id` (received) and `A id` (answered), read by [`reconcile`].
 //!
@@ -61,6 +62,6 @@ pub use class::Class;
 pub use control::Control;
 pub use id::Id;
 pub use journal::{Fate, Reconciliation, reconcile};
-pub use load::{Check, LedgerError, Limit, Load, Mode, Scheme, Target};
+pub use load::{Ask, Check, LedgerError, Limit, Load, Method, Mode, Scheme, Target};
 pub use report::{Latency, Phase, Report, Sample, Slot};
 pub use run::{Running, run, spawn};

@@ -86,6 +86,8 @@ pub struct Phase {
     pub requests: u64,
     /// Of which lost.
     pub lost: u64,
+    /// Those by class.
+    pub losses: BTreeMap<Class, u64>,
     /// Latencies of those that were answered right.
     pub latency: Latency,
 }
@@ -199,6 +201,9 @@ impl Report {
                 Some(own) => {
                     own.requests += phase.requests;
                     own.lost += phase.lost;
+                    for (class, count) in &phase.losses {
+                        *own.losses.entry(*class).or_default() += count;
+                    }
                     own.latency.add(&phase.latency);
                 }
                 None => self.phases.push(phase.clone()),

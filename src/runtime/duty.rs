@@ -11,6 +11,8 @@ use crate::{
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
 const OWN: &str = "its own socket";
+/// Refused queries that are remembered, so that the log tells of each once.
+const MAX_REFUSED: usize = 1024;
 /// Longest error text that is kept of a worker, in bytes.
 const MAX_ERROR: usize = 8 * 1024;
 
@@ -79,6 +81,7 @@ impl World {
                 info!(worker = %id, connections, "worker drains");
                 Some(Fact::Closed(OWN.to_owned()))
             }
+            ShimMessage::Left { connections } => Some(Fact::Left(connections)),
             ShimMessage::Drained { cut } => {
                 if cut > 0 {
                     warn!(worker = %id, cut, "connections had to be cut at the drain timeout");
@@ -130,7 +133,10 @@ impl World {
                     other => other,
                 };
                 self.send(id, outbound::refusal(&query.seq, &query.key(), errno));
-                warn!(worker = %id, "{error}");
+                // Once a worker and key: an app may ask in a loop, for ever new keys too.
+                if self.refused.len() < MAX_REFUSED && self.refused.insert((id, query.key())) {
+                    warn!(worker = %id, "{error}");
+                }
                 // The app may ask twice for one key; only a new bind can fail for good.
                 (!self.listeners.has(&query.key())).then(|| Fact::BindFailed(error.to_string()))
             }

@@ -1,7 +1,7 @@
 //! Carrying out orders: one arm an [`Action`]. Never waits for a worker.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ffi::OsString,
     time::Duration,
 };
@@ -54,6 +54,8 @@ pub(super) struct World {
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
+    /// Refused queries that the log has told of.
+    pub(super) refused: HashSet<(WorkerId, String)>,
     pub(super) verdict: Option<Verdict>,
     pids: BTreeMap<Pid, WorkerId>,
     releases: BTreeMap<Generation, Release>,
@@ -82,6 +84,7 @@ impl World {
             listeners,
             withheld: HashMap::new(),
             endings: Endings::default(),
+            refused: HashSet::new(),
             verdict: None,
             pids: BTreeMap::new(),
             releases: BTreeMap::from([(Generation(1), release)]),
@@ -288,6 +291,7 @@ impl World {
     pub(super) fn forget(&mut self, id: WorkerId) {
         self.links.remove(&id);
         self.withheld.remove(&id);
+        self.refused.retain(|(worker, _)| *worker != id);
         self.listeners.forget(id);
     }
 

@@ -102,11 +102,12 @@ impl Supervisor {
                 self.lost_seat(&worker, &why)
             })
             .flatten();
-        let detail = match (worker.last_error, worker.drained) {
-            (Some(error), _) => Some(error),
-            (None, Some(cut)) if cut > 0 => Some(format!("{cut} connections cut")),
-            (None, _) => None,
-        };
+        // One that had to be ended in the middle of its drain cannot tell any more what that cut.
+        self.cut_total += worker.drained.map_or(worker.left, |_| 0);
+        let cut = worker.drained.unwrap_or(worker.left);
+        let detail = worker
+            .last_error
+            .or_else(|| (cut > 0).then(|| format!("{cut} connections cut")));
         self.out.push(Action::Report(Report::Ended {
             id,
             slot: worker.slot,
@@ -196,6 +197,11 @@ impl Supervisor {
             Fact::SaidReady => {
                 if readiness == Readiness::Message {
                     self.is_ready(id, "the app said ready");
+                }
+            }
+            Fact::Left(connections) => {
+                if worker.state == State::Draining && worker.drained.is_none() {
+                    worker.left = connections;
                 }
             }
             Fact::Drained { cut } => {

@@ -61,6 +61,8 @@ pub enum Fact {
     Closed(String),
     /// The app called `process.send('ready')`.
     SaidReady,
+    /// It drains, and so many connections are still open.
+    Left(u64),
     /// Every connection is finished; so many had to be cut.
     Drained {
         /// Connections cut at the deadline.

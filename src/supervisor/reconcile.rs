@@ -179,9 +179,9 @@ impl Supervisor {
         }
     }
 
-    /// Lets go the workers of generations that were given up. Those that boot or
-    /// are held must not come to serve; of those that do serve one a slot may
-    /// stand in until the committed generation is back.
+    /// Lets go the workers that nobody wants: of generations that were given up,
+    /// or condemned. Those that boot or are held must not come to serve; of
+    /// those that do serve one a slot stands in until a successor has proven itself.
     fn send_home(&mut self) {
         let wanted = self.reload.as_ref().map(|r| r.generation);
         let committed = self.committed;
@@ -191,12 +191,13 @@ impl Supervisor {
             self.retire(id, "its generation was given up");
         }
         for slot in self.slots() {
-            let mut ready: Vec<_> = self.fleet.seated(slot).filter(|w| given_up(w)).collect();
-            // The oldest that nobody has anything against.
+            let unwanted = |w: &&Worker| w.is_ready() && (given_up(w) || w.condemned.is_some());
+            let mut ready: Vec<_> = self.fleet.seated(slot).filter(unwanted).collect();
+            // The oldest that nobody has anything against stays.
             ready.sort_by_key(|w| (w.condemned.is_some(), w.id));
             let others: Vec<_> = ready.iter().skip(1).map(|w| w.id).collect();
             for id in others {
-                self.retire(id, "its generation was given up, and another stands in");
+                self.retire(id, "is not wanted, and another stands in");
             }
         }
     }

@@ -125,6 +125,8 @@ pub struct Worker {
     pub at_fault: bool,
     /// The last uncaught error it reported.
     pub last_error: Option<String>,
+    /// Connections that its drain had left when it last told.
+    pub left: u64,
     /// How many connections its drain cut, once it is drained.
     pub drained: Option<u64>,
 }
@@ -157,6 +159,7 @@ impl Worker {
             condemned: None,
             at_fault: false,
             last_error: None,
+            left: 0,
             drained: None,
         }
     }

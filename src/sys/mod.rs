@@ -11,3 +11,4 @@ pub mod process;
 pub mod procfs;
 pub mod spawn;
 pub mod terminal;
+pub mod tie;

@@ -1,6 +1,7 @@
 //! Deploys by release folders, and the commands that switch between them.
 #![allow(dead_code, reason = "each test crate uses its own part of the harness")]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -86,7 +87,7 @@ impl Releases {
         Launch::new(self.path("current/server.js"))
             .option("--cwd")
             .option(self.path("current"))
-            .options(["--min-uptime", "0s"])
+            .env("RCLUSTER_MIN_UPTIME", "0s")
     }
 }
 
@@ -224,4 +225,21 @@ pub(crate) fn begin(addr: &Addr, path: &str) -> Conn {
 /// A request that the app holds until `file` is there.
 pub(crate) fn hold(addr: &Addr, file: &Path) -> Conn {
     begin(addr, &format!("/hold?until={}", file.display()))
+}
+
+/// Which release answers a new connection.
+pub(crate) fn answers(addr: &Addr) -> u64 {
+    let facts = addr.get("/").json();
+    let release = facts["release"].as_u64().expect("a release");
+    // Its code, its folder and its relative files are of one release.
+    let name = json!(release.to_string());
+    assert_eq!((&facts["cwd"], &facts["folder"]), (&name, &name), "{facts}");
+    release
+}
+
+#[track_caller]
+pub(crate) fn assert_serves(master: &Master, release: u64) {
+    let addr = master.addr();
+    let seen: BTreeSet<u64> = (0..8).map(|_| answers(&addr)).collect();
+    assert_eq!(seen, BTreeSet::from([release]), "{}", master.log());
 }

@@ -14,6 +14,8 @@ pub(super) struct Chaos {
     pub(super) bad_worker: u32,
     /// All workers of a generation do.
     pub(super) bad_generation: u32,
+    /// Every worker fails as soon as it serves.
+    pub(super) storm: bool,
     /// A process cannot be started.
     pub(super) spawn_fails: u32,
     /// A release cannot be prepared.
@@ -79,6 +81,7 @@ impl Chaos {
         Self {
             bad_worker: pick(rng, &[0, 50, 200, 600]),
             bad_generation: pick(rng, &[0, 100, 400]),
+            storm: chance(rng, 50),
             spawn_fails: pick(rng, &[0, 0, 50, 300]),
             prepare_fails: pick(rng, &[0, 0, 200]),
             duplicates: pick(rng, &[0, 0, 100]),
@@ -172,6 +175,15 @@ impl Habit {
             drains: Drains::In(rng.u64(0..=3000)),
             term: Some(rng.u64(0..=100)),
         }
+    }
+
+    /// One that serves and fails at once.
+    pub(super) fn short(rng: &mut Rng, keys: u8) -> Self {
+        let mut habit = Self::good(rng, keys);
+        habit.boot_ms = rng.u64(1..=20);
+        habit.fate = pick(rng, &[Fate::Crashes, Fate::Misbehaves]);
+        habit.fate_ms = rng.u64(0..=100);
+        habit
     }
 
     /// One that does something wrong, sooner or later.

@@ -161,8 +161,8 @@ fn one_sound_worker_a_slot_and_generation(step: &Step<'_>) -> Verdict {
 /// generation has proven itself in its slot: it has lived `min_uptime` (for
 /// one that was held: at the gate), in a rolling reload also `bake`, and serves
 /// every listener of the old one or has had the grace for it. Otherwise it
-/// leaves by itself, or the master stops, or it and another that stays are of
-/// generations that were given up.
+/// leaves by itself, or the master stops, or it is condemned or of a given-up
+/// generation and another worker stands in, whoever that is at the end of the step.
 fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
     if matches!(step.after.phase, Phase::Stopping(_) | Phase::Over) {
         return Ok(());
@@ -171,16 +171,19 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
         let Some(old) = step.before.worker(m.id) else {
             return Err(format!("worker {} became ready and left in a step", m.id));
         };
-        let given_up = |w: &Worker| {
-            w.generation > step.after.committed
-                && Some(w.generation) != generation_of(step.after.reload.as_ref())
-        };
+        let reloading = generation_of(step.after.reload.as_ref());
+        let given_up = old.generation > step.after.committed && Some(old.generation) != reloading;
+        let condemned = step
+            .after
+            .worker(old.id)
+            .is_some_and(|w| w.condemned.is_some());
+        let stands_in = (given_up || condemned) && m.reason.ends_with("stands in");
         let proven = step
             .after
             .fleet
             .iter()
             .filter(|w| w.slot == old.slot && w.id != old.id)
-            .any(|w| succeeds(step, w, old) || given_up(old) && given_up(w) && w.is_ready());
+            .any(|w| succeeds(step, w, old) || stands_in && w.is_ready());
         ensure(proven, || {
             format!("worker {} left slot {} ({})", m.id, old.slot, m.reason)
         })?;
@@ -335,6 +338,7 @@ fn an_atomic_switch_drains_nobody_early(step: &Step<'_>) -> Verdict {
     moves(step.actions)
         .filter(|m| m.from == State::Ready && m.generation == step.after.committed)
         .filter(|m| !is_about(step.event, m.id) && admitted(reload) && !all_ready)
+        .filter(|m| !m.reason.ends_with("stands in"))
         // A step may give one reload up and begin the next; that one has not started yet.
         .filter(|_| generation_of(step.before.reload.as_ref()) == Some(reload.generation))
         .try_for_each(|m| Err(format!("worker {} left before the switch", m.id)))

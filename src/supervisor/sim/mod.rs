@@ -4,9 +4,9 @@
 //! `habits` draws a policy and how workers behave; `world` is the clock, the
 //! operator and what may happen next, `processes` what orders do to workers;
 //! `watch` keeps what an observer knows and calls `invariants` after each
-//! step. `schedules` runs random schedules, `exhaustive` all short ones,
-//! `regressions` those that once failed. `reload_tables` and `stop_tables` show
-//! the behaviour to a reader.
+//! step. `schedules` runs random schedules, `exhaustive` all short ones.
+//! `reload_tables` and `stop_tables` show the behaviour to a reader, and keep
+//! the faults that the schedules once found.
 //!
 //! More schedules: `RCLUSTER_SIM_SCHEDULES=1000000 cargo test --release
 //! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
@@ -15,7 +15,6 @@ mod exhaustive;
 mod habits;
 mod invariants;
 mod processes;
-mod regressions;
 mod reload_tables;
 mod schedules;
 mod stop_tables;

@@ -107,7 +107,9 @@ impl World {
         }
         let bad = chance(&mut self.rng, self.chaos.bad_worker)
             || self.bad_generations.contains(&generation) && self.rng.u8(..8) > 0;
-        let habit = if bad && !self.quiet {
+        let habit = if self.chaos.storm && !self.quiet {
+            Habit::short(&mut self.rng, self.keys)
+        } else if bad && !self.quiet {
             Habit::bad(&mut self.rng, self.keys)
         } else {
             Habit::good(&mut self.rng, self.keys)

@@ -303,3 +303,24 @@ fn one_worker_of_a_given_up_generation_stands_in() {
     assert_eq!(t.tick(120), ["spawn 5 in slot 0 of generation 1"]);
     assert_eq!(t.ready(5), ["drain 3"]);
 }
+
+/// Each replacement misbehaves before it has proven itself: one goes on
+/// serving, and no more than that.
+#[test]
+fn one_condemned_worker_stands_in() {
+    let mut t = Table::serving(Policy {
+        workers: 1,
+        min_uptime: Duration::from_secs(1),
+        ..policy()
+    });
+    let flood = || Fact::Misbehaves("flood".to_owned());
+    assert_eq!(t.fact(1, flood()), ["spawn 2 in slot 0 of generation 1"]);
+    assert_eq!(t.ready(2), [""; 0]);
+    assert_eq!(
+        t.fact(2, flood()),
+        ["spawn 3 in slot 0 of generation 1", "drain 2"]
+    );
+    t.ready(3);
+    assert_eq!(t.fleet(), ["1:1:ready", "2:1:draining", "3:1:ready"]);
+    assert_eq!(t.tick(1010), ["drain 1"]);
+}

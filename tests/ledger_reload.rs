@@ -1,0 +1,480 @@
+//! Promise: a reload loses no request, of keep-alive and other clients, to unmodified apps; nobody is refused, nobody waits
+//! for ever. Every request of the ledger has exactly one fate, and the workers' journals agree with it. Beside it the
+//! controls, which must lose: without them a zero says nothing.
+
+mod common;
+#[path = "common/reload.rs"]
+mod deploys;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{Addr, LONG, Launch, Master, Node, Worker, kill, wait_until};
+use deploys::{count, number, reload_with, wait_settled};
+use nix::sys::signal::Signal::SIGKILL;
+use rcluster::ledger::{
+    Class, Fate, Load, Mode, Reconciliation, Report, Running, Scheme, Target, reconcile, spawn,
+};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A master with an app of the ledger, and where its workers journal.
+struct Service {
+    master: Master,
+    journal: PathBuf,
+    target: Target,
+}
+
+impl Service {
+    fn start(app: &str, node: Node, port: Option<u16>, set: impl FnOnce(Launch) -> Launch) -> Self {
+        let launch = Launch::new(app).node(node).workers(4);
+        let journal = launch.dir.path().join("journal");
+        fs::create_dir(&journal).expect("a folder");
+        // The reloads follow each other as fast as they can.
+        let launch = launch
+            .env("JOURNAL", &journal)
+            .env("RCLUSTER_SURGE", "100%")
+            .env("RCLUSTER_MIN_UPTIME", "0s");
+        let master = set(launch).start();
+        master.wait_ready(4);
+        let addr = port.map_or_else(|| master.addr(), Addr::port);
+        let target = match addr {
+            Addr::Tcp(socket) => Target::Tcp(socket),
+            Addr::Unix(path) => Target::Unix(path),
+            Addr::Abstract(name) => panic!("no load for @{name}"),
+        };
+        Self {
+            master,
+            journal,
+            target,
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            clients: 6,
+            think: ms(20),
+            request_timeout: Duration::from_secs(30),
+            ..Load::new(self.target.clone())
+        }
+    }
+
+    /// Puts all these loads on it at once while `disturb` is at work; the sum of their reports, and of the journals.
+    #[track_caller]
+    fn under(&self, loads: Vec<Load>, disturb: impl FnOnce(&Loads)) -> (Report, Reconciliation) {
+        let loads = Loads::start(loads);
+        loads.all_go_on();
+        disturb(&loads);
+        loads.all_go_on();
+        let report = loads.stop();
+        let journals = reconcile(&self.journal, &report).expect("the journals can be read");
+        println!(
+            "{report}  journals: {} received, {:?} (never seen, received, answered), {} OK with a RST after it",
+            journals.received,
+            journals.fates(),
+            report.count(Class::OkReset)
+        );
+        (report, journals)
+    }
+
+    /// So many reloads, two at a time: the second begins while the workers of the first still drain.
+    #[track_caller]
+    fn reloads(&self, reloads: usize, loads: &Loads) {
+        for n in 0..reloads {
+            let words: &[&str] = if n % 2 == 0 {
+                &["reload"]
+            } else {
+                &["reload", "--drained"]
+            };
+            reload_with(&self.master, words);
+            loads.all_go_on();
+        }
+    }
+
+    #[track_caller]
+    fn stop(mut self, reloads: usize) {
+        wait_settled(&self.master, 4);
+        assert_eq!(number(&self.master, "reloads_done"), reloads as u64);
+        assert_eq!(
+            number(&self.master, "cut_total"),
+            0,
+            "{}",
+            self.master.log()
+        );
+        self.master.stop();
+    }
+}
+
+/// Loads that run at the same time.
+struct Loads(Vec<Running>);
+
+impl Loads {
+    fn start(loads: Vec<Load>) -> Self {
+        let mut first_client = 0;
+        let start = |load: Load| {
+            let load = Load {
+                first_client,
+                ..load
+            };
+            first_client += load.clients;
+            spawn(load).expect("a load")
+        };
+        Self(loads.into_iter().map(start).collect())
+    }
+
+    /// Waits until each load has had more answers.
+    #[track_caller]
+    fn all_go_on(&self) {
+        let before: Vec<_> = self.0.iter().map(|load| load.control().done()).collect();
+        wait_until("each load goes on", LONG, || {
+            let on = |(load, before): (&Running, &u64)| load.control().done() >= before + 6;
+            self.0.iter().zip(&before).all(on).then_some(())
+        });
+    }
+
+    fn stop(self) -> Report {
+        for load in &self.0 {
+            load.control().stop();
+        }
+        let mut reports = self
+            .0
+            .into_iter()
+            .map(|load| load.join().expect("a report"));
+        let mut sum = reports.next().expect("a load");
+        reports.for_each(|report| sum.absorb(&report));
+        sum
+    }
+}
+
+#[track_caller]
+fn nothing_is_lost(report: &Report, journals: &Reconciliation) {
+    assert_eq!((report.ok(), report.lost()), (report.total, 0), "{report}");
+    assert_eq!(
+        (report.dead_connections, journals.unjournaled),
+        (0, 0),
+        "{report}"
+    );
+    assert!(journals.duplicates.is_empty() && journals.failures.is_empty());
+    assert_eq!(journals.received, report.total, "each is received once");
+}
+
+/// Keep-alive, short and 500 ms requests at 0 and 20 ms latency, all at once, over three times six reloads for each app.
+fn plain_requests(app: &str, node: Node) {
+    for _ in 0..count(3, 60) {
+        let service = Service::start(app, node, None, |launch| launch);
+        let mut loads = vec![];
+        for latency in [ms(0), ms(20)] {
+            let load = Load {
+                latency,
+                ..service.load()
+            };
+            loads.extend([
+                Load {
+                    mode: Mode::Short,
+                    ..load.clone()
+                },
+                Load {
+                    server_delay: Some(ms(500)),
+                    clients: 12,
+                    ..load.clone()
+                },
+                load,
+            ]);
+        }
+        let begun = Instant::now();
+        let (report, journals) = service.under(loads, |loads| service.reloads(6, loads));
+        println!(
+            "{app}: {} requests over 6 reloads in {:?}",
+            report.total,
+            begun.elapsed()
+        );
+        nothing_is_lost(&report, &journals);
+        assert!(
+            report.count(Class::OkClose) > 6 * 4,
+            "no drain was seen: {report}"
+        );
+        service.stop(6);
+    }
+}
+
+#[test]
+fn plain_http() {
+    plain_requests("ledger-http.cjs", Node::V20);
+}
+
+#[test]
+fn express() {
+    plain_requests("ledger-express.cjs", Node::V24);
+}
+
+#[test]
+fn fastify() {
+    plain_requests("ledger-fastify.cjs", Node::V22);
+}
+
+fn certificate(folder: &Path) -> [PathBuf; 2] {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let files = [folder.join("cert.pem"), folder.join("key.pem")];
+    fs::write(&files[0], made.cert.pem()).expect("written");
+    fs::write(&files[1], made.signing_key.serialize_pem()).expect("written");
+    files
+}
+
+fn with_tls(launch: Launch) -> Launch {
+    let [cert, key] = certificate(launch.dir.path());
+    launch.env("CERT", cert).env("KEY", key)
+}
+
+#[test]
+fn over_tls() {
+    let service = Service::start("ledger-https.cjs", Node::V24, None, with_tls);
+    let load = Load {
+        tls: true,
+        ..service.load()
+    };
+    let loads = vec![
+        Load {
+            mode: Mode::Short,
+            clients: 3,
+            think: ms(50),
+            ..load.clone()
+        },
+        Load {
+            latency: ms(20),
+            ..load.clone()
+        },
+        load,
+    ];
+    let (report, journals) = service.under(loads, |loads| service.reloads(4, loads));
+    nothing_is_lost(&report, &journals);
+    service.stop(4);
+}
+
+#[test]
+fn over_http2() {
+    for tls in [false, true] {
+        let set = if tls { with_tls } else { |launch| launch };
+        let service = Service::start("ledger-h2.cjs", Node::V24, None, set);
+        let load = Load {
+            tls,
+            scheme: Scheme::H2,
+            ..service.load()
+        };
+        let loads = vec![
+            Load {
+                latency: ms(20),
+                ..load.clone()
+            },
+            load,
+        ];
+        let (report, _) = service.under(loads, |loads| service.reloads(4, loads));
+        // A stream that the GOAWAY refuses was not processed: it may be sent again, and is no loss.
+        assert_eq!(report.lost(), 0, "{report}");
+        service.stop(4);
+    }
+}
+
+#[test]
+fn streams_uploads_and_downloads() {
+    let service = Service::start("ledger-http.cjs", Node::V24, None, |launch| launch);
+    let load = Load {
+        clients: 4,
+        ..service.load()
+    };
+    let of = |scheme, path: &str| Load {
+        scheme,
+        path: path.into(),
+        ..load.clone()
+    };
+    let (events, bytes, over) = (20, 200_000, ms(300));
+    let mut loads = vec![
+        of(
+            Scheme::Sse {
+                events,
+                every: ms(10),
+            },
+            "/sse",
+        ),
+        of(Scheme::Upload { bytes, over }, "/upload"),
+        of(Scheme::Download { bytes, over }, "/download"),
+    ];
+    let late: Vec<_> = loads
+        .iter()
+        .map(|load| Load {
+            latency: ms(20),
+            ..load.clone()
+        })
+        .collect();
+    loads.extend(late);
+    let (report, journals) = service.under(loads, |loads| service.reloads(4, loads));
+    nothing_is_lost(&report, &journals);
+    service.stop(4);
+}
+
+#[test]
+fn over_a_unix_path() {
+    let service = Service::start("ledger-express.cjs", Node::V20, None, |launch| {
+        let path = launch.dir.path().join("app.sock");
+        launch.env("LISTEN_PATH", path)
+    });
+    let load = service.load();
+    let loads = vec![
+        Load {
+            mode: Mode::Short,
+            ..load.clone()
+        },
+        Load {
+            latency: ms(5),
+            ..load.clone()
+        },
+        load,
+    ];
+    let (report, journals) = service.under(loads, |loads| service.reloads(4, loads));
+    nothing_is_lost(&report, &journals);
+    service.stop(4);
+}
+
+/// A WebSocket has no answer that says "the last": what a client sends while the close frame is on its way to it is not
+/// answered, but told. Nothing else may happen to a message.
+#[test]
+fn over_websocket() {
+    let service = Service::start("ledger-ws.cjs", Node::V24, None, |launch| launch);
+    let load = Load {
+        scheme: Scheme::WebSocket,
+        path: "/".into(),
+        ..service.load()
+    };
+    let loads = vec![
+        Load {
+            latency: ms(20),
+            ..load.clone()
+        },
+        load,
+    ];
+    let (report, journals) = service.under(loads, |loads| service.reloads(4, loads));
+    let told = report.count(Class::CloseFrame);
+    assert_eq!(report.ok() + told, report.total, "{report}");
+    assert!(
+        report.count(Class::OkClose) + told > 0,
+        "no drain was seen: {report}"
+    );
+    assert_eq!((journals.unjournaled, journals.duplicates.len()), (0, 0));
+    service.stop(4);
+}
+
+/// Control: Node's own disconnect closes idle keep-alive sockets, and with them requests that are on the wire.
+#[test]
+fn control_without_the_shim_requests_are_lost() {
+    let service = Service::start("ledger-http.cjs", Node::V20, None, |launch| {
+        launch.options(["--no-shim", "--drain-timeout", "5s"])
+    });
+    let load = Load {
+        clients: 20,
+        latency: ms(20),
+        think: ms(0),
+        ..service.load()
+    };
+    let mut at_once = 0;
+    let (report, _) = service.under(vec![load], |loads| {
+        reload_with(&service.master, &["reload"]);
+        loads.all_go_on();
+        // Long before any drain timeout.
+        at_once = loads.0[0].control().lost();
+        reload_with(&service.master, &["reload", "--drained"]);
+    });
+    let lost = report.count(Class::FinBeforeByte) + report.count(Class::RstBeforeByte);
+    assert!(
+        at_once > 0 && lost >= at_once,
+        "the ledger is blind: {report}"
+    );
+    println!("without the shim: {at_once} lost at the first reload, {lost} in all");
+    service.stop(2);
+}
+
+/// Control: the same drain, but sockets that belong to the workers; their queues are lost with them.
+#[test]
+fn control_with_a_socket_for_each_worker_requests_are_lost() {
+    let port = Addr::free_port();
+    let service = Service::start("ledger-reuseport.cjs", Node::V24, Some(port), |launch| {
+        launch.env("PORT", port.to_string())
+    });
+    let load = Load {
+        clients: 32,
+        mode: Mode::Short,
+        think: ms(0),
+        ..service.load()
+    };
+    let (report, _) = service.under(vec![load], |loads| service.reloads(6, loads));
+    assert!(report.lost() > 0, "the ledger is blind: {report}");
+    service.stop(6);
+}
+
+/// `kill -9` loses what the worker had accepted, and nothing else.
+#[test]
+fn a_killed_worker_loses_only_what_it_had_accepted() {
+    let mut service = Service::start("ledger-http.cjs", Node::V20, None, |launch| launch);
+    let load = service.load();
+    let loads = vec![
+        Load {
+            mode: Mode::Short,
+            think: ms(2),
+            ..load.clone()
+        },
+        Load {
+            latency: ms(20),
+            think: ms(2),
+            ..load.clone()
+        },
+        Load {
+            server_delay: Some(ms(50)),
+            clients: 12,
+            ..load
+        },
+    ];
+    let clients: u64 = loads.iter().map(|load| u64::from(load.clients)).sum();
+    let mut killed: Vec<String> = vec![];
+    let (report, journals) = service.under(loads, |loads| {
+        for _ in 0..5 {
+            let victim: Worker = service.master.wait_ready(4).remove(0);
+            kill(victim.process(), SIGKILL);
+            killed.push(victim.process().to_string());
+            service.master.wait_replaced(&victim);
+            loads.all_go_on();
+        }
+    });
+    assert!(
+        report.lost() > 0,
+        "a kill under load costs something: {report}"
+    );
+    assert!(report.lost() <= clients * 5, "{report}");
+    // Everybody found somebody to connect to.
+    for class in [
+        Class::Refused,
+        Class::ConnectTimeout,
+        Class::ResetBeforeConnect,
+        Class::NeverAnswered,
+    ] {
+        assert_eq!(report.count(class), 0, "{class}: {report}");
+    }
+    assert_eq!((journals.unjournaled, journals.duplicates.len()), (0, 0));
+    for (id, class, fate) in &journals.failures {
+        match fate {
+            Fate::Received(worker) | Fate::Answered(worker) => {
+                assert!(
+                    killed.contains(worker),
+                    "{id} ({class}) was lost by {worker}, which lived"
+                );
+            }
+            // Still in the buffer of a socket that the worker had accepted.
+            Fate::NeverSeen => assert!(
+                matches!(class, Class::FinBeforeByte | Class::RstBeforeByte),
+                "{id}: {class}"
+            ),
+        }
+    }
+    wait_settled(&service.master, 4);
+    service.master.stop();
+}
