@@ -16,6 +16,7 @@ mod exhaustive;
 mod habits;
 mod invariants;
 mod processes;
+mod regressions;
 mod reload_invariants;
 mod reload_tables;
 mod schedules;
