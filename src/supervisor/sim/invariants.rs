@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    Action, Event, Fact, Generation, Policy, ReloadOutcome, Report, Slot, State, Supervisor,
-    Switch, Time, Worker, WorkerId,
+    Action, Event, Fact, Gate, Generation, Policy, Report, Slot, State, Supervisor, Switch, Time,
+    Worker, WorkerId,
     machine::Phase,
     reload::{Reload, Stage},
 };
+use super::reload_invariants;
 
 /// One step: the machine before and after, what it was told and what it ordered.
 pub(super) struct Step<'a> {
@@ -23,7 +24,7 @@ pub(super) fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(broken()) }
 }
 
-/// All of them, in the order of this file.
+/// All of them: those of this file, then those of reloads.
 pub(super) fn check(step: &Step<'_>) -> Verdict {
     processes_are_bounded(step)?;
     draining_is_capped(step)?;
@@ -34,10 +35,8 @@ pub(super) fn check(step: &Step<'_>) -> Verdict {
     one_sound_worker_a_slot_and_generation(step)?;
     serving_workers_leave_for_a_proven_successor(step)?;
     served_slots_stay_served(step)?;
-    a_failed_reload_leaves_the_old_set(step)?;
-    a_given_up_generation_goes(step)?;
-    gates_open_all_at_once(step)?;
-    an_atomic_switch_drains_nobody_early(step)?;
+    an_empty_slot_is_being_filled(step)?;
+    reload_invariants::check(step)?;
     the_end_is_empty(step)
 }
 
@@ -248,104 +247,25 @@ fn served_slots_stay_served(step: &Step<'_>) -> Verdict {
     Ok(())
 }
 
-/// In the step in which a reload fails no sound ready worker of the old generation moves.
-fn a_failed_reload_leaves_the_old_set(step: &Step<'_>) -> Verdict {
-    let failed = step.actions.iter().any(|action| {
-        matches!(
-            action,
-            Action::Report(Report::ReloadEnded {
-                outcome: ReloadOutcome::Failed { .. },
-                ..
-            })
-        )
-    });
-    if !failed || step.after.phase != Phase::Serving {
+/// While serving, a slot that nobody serves nor is about to waits for its
+/// backoff, the budget, or the end of a process; nothing else.
+fn an_empty_slot_is_being_filled(step: &Step<'_>) -> Verdict {
+    let machine = step.after;
+    if machine.phase != Phase::Serving || machine.fleet.len() >= machine.policy.process_cap() {
         return Ok(());
     }
-    let old = step.before.committed;
-    ensure(step.after.committed == old, || {
-        "a failed reload changed the committed generation".to_owned()
-    })?;
-    moves(step.actions)
-        .filter(|m| m.generation == old && m.from == State::Ready && !is_about(step.event, m.id))
-        .filter(|m| step.before.worker(m.id).is_none_or(Worker::is_sound))
-        .try_for_each(|m| Err(format!("a failed reload moved worker {}", m.id)))
-}
-
-/// Nobody of a generation that was given up is on its way to serve.
-fn a_given_up_generation_goes(step: &Step<'_>) -> Verdict {
-    let reloading = generation_of(step.after.reload.as_ref());
-    for worker in step.after.fleet.iter() {
-        let wanted =
-            worker.generation <= step.after.committed || Some(worker.generation) == reloading;
-        ensure(wanted || !worker.is_seated() || worker.is_ready(), || {
-            format!(
-                "worker {} of given-up generation {} is {}",
-                worker.id, worker.generation, worker.state
-            )
+    for slot in machine.slots() {
+        let coming = machine.fleet.seated(slot).any(|w| w.gate == Gate::Open);
+        let due = machine
+            .seats
+            .get(slot.0 as usize)
+            .map_or(machine.now, |s| s.backoff.not_before())
+            .max(machine.budget.available_at(machine.policy.workers));
+        ensure(coming || due > machine.now, || {
+            format!("slot {slot} is empty and nobody fills it")
         })?;
     }
     Ok(())
-}
-
-/// The gate opens for a whole generation in one step, and only when each slot
-/// has a sound worker of it that has been held for `min_uptime`.
-fn gates_open_all_at_once(step: &Step<'_>) -> Verdict {
-    let opened: BTreeSet<WorkerId> = step
-        .actions
-        .iter()
-        .filter_map(|action| {
-            let Action::OpenGate { id } = action else {
-                return None;
-            };
-            Some(*id)
-        })
-        .collect();
-    let Some(reload) = step.before.reload.as_ref().filter(|_| !opened.is_empty()) else {
-        return ensure(opened.is_empty(), || {
-            "a gate opens without a reload".to_owned()
-        });
-    };
-    for slot in step.after.slots() {
-        let held = step.after.fleet.iter().any(|w| {
-            w.slot == slot
-                && w.generation == reload.generation
-                && w.condemned.is_none()
-                && opened.contains(&w.id)
-                && w.held_at
-                    .is_some_and(|at| at + step.after.policy.min_uptime <= step.after.now)
-        });
-        ensure(held, || format!("gates open, slot {slot} is not held"))?;
-    }
-    Ok(())
-}
-
-/// While an atomic reload has not switched, none of the old generation that serves is let go.
-fn an_atomic_switch_drains_nobody_early(step: &Step<'_>) -> Verdict {
-    let Some(reload) = &step.after.reload else {
-        return Ok(());
-    };
-    let switched = matches!(reload.stage, Stage::Baking(_));
-    if step.after.policy.switch != Switch::Atomic || switched {
-        return Ok(());
-    }
-    let all_ready = step.after.slots().all(|slot| {
-        step.after
-            .fleet
-            .iter()
-            .any(|w| w.slot == slot && w.generation == reload.generation && w.is_ready())
-    });
-    moves(step.actions)
-        .filter(|m| m.from == State::Ready && m.generation == step.after.committed)
-        .filter(|m| !is_about(step.event, m.id) && admitted(reload) && !all_ready)
-        .filter(|m| !m.reason.ends_with("stands in"))
-        // A step may give one reload up and begin the next; that one has not started yet.
-        .filter(|_| generation_of(step.before.reload.as_ref()) == Some(reload.generation))
-        .try_for_each(|m| Err(format!("worker {} left before the switch", m.id)))
-}
-
-fn admitted(reload: &Reload) -> bool {
-    reload.admitted() > 0
 }
 
 /// The master ends only when nobody is left.
@@ -392,7 +312,7 @@ pub(super) fn moves(actions: &[Action]) -> impl Iterator<Item = Move<'_>> {
 }
 
 /// Whether the event says that this worker ended or left by itself.
-fn is_about(event: &Event, worker: WorkerId) -> bool {
+pub(super) fn is_about(event: &Event, worker: WorkerId) -> bool {
     if let Event::Exited { id, .. }
     | Event::SpawnFailed { id, .. }
     | Event::Worker {
@@ -406,11 +326,11 @@ fn is_about(event: &Event, worker: WorkerId) -> bool {
     }
 }
 
-fn generation_of(reload: Option<&Reload>) -> Option<Generation> {
+pub(super) fn generation_of(reload: Option<&Reload>) -> Option<Generation> {
     reload.map(|r| r.generation)
 }
 
-fn count(machine: &Supervisor, wanted: impl Fn(&Worker) -> bool) -> usize {
+pub(super) fn count(machine: &Supervisor, wanted: impl Fn(&Worker) -> bool) -> usize {
     machine.fleet.iter().filter(|w| wanted(w)).count()
 }
 

@@ -3,10 +3,11 @@
 //!
 //! `habits` draws a policy and how workers behave; `world` is the clock, the
 //! operator and what may happen next, `processes` what orders do to workers;
-//! `watch` keeps what an observer knows and calls `invariants` after each
-//! step. `schedules` runs random schedules, `exhaustive` all short ones.
-//! `reload_tables` and `stop_tables` show the behaviour to a reader, and keep
-//! the faults that the schedules once found.
+//! `watch` keeps what an observer knows and calls `invariants` and
+//! `reload_invariants` after each step. `schedules` runs random schedules,
+//! `exhaustive` all short ones, `regressions` those that find a fault again
+//! when its fix is taken back. `reload_tables` and `stop_tables` show the
+//! behaviour to a reader.
 //!
 //! More schedules: `RCLUSTER_SIM_SCHEDULES=1000000 cargo test --release
 //! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
@@ -15,6 +16,8 @@ mod exhaustive;
 mod habits;
 mod invariants;
 mod processes;
+mod regressions;
+mod reload_invariants;
 mod reload_tables;
 mod schedules;
 mod stop_tables;

@@ -1,0 +1,25 @@
+//! Schedules that break an invariant when the fix of that fault is taken back.
+
+use super::schedules::play;
+
+macro_rules! regressions {
+    ($($name:ident: $seed:expr, $steps:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            if let Err(broken) = play($seed, $steps) {
+                panic!("{broken}");
+            }
+        }
+    )*};
+}
+
+regressions! {
+    a_step_goes_on_until_nothing_moves: 1, 300;
+    an_atomic_switch_waits_no_second_min_uptime: 6, 300;
+    processes_are_bounded_when_cut_ones_linger: 8, 300;
+    over_the_cap_only_the_oldest_is_cut: 10, 300;
+    restarts_stay_within_the_budget: 26, 300;
+    the_old_generation_is_kept_up_while_held_ones_wait: 33, 300;
+    unwanted_workers_do_not_pile_up: 43, 300;
+    a_commit_waits_for_late_listeners: 110, 300;
+}

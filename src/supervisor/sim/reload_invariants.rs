@@ -1,0 +1,176 @@
+//! What must hold of every single step of a reload.
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{
+        Action, Policy, ReloadOutcome, Report, State, Switch, Worker, WorkerId,
+        machine::Phase,
+        reload::{Reload, Stage},
+    },
+    invariants::{Step, Verdict, count, ensure, generation_of, is_about, moves},
+};
+
+/// All of them, in the order of this file.
+pub(super) fn check(step: &Step<'_>) -> Verdict {
+    a_failed_reload_leaves_the_old_set(step)?;
+    a_given_up_generation_goes(step)?;
+    gates_open_all_at_once(step)?;
+    an_atomic_switch_drains_nobody_early(step)?;
+    an_atomic_switch_is_one_moment(step)?;
+    a_commit_is_proven(step)
+}
+
+/// In the step in which a reload fails no sound ready worker of the old generation moves.
+fn a_failed_reload_leaves_the_old_set(step: &Step<'_>) -> Verdict {
+    let failed = step.actions.iter().any(|action| {
+        matches!(
+            action,
+            Action::Report(Report::ReloadEnded {
+                outcome: ReloadOutcome::Failed { .. },
+                ..
+            })
+        )
+    });
+    if !failed || step.after.phase != Phase::Serving {
+        return Ok(());
+    }
+    let old = step.before.committed;
+    ensure(step.after.committed == old, || {
+        "a failed reload changed the committed generation".to_owned()
+    })?;
+    moves(step.actions)
+        .filter(|m| m.generation == old && m.from == State::Ready && !is_about(step.event, m.id))
+        .filter(|m| step.before.worker(m.id).is_none_or(Worker::is_sound))
+        .try_for_each(|m| Err(format!("a failed reload moved worker {}", m.id)))
+}
+
+/// Nobody of a generation that was given up is on its way to serve.
+fn a_given_up_generation_goes(step: &Step<'_>) -> Verdict {
+    let reloading = generation_of(step.after.reload.as_ref());
+    for worker in step.after.fleet.iter() {
+        let wanted =
+            worker.generation <= step.after.committed || Some(worker.generation) == reloading;
+        ensure(wanted || !worker.is_seated() || worker.is_ready(), || {
+            format!(
+                "worker {} of given-up generation {} is {}",
+                worker.id, worker.generation, worker.state
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The gate opens for a whole generation in one step, and only when each slot
+/// has a sound worker of it that has been held for `min_uptime`.
+fn gates_open_all_at_once(step: &Step<'_>) -> Verdict {
+    let opened: BTreeSet<WorkerId> = step
+        .actions
+        .iter()
+        .filter_map(|action| {
+            let Action::OpenGate { id } = action else {
+                return None;
+            };
+            Some(*id)
+        })
+        .collect();
+    let Some(reload) = step.before.reload.as_ref().filter(|_| !opened.is_empty()) else {
+        return ensure(opened.is_empty(), || {
+            "a gate opens without a reload".to_owned()
+        });
+    };
+    for slot in step.after.slots() {
+        let held = step.after.fleet.iter().any(|w| {
+            w.slot == slot
+                && w.generation == reload.generation
+                && w.condemned.is_none()
+                && opened.contains(&w.id)
+                && w.held_at
+                    .is_some_and(|at| at + step.after.policy.min_uptime <= step.after.now)
+        });
+        ensure(held, || format!("gates open, slot {slot} is not held"))?;
+    }
+    Ok(())
+}
+
+/// While an atomic reload has not switched, none of the old generation that serves is let go.
+fn an_atomic_switch_drains_nobody_early(step: &Step<'_>) -> Verdict {
+    let Some(reload) = &step.after.reload else {
+        return Ok(());
+    };
+    let switched = matches!(reload.stage, Stage::Baking(_));
+    if step.after.policy.switch != Switch::Atomic || switched {
+        return Ok(());
+    }
+    let all_ready = step.after.slots().all(|slot| {
+        step.after
+            .fleet
+            .iter()
+            .any(|w| w.slot == slot && w.generation == reload.generation && w.is_ready())
+    });
+    moves(step.actions)
+        .filter(|m| m.from == State::Ready && m.generation == step.after.committed)
+        .filter(|m| !is_about(step.event, m.id) && admitted(reload) && !all_ready)
+        .filter(|m| !m.reason.ends_with("stands in"))
+        // A step may give one reload up and begin the next; that one has not started yet.
+        .filter(|_| generation_of(step.before.reload.as_ref()) == Some(reload.generation))
+        .try_for_each(|m| Err(format!("worker {} left before the switch", m.id)))
+}
+
+/// Once it has switched, no worker of the old generation serves on beside a new
+/// one that serves the same listeners, or has had its time to.
+fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
+    let Some(reload) = &step.after.reload else {
+        return Ok(());
+    };
+    if step.after.policy.switch != Switch::Atomic || !matches!(reload.stage, Stage::Baking(_)) {
+        return Ok(());
+    }
+    for slot in step.after.slots() {
+        let olds: Vec<_> = step
+            .after
+            .fleet
+            .seated(slot)
+            .filter(|w| w.is_ready() && w.generation != reload.generation)
+            .collect();
+        let lags = |fresh: &Worker| {
+            let complete = olds.iter().all(|w| w.listening.is_subset(&fresh.listening));
+            let graced = fresh.ready_at.map(|at| at + Policy::KEY_GRACE);
+            !complete && graced.is_some_and(|until| step.after.now < until)
+        };
+        let fresh = step.after.fleet.sound(slot, reload.generation);
+        ensure(olds.is_empty() || fresh.is_some_and(lags), || {
+            format!("in slot {slot} old ones serve on after the switch")
+        })?;
+    }
+    Ok(())
+}
+
+/// A generation is committed when every slot has a sound ready worker of it
+/// that has lived `min_uptime`, and `bake`; and nobody else serves from then on.
+fn a_commit_is_proven(step: &Step<'_>) -> Verdict {
+    let (machine, policy) = (step.after, &step.after.policy);
+    if step.before.committed == machine.committed {
+        return Ok(());
+    }
+    let trial = match policy.switch {
+        Switch::Rolling => policy.min_uptime + policy.bake,
+        Switch::Atomic => policy.min_uptime.max(policy.bake),
+    };
+    for slot in machine.slots() {
+        let proven = machine
+            .fleet
+            .sound(slot, machine.committed)
+            .and_then(|w| w.ready_at)
+            .is_some_and(|at| at + trial <= machine.now);
+        ensure(proven, || format!("committed, slot {slot} is not proven"))?;
+    }
+    let others = count(machine, |w| {
+        w.is_ready() && w.generation != machine.committed
+    });
+    ensure(others == 0, || format!("committed, {others} others serve"))
+}
+
+fn admitted(reload: &Reload) -> bool {
+    reload.admitted() > 0
+}
