@@ -41,7 +41,10 @@ fn a_failed_reload_leaves_the_old_set(step: &Step<'_>) -> Verdict {
     })?;
     moves(step.actions)
         .filter(|m| m.generation == old && m.from == State::Ready && !is_about(step.event, m.id))
-        .filter(|m| step.before.worker(m.id).is_none_or(Worker::is_sound))
+        .filter(|m| {
+            let now = step.after.worker(m.id);
+            now.is_none_or(|w| w.condemned.is_none())
+        })
         .try_for_each(|m| Err(format!("a failed reload moved worker {}", m.id)))
 }
 
