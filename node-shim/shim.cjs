@@ -13,17 +13,18 @@ const MAX_STACK = 8192; // bytes of an error's stack
 const MAX_HANDLED = 20; // reports of errors that the app survives, per process
 const MAX_NAME = 256; // bytes of its name
 
-const hooks = require('./hooks.cjs');
-const { create: createDrain } = require('./drain.cjs');
+const LOAD_DRAIN_MS = 1000; // after the first listen: the code of the drain is no part of the boot
 
-const { attempt, fault, guard, noop, symbolOf } = hooks;
+const hooks = require('./hooks.cjs');
+
+const { attempt, fault, guard, later, noop, symbolOf } = hooks;
 const settingsText = process.env.RCLUSTER_SHIM;
 
 if (settingsText !== undefined) {
   delete process.env.RCLUSTER_SHIM;
   guard(() => {
     const cluster = require('cluster');
-    if (!cluster.isWorker || !process.connected || !require('worker_threads').isMainThread) return;
+    if (!cluster.isWorker || !process.connected) return; // threads have no channel of their own
     guard(hideFromExecArgv)();
     run(JSON.parse(settingsText), cluster);
   })();
@@ -80,29 +81,36 @@ function run(settings, cluster) {
   let gone = false; // the master is no more
   let left = false; // drained, and the channel closed by us
 
+  let drain; // once it is loaded
+
   const tracked = hooks.install(cluster, capMs, {
     listen(server, shared) {
-      const taken = drain.onListen(server);
+      if (!drain) later(LOAD_DRAIN_MS, loadDrain);
+      const taken = drain ? drain.onListen(server) : false;
       // `exclusive` and `reusePort` servers never ask the master, who would wait for this app for ever.
       if (!taken && !shared) send({ act: 'listening' });
       return taken;
     },
-    gone: () => drain.onGone(),
+    gone: () => drain && drain.onGone(),
   });
-  const drain = createDrain(tracked, {
-    capMs,
-    longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
-    shutdownMessage: settings.shutdown_message === true,
-  }, {
-    onStart: (connections) => send({ act: 'draining', connections }),
-    // If the worker has to be ended, the master knows what that cut.
-    onLeft: (connections) => send({ act: 'left', connections }),
-    onEnd: drained,
-  });
+
+  function loadDrain() {
+    drain ||= require('./drain.cjs').create(tracked, {
+      capMs,
+      longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
+      shutdownMessage: settings.shutdown_message === true,
+    }, {
+      onStart: (connections) => send({ act: 'draining', connections }),
+      // If the worker has to be ended, the master knows what that cut.
+      onLeft: (connections) => send({ act: 'left', connections }),
+      onEnd: drained,
+    });
+    return drain;
+  }
 
   /** What the master may ask for. Later additions (a heartbeat, metrics) have their place here. */
   const acts = {
-    drain: (message) => drain.start(milliseconds(message.deadline_ms, drainMs)),
+    drain: (message) => loadDrain().start(milliseconds(message.deadline_ms, drainMs)),
   };
 
   function send(message, done = noop) {
@@ -155,7 +163,7 @@ function run(settings, cluster) {
       if (!eof || worker.exitedAfterDisconnect) return;
       worker.exitedAfterDisconnect = true;
       gone = true;
-      drain.start(drainMs);
+      loadDrain().start(drainMs);
     }));
     // A process.send() of the app that finds no master would end this process by an 'error' event, possibly
     // before the end of the channel has been read, and always in the middle of what is being served.
