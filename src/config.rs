@@ -156,6 +156,11 @@ impl Config {
             bake: args.bake,
             surge: args.surge,
             switch: args.switch.into(),
+            hang_timeout: Duration::from_secs(30),
+            boot_hang_timeout: Duration::from_mins(2),
+            health: None,
+            recycle: crate::supervisor::Recycle::default(),
+            spares: 0,
         };
         let launch = Launch {
             script,

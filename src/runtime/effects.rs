@@ -127,6 +127,10 @@ impl World {
                 }
                 None
             }
+            Action::Promote { .. }
+            | Action::Probe { .. }
+            | Action::Measure { .. }
+            | Action::Examine { .. } => None,
             Action::ReloadEnded { tickets, outcome } => {
                 self.reload_ended(&tickets, &outcome);
                 None

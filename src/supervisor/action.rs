@@ -149,6 +149,28 @@ pub enum Action {
         /// Which.
         signal: StopSignal,
     },
+    /// A spare takes a slot: tell it its number. Its gate opens next.
+    Promote {
+        /// The worker.
+        id: WorkerId,
+        /// Its slot from now on.
+        slot: Slot,
+    },
+    /// Ask a worker's health path; answered by `Fact::Probed` within the policy's timeout.
+    Probe {
+        /// The worker.
+        id: WorkerId,
+    },
+    /// Look what the kernel counts for a worker; answered by `Fact::Measured`, or not if it is gone.
+    Measure {
+        /// The worker.
+        id: WorkerId,
+    },
+    /// A worker is silent: look into it; answered by `Fact::Examined` within [`Policy::EXAMINATION`](super::Policy::EXAMINATION).
+    Examine {
+        /// The worker.
+        id: WorkerId,
+    },
     /// Tell those who wait how a reload ended.
     ReloadEnded {
         /// Who waits.

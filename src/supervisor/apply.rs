@@ -31,6 +31,7 @@ impl Supervisor {
                 }
             }
             Event::Stop(urgency) => self.ask_stop(urgency),
+            Event::Scale(_) | Event::Park | Event::Restart { .. } => {}
         }
     }
 
@@ -232,6 +233,7 @@ impl Supervisor {
                 }
             }
             Fact::Misbehaves(reason) => self.condemn(id, &reason),
+            Fact::Beat(_) | Fact::Measured(_) | Fact::Probed(_) | Fact::Examined(_) => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::worker::{Generation, Pid, WorkerId};
+use super::worker::{Generation, Pid, Slot, WorkerId};
 
 /// Names whoever waits for the end of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +48,57 @@ impl fmt::Display for Exit {
     }
 }
 
+/// What a worker's shim tells about its event loop, every beat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// HTTP requests answered since the process started.
+    pub requests: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Bytes of JavaScript heap in use (`v8.getHeapStatistics().used_heap_size`).
+    pub heap_used: u64,
+    /// Bytes that the heap may grow to (`heap_size_limit`).
+    pub heap_limit: u64,
+    /// 99th percentile of the event loop's delay since the last beat, microseconds.
+    pub delay_us: u64,
+    /// Share of the time since the last beat in which the loop was busy, thousandths.
+    pub busy: u32,
+}
+
+/// What the kernel tells about a worker's process (`proc_pid_status(5)`, `proc_pid_fd(5)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Bytes of resident memory: PSS where it can be had, else RSS.
+    pub memory: u64,
+    /// Open descriptors.
+    pub fds: u64,
+    /// Soft limit of descriptors.
+    pub fd_limit: u64,
+}
+
+/// What a look into a silent worker found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finding {
+    /// Its JavaScript runs on; the stack at one moment, innermost first.
+    Busy {
+        /// One frame a line: function, file, line and column.
+        stack: String,
+    },
+    /// Its process is stopped (SIGSTOP, a debugger).
+    Stopped,
+    /// Nothing could be learnt, and why.
+    Unknown(String),
+}
+
+/// How many workers somebody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scale {
+    /// So many.
+    To(u32),
+    /// So many more, or fewer if negative; never fewer than 1.
+    By(i32),
+}
+
 /// A fact about one worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact {
@@ -78,6 +129,14 @@ pub enum Fact {
     BindFailed(String),
     /// It breaks the protocol, floods, or does not read.
     Misbehaves(String),
+    /// Its event loop turns (heartbeat of the shim).
+    Beat(Beat),
+    /// What the kernel counts for it. Answers [`Action::Measure`](super::Action::Measure).
+    Measured(Usage),
+    /// Its health check was answered well (`Ok`) or not, and why not. Answers [`Action::Probe`](super::Action::Probe).
+    Probed(Result<(), String>),
+    /// Answers [`Action::Examine`](super::Action::Examine).
+    Examined(Finding),
 }
 
 /// An event: something that happened outside the supervisor.
@@ -137,4 +196,15 @@ pub enum Event {
     },
     /// Stop the master.
     Stop(Urgency),
+    /// Another number of workers.
+    Scale(Scale),
+    /// Drain every worker and keep the listeners, until a reload or a scale asks for workers again.
+    Park,
+    /// Replace the worker of one slot, new one first.
+    Restart {
+        /// The slot.
+        slot: Slot,
+        /// Why, in words.
+        reason: String,
+    },
 }

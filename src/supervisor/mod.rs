@@ -24,9 +24,9 @@ mod worker;
 
 pub use action::{Action, Gate, ReloadOutcome, Report, StopSignal};
 pub use backoff::{Backoff, SpawnBudget};
-pub use event::{Event, Exit, Fact, Ticket, Urgency};
+pub use event::{Beat, Event, Exit, Fact, Finding, Scale, Ticket, Urgency, Usage};
 pub use machine::Supervisor;
-pub use policy::{Policy, Readiness, Surge, Switch};
+pub use policy::{Health, Policy, Readiness, Recycle, Surge, Switch};
 pub use snapshot::{FleetView, ReloadView, WorkerView};
 pub use time::Time;
 pub use worker::{Generation, Pid, Slot, State, Worker, WorkerId};

@@ -74,6 +74,30 @@ impl FromStr for Surge {
     }
 }
 
+/// Asking a worker's own server whether it is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Time between two questions.
+    pub interval: Duration,
+    /// An answer must come within this.
+    pub timeout: Duration,
+    /// So many bad answers in a row make a worker unhealthy.
+    pub threshold: u32,
+}
+
+/// Limits at which a healthy worker is replaced. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recycle {
+    /// HTTP requests.
+    pub requests: Option<u64>,
+    /// Time since it was started.
+    pub lifetime: Option<Duration>,
+    /// Bytes of memory, three samples in a row.
+    pub memory: Option<u64>,
+    /// Bytes of JavaScript heap.
+    pub heap: Option<u64>,
+}
+
 /// The operator's wishes, validated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -95,6 +119,16 @@ pub struct Policy {
     pub surge: Surge,
     /// How a reload switches.
     pub switch: Switch,
+    /// A worker whose event loop is silent for so long is replaced; zero: never.
+    pub hang_timeout: Duration,
+    /// The same while it boots.
+    pub boot_hang_timeout: Duration,
+    /// How a worker is asked whether it is well, if it is asked.
+    pub health: Option<Health>,
+    /// When a healthy worker is replaced.
+    pub recycle: Recycle,
+    /// Booted workers held at the gate, to take the place of one that dies.
+    pub spares: u32,
 }
 
 impl Policy {
@@ -103,8 +137,22 @@ impl Policy {
     /// After `min_uptime`, a replacement that serves fewer listeners than the
     /// old worker gets this long to open the others before it counts as complete.
     pub const KEY_GRACE: Duration = Duration::from_secs(2);
+    /// A look into a silent worker takes at most so long.
+    pub const EXAMINATION: Duration = Duration::from_secs(3);
+    /// Time between two looks at what the kernel counts for a worker.
+    pub const MEASURE: Duration = Duration::from_secs(10);
     /// SIGKILL is repeated at this interval until the process is reaped.
     pub const KILL_REPEAT: Duration = Duration::from_secs(10);
+
+    /// How often a worker's event loop reports: six times in the hang timeout,
+    /// at least every 5 s (four workers wake the master less than once a second), at most ten times a second.
+    pub fn beat(&self) -> Duration {
+        let hang = match self.hang_timeout {
+            Duration::ZERO => Duration::from_secs(30),
+            some => some,
+        };
+        (hang / 6).clamp(Duration::from_millis(100), Duration::from_secs(5))
+    }
 
     /// Most processes at one time, whatever happens: the seats, the extra ones
     /// of a reload (an atomic one boots a whole second generation), and the

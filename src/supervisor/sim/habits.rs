@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::super::{Policy, Readiness, Surge, Switch};
+use super::super::{Policy, Readiness, Recycle, Surge, Switch};
 
 /// How wild a schedule is. Chances are in a thousand.
 #[derive(Clone, Debug)]
@@ -73,6 +73,11 @@ pub(super) fn policy(rng: &mut Rng) -> Policy {
             Surge::Percent(rng.u32(1..=100))
         },
         switch: pick(rng, &[Switch::Rolling, Switch::Rolling, Switch::Atomic]),
+        hang_timeout: Duration::ZERO,
+        boot_hang_timeout: Duration::ZERO,
+        health: None,
+        recycle: Recycle::default(),
+        spares: 0,
     }
 }
 

@@ -74,7 +74,11 @@ impl World {
                     (StopSignal::Stop, None) => {}
                 }
             }
-            Action::ReloadEnded { .. }
+            Action::Promote { .. }
+            | Action::Probe { .. }
+            | Action::Measure { .. }
+            | Action::Examine { .. }
+            | Action::ReloadEnded { .. }
             | Action::Retire { .. }
             | Action::Report(_)
             | Action::Exit { .. } => {}

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::super::{
-    Action, Event, Exit, Fact, Gate, Generation, Pid, Policy, Readiness, ReloadOutcome, StopSignal,
-    Supervisor, Surge, Switch, Ticket, Time, WorkerId,
+    Action, Event, Exit, Fact, Gate, Generation, Pid, Policy, Readiness, Recycle, ReloadOutcome,
+    StopSignal, Supervisor, Surge, Switch, Ticket, Time, WorkerId,
 };
 
 /// Two workers, rolling, one at a time, nothing to wait for.
@@ -20,6 +20,11 @@ pub(super) fn policy() -> Policy {
         bake: Duration::ZERO,
         surge: Surge::Count(1),
         switch: Switch::Rolling,
+        hang_timeout: Duration::ZERO,
+        boot_hang_timeout: Duration::ZERO,
+        health: None,
+        recycle: Recycle::default(),
+        spares: 0,
     }
 }
 
@@ -144,6 +149,10 @@ fn words(action: Action) -> Option<String> {
             format!("spawn {id} in slot {slot} of generation {generation}{held}")
         }
         Action::OpenGate { id } => format!("open gate {id}"),
+        Action::Promote { id, slot } => format!("promote {id} to slot {slot}"),
+        Action::Probe { id } => format!("probe {id}"),
+        Action::Measure { id } => format!("measure {id}"),
+        Action::Examine { id } => format!("examine {id}"),
         Action::Drain { id } => format!("drain {id}"),
         Action::Signal {
             id,
