@@ -157,7 +157,10 @@ impl Watch {
             | Event::Worker { .. }
             | Event::Exited { .. }
             | Event::Prepared { .. }
-            | Event::PrepareFailed { .. } => {}
+            | Event::PrepareFailed { .. }
+            | Event::Scale(_)
+            | Event::Park
+            | Event::Restart { .. } => {}
         }
     }
 
@@ -175,6 +178,9 @@ impl Watch {
             | Event::Rollback { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
+            | Event::Scale(_)
+            | Event::Park
+            | Event::Restart { .. }
             | Event::Stop(_) => None,
         };
         let mut told = vec![];
@@ -399,6 +405,9 @@ impl Watch {
             | Event::Exited { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
+            | Event::Scale(_)
+            | Event::Park
+            | Event::Restart { .. }
             | Event::Stop(_) => None,
         };
         let fine = actions.iter().all(
