@@ -13,7 +13,7 @@ use crate::exit_code::ExitCode;
 impl Supervisor {
     pub(super) fn apply(&mut self, event: Event) {
         match event {
-            Event::Tick => {}
+            Event::Tick | Event::Scale(_) | Event::Park | Event::Restart { .. } => {}
             Event::Spawned { id, pid } => self.spawned(id, pid),
             Event::SpawnFailed { id, reason } => self.spawn_failed(id, &reason),
             Event::Worker { id, fact } => self.fact(id, fact),
@@ -31,7 +31,6 @@ impl Supervisor {
                 }
             }
             Event::Stop(urgency) => self.ask_stop(urgency),
-            Event::Scale(_) | Event::Park | Event::Restart { .. } => {}
         }
     }
 
