@@ -9,6 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
+mod host;
+
+pub use host::{CompletionsArgs, ConfigArgs, HostArgs, ImportArgs, ManArgs, Shell};
+
 /// A small, fast process master for Node.js.
 ///
 /// Binds once, runs SCRIPT on N workers, replaces what dies, and reloads
@@ -126,6 +130,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "info", env = "RCLUSTER_LOG_LEVEL")]
     pub log_level: LogLevel,
 
+    /// The host.
+    #[command(flatten)]
+    pub host: HostArgs,
+
     /// The app and its arguments, passed on untouched.
     #[arg(value_name = "SCRIPT [ARGS]", trailing_var_arg = true)]
     pub target: Vec<OsString>,
@@ -146,6 +154,10 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Try SCRIPT before production: load, reloads, killed and paused workers, and an account of every request.
     Rehearse(Box<RehearseArgs>),
+    /// Print the options that are in force, and where each one came from.
+    Config(Box<ConfigArgs>),
+    /// Write an rcluster.toml from a PM2 ecosystem file.
+    Import(ImportArgs),
     /// The process that ends orphans if the master dies.
     #[command(name = crate::sys::guard::COMMAND, hide = true)]
     Guard {
@@ -392,4 +404,20 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
     humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is no duration: write 250ms, 5s or 1m"))
+}
+
+/// An error of clap's in one line: what is wrong, and the tip.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let parts: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| {
+            ["error: ", "tip: ", "[possible"]
+                .iter()
+                .any(|p| line.starts_with(p))
+        })
+        .map(|line| line.trim_start_matches("error: "))
+        .collect();
+    parts.join("; ")
 }

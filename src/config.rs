@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::{
     cli::RunArgs,
+    settings::Line,
     supervisor::Policy,
     sys::{control_dir, listener::Endpoint},
 };
@@ -78,6 +79,8 @@ pub struct Launch {
     pub cwd: PathBuf,
     /// `--env-file`, absolute.
     pub env_file: Option<PathBuf>,
+    /// Variables of the configuration file; those of `env_file` count more.
+    pub env: Vec<(OsString, OsString)>,
 }
 
 /// A validated configuration.
@@ -103,6 +106,8 @@ pub struct Config {
     pub stop_signal: Signal,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
+    /// What all this was made from, for the next reload.
+    pub line: Line,
 }
 
 impl Config {
@@ -176,6 +181,7 @@ impl Config {
             node_args: node_args(args),
             cwd,
             env_file: args.env_file.as_ref().map(|path| absolute(pwd, path)),
+            env: args.host.env.clone(),
         };
         Ok(Self {
             policy,
@@ -187,7 +193,12 @@ impl Config {
             shim: !args.no_shim,
             shutdown_message: args.shutdown_message,
             stop_signal: stop_signal(&args.stop_signal)?,
-            pidfile: args.pidfile.as_ref().map(|path| absolute(pwd, path)),
+            pidfile: args
+                .pidfile
+                .as_ref()
+                .filter(|path| !path.as_os_str().is_empty())
+                .map(|path| absolute(pwd, path)),
+            line: Line::default(),
         })
     }
 }

@@ -24,5 +24,6 @@ pub mod ledger;
 pub mod names;
 pub mod rehearse;
 pub mod runtime;
+pub mod settings;
 pub mod supervisor;
 pub mod sys;

@@ -2,14 +2,14 @@
 
 use std::{process, time::Duration};
 
-use clap::Parser;
 use rcluster::{
-    cli::{Cli, Command, LogFormat, LogLevel, RunArgs},
+    cli::{Command, LogFormat, LogLevel, RunArgs, one_line as clap_line},
     commands,
     config::{self, Config},
     exit_code::ExitCode,
     rehearse,
     runtime::{Verdict, boot},
+    settings::{self, Line, LineError, Loaded},
     sys,
 };
 use tracing::level_filters::LevelFilter;
@@ -18,11 +18,20 @@ fn main() -> process::ExitCode {
     // Before anything else: until the handlers are in place, no signal may
     // have its default action.
     sys::process::block_signals();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    let line = Line {
+        words: std::env::args_os().collect(),
+        // A deleted one matters only to those who need it.
+        pwd: config::logical_pwd().unwrap_or_default(),
     };
-    match &cli.command {
+    let loaded = match line.load() {
+        Ok(loaded) => loaded,
+        Err(LineError::Clap(error)) => return usage(&error),
+        Err(LineError::File(error)) => {
+            eprintln!("rcluster: {error}");
+            return ExitCode::Usage.into();
+        }
+    };
+    match &loaded.cli.command {
         Some(Command::Guard { path, grace_ms }) => {
             sys::guard::run(path, Duration::from_millis(*grace_ms));
             ExitCode::Ok.into()
@@ -31,14 +40,44 @@ fn main() -> process::ExitCode {
         Some(Command::Rehearse(args)) => {
             finish(on_runtime(async { Ok(rehearse::run(args).await) }))
         }
-        Some(Command::Check(args)) => finish(run(&args.run, Mode::Check)),
+        Some(Command::Check(args)) => finish(run(&args.run, line, Mode::Check)),
         Some(command) => {
             // A command has nothing to put in order before it ends.
             sys::process::unblock_signals();
-            finish(on_runtime(dispatch(command)))
+            match host_command(command, &loaded) {
+                Some(code) => code.into(),
+                None => finish(on_runtime(dispatch(command))),
+            }
         }
-        None => finish(run(&cli.run, Mode::Serve)),
+        None => finish(run(&loaded.cli.run, line, Mode::Serve)),
     }
+}
+
+/// Commands that need no master.
+fn host_command(command: &Command, loaded: &Loaded) -> Option<ExitCode> {
+    if let Command::Config(args) = command {
+        if args.schema {
+            println!("{:#}", settings::schema());
+            return Some(ExitCode::Ok);
+        }
+        print!("{}", settings::show(loaded, args.json));
+        return Some(ExitCode::Ok);
+    }
+    if let Command::Import(args) = command {
+        return Some(match settings::import(args) {
+            Ok(lost) => {
+                for line in lost {
+                    eprintln!("rcluster: {line}");
+                }
+                ExitCode::Ok
+            }
+            Err(error) => {
+                eprintln!("rcluster: {error}");
+                ExitCode::Usage
+            }
+        });
+    }
+    None
 }
 
 /// Help and version as clap prints them; an error as one line.
@@ -46,18 +85,7 @@ fn usage(error: &clap::Error) -> process::ExitCode {
     if error.exit_code() == 0 {
         error.exit();
     }
-    let text = error.to_string();
-    let parts: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| {
-            ["error: ", "tip: ", "[possible"]
-                .iter()
-                .any(|p| line.starts_with(p))
-        })
-        .map(|line| line.trim_start_matches("error: "))
-        .collect();
-    eprintln!("rcluster: {} (see rcluster --help)", parts.join("; "));
+    eprintln!("rcluster: {} (see rcluster --help)", clap_line(error));
     ExitCode::Usage.into()
 }
 
@@ -84,7 +112,11 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::stop(args).await,
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
-        Command::Check(_) | Command::Rehearse(_) | Command::Guard { .. } => ExitCode::Internal,
+        Command::Check(_)
+        | Command::Rehearse(_)
+        | Command::Config(_)
+        | Command::Import(_)
+        | Command::Guard { .. } => ExitCode::Internal,
     })
 }
 
@@ -95,24 +127,22 @@ enum Mode {
     Check,
 }
 
-fn run(args: &RunArgs, mode: Mode) -> anyhow::Result<ExitCode> {
+fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
     let usage = |error: &dyn std::fmt::Display| {
         eprintln!("rcluster: {error}");
         Ok(ExitCode::Usage)
     };
-    let pwd = match config::logical_pwd() {
-        Ok(pwd) => pwd,
-        Err(error) => {
-            return usage(&format_args!(
-                "failed to find the working directory: {error}"
-            ));
-        }
-    };
-    let config = match Config::new(args, &pwd) {
+    if let Err(error) = config::logical_pwd() {
+        return usage(&format_args!(
+            "failed to find the working directory: {error}"
+        ));
+    }
+    let mut config = match Config::new(args, &line.pwd) {
         Ok(config) => config,
         Err(error) => return usage(&error),
     };
     log(args);
+    config.line = line;
     on_runtime(async {
         let verdict = match mode {
             Mode::Serve => boot::run(config).await,

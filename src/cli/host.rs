@@ -1,0 +1,81 @@
+//! Options and commands for the host that rcluster lives on.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::RunArgs;
+
+/// Options of the master that concern the host.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// The configuration file [default: rcluster.toml beside SCRIPT, or in the working directory if no SCRIPT is given].
+    #[arg(long, value_name = "PATH", env = "RCLUSTER_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// The table `[env]` of the configuration file.
+    #[arg(skip)]
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// `rcluster config`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Values come from flags, then RCLUSTER_... variables, then the file, then the defaults. Values of [env] are not shown."
+)]
+pub struct ConfigArgs {
+    /// Print JSON.
+    #[arg(long, conflicts_with = "schema")]
+    pub json: bool,
+    /// Print the JSON Schema of rcluster.toml, for editors.
+    #[arg(long)]
+    pub schema: bool,
+    /// The master's own options count here too.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `rcluster import`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// ecosystem.config.js, .cjs, .mjs, .json, .yaml or .yml
+    pub file: PathBuf,
+    /// Which app, if the file has several.
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+    /// Merge this one of its env_NAME tables into env.
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
+    /// Write there instead of to stdout; a file that exists is left alone.
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// The node binary that reads a JavaScript file.
+    #[arg(long, value_name = "PATH", default_value = "node")]
+    pub node: PathBuf,
+}
+
+/// `rcluster completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell.
+    pub shell: Shell,
+}
+
+/// A shell that completions are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
+/// `rcluster man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write rcluster.1 and a page for each command into this folder, instead of rcluster.1 to stdout.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}

@@ -1,0 +1,236 @@
+//! The command line, the environment and the file, put together.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
+use thiserror::Error;
+
+use super::{
+    file::{Entry, File, FileError},
+    known,
+};
+use crate::{
+    cli::{Cli, Command},
+    config::absolute,
+};
+
+/// What was typed, and where. Kept, so that a reload can read the file anew.
+#[derive(Clone, Debug, Default)]
+pub struct Line {
+    /// The words, that of the program first.
+    pub words: Vec<OsString>,
+    /// The working directory, symbolic links kept.
+    pub pwd: PathBuf,
+}
+
+/// A line that cannot be used.
+#[derive(Debug, Error)]
+pub enum LineError {
+    /// clap's word: an error, or the help that was asked for.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// This variable.
+    Variable(String),
+    /// This line of the file, from 1.
+    File(usize),
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => write!(f, "command line"),
+            Self::Variable(name) => write!(f, "{name}"),
+            Self::File(line) => write!(f, "{}:{line}", known::FILE),
+            Self::Default => write!(f, "default"),
+        }
+    }
+}
+
+/// One option as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name: that of the flag.
+    pub key: String,
+    /// Its values; none for an option that is not set.
+    pub values: Vec<OsString>,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+/// Everything that a line says.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The command line with the file's values in it.
+    pub cli: Cli,
+    /// The file, if there is one.
+    pub file: Option<File>,
+    /// The master's options, if the line has any.
+    pub settings: Vec<Setting>,
+}
+
+impl Line {
+    /// Parses the line, finds and reads the file, and puts both together.
+    ///
+    /// # Errors
+    /// A [`LineError`] for the first thing that is wrong.
+    pub fn load(&self) -> Result<Loaded, LineError> {
+        let command = Cli::command();
+        let first = command.clone().try_get_matches_from(&self.words)?;
+        let sub = first.subcommand_name().map(str::to_owned);
+        let given = first.subcommand().map_or(&first, |(_, given)| given);
+        // Commands to a running master have no use for the file.
+        if given.try_contains_id("target").is_err() {
+            return Ok(Loaded {
+                cli: Cli::from_arg_matches(&first)?,
+                file: None,
+                settings: vec![],
+            });
+        }
+        let file = match self.find(given) {
+            Some(path) => Some(File::read(&path)?),
+            None => None,
+        };
+        let entries = file.as_ref().map_or(vec![], |file| effective(file, given));
+        let with_file = |command: clap::Command| {
+            entries.iter().fold(command, |command, entry| {
+                command.mut_arg(&entry.id, |arg| {
+                    arg.default_values(entry.values.iter().map(clap::builder::OsStr::from))
+                })
+            })
+        };
+        let command = match &sub {
+            Some(name) => command.mut_subcommand(name, with_file),
+            None => with_file(command),
+        };
+        let matches = command.try_get_matches_from(&self.words)?;
+        let given = matches.subcommand().map_or(&matches, |(_, given)| given);
+        let settings = known::options()
+            .iter()
+            .map(|arg| setting(arg, given, &entries))
+            .collect();
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if let Some(file) = &file {
+            match &mut cli.command {
+                None => cli.run.host.env.clone_from(&file.env),
+                Some(command) => {
+                    if let Some(run) = command.run_args() {
+                        run.host.env.clone_from(&file.env);
+                    }
+                }
+            }
+        }
+        Ok(Loaded {
+            cli,
+            file,
+            settings,
+        })
+    }
+
+    /// The file: as named, or beside the script, or where we are.
+    fn find(&self, given: &ArgMatches) -> Option<PathBuf> {
+        let one = |id: &str| given.get_raw(id).and_then(|mut values| values.next());
+        if let Some(path) = one("config").filter(|path| !path.is_empty()) {
+            return Some(absolute(&self.pwd, Path::new(path)));
+        }
+        let cwd = one("cwd").map_or(self.pwd.clone(), |dir| absolute(&self.pwd, Path::new(dir)));
+        let folder = match one("target") {
+            Some(script) => absolute(&cwd, Path::new(script)).parent()?.to_owned(),
+            None => cwd,
+        };
+        let path = folder.join(known::FILE);
+        path.is_file().then_some(path)
+    }
+}
+
+/// What of the file counts: not what a variable says that clap does not read
+/// itself; and a script of the file runs in the file's folder.
+fn effective(file: &File, given: &ArgMatches) -> Vec<Entry> {
+    let mut entries = file.entries.clone();
+    let options = known::options();
+    entries.retain(|entry| {
+        let arg = options.iter().find(|arg| arg.get_id() == entry.id.as_str());
+        arg.is_none_or(|arg| arg.get_env().is_some() || by_hand(arg).is_none())
+    });
+    if given.value_source("target").is_none()
+        && let Some(target) = &file.target
+    {
+        entries.push(target.clone());
+        if !entries.iter().any(|entry| entry.id == "cwd") {
+            let folder = file.path.parent().unwrap_or(Path::new("/"));
+            entries.push(Entry {
+                id: "cwd".to_owned(),
+                values: vec![folder.into()],
+                line: target.line,
+            });
+        }
+    }
+    entries
+}
+
+/// The variable of an option that `config.rs` reads, if it is set.
+fn by_hand(arg: &Arg) -> Option<(String, OsString)> {
+    let name = known::variable(arg);
+    if arg.get_env().is_some() {
+        return None;
+    }
+    let value = std::env::var_os(&name).filter(|value| !value.is_empty())?;
+    Some((name, value))
+}
+
+fn setting(arg: &Arg, given: &ArgMatches, entries: &[Entry]) -> Setting {
+    let id = arg.get_id().as_str();
+    let values = given.get_raw(id).into_iter().flatten();
+    let mut values: Vec<_> = values.map(OsStr::to_owned).collect();
+    let origin = match given.value_source(id) {
+        Some(ValueSource::CommandLine) => Origin::Flag,
+        Some(ValueSource::EnvVariable) => Origin::Variable(known::variable(arg)),
+        _ => match (by_hand(arg), entries.iter().find(|entry| entry.id == id)) {
+            (Some((name, value)), _) => {
+                values = vec![value];
+                Origin::Variable(name)
+            }
+            (None, Some(entry)) => Origin::File(entry.line),
+            (None, None) => Origin::Default,
+        },
+    };
+    if known::is_switch(arg) {
+        values = vec![given.get_flag(id).to_string().into()];
+    }
+    Setting {
+        key: known::key(arg).to_owned(),
+        values,
+        origin,
+    }
+}
+
+impl Command {
+    /// The master's options that a command carries.
+    pub fn run_args(&mut self) -> Option<&mut crate::cli::RunArgs> {
+        if let Self::Check(args) = self {
+            return Some(&mut args.run);
+        }
+        if let Self::Rehearse(args) = self {
+            return Some(&mut args.run);
+        }
+        if let Self::Config(args) = self {
+            return Some(&mut args.run);
+        }
+        None
+    }
+}
