@@ -35,7 +35,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     guard(hookResponses)();
     for (const server of servers) guard(closeServer)(server);
     for (const socket of datagrams) guard(stopDatagrams)(socket);
-    tracked.forgetDetached();
+    tracked.follow(() => setImmediate(guard(finishIfEmpty)));
     onStart(open.size);
     tellApp('rcluster:drain', { deadline });
     if (options.shutdownMessage) tellApp('message', 'shutdown');
@@ -320,9 +320,6 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     onListen(server) {
       if (drain) closeServer(server);
       return drain !== null;
-    },
-    onGone() {
-      if (drain) setImmediate(guard(finishIfEmpty));
     },
   };
 }

@@ -2,7 +2,8 @@
 
 // What the shim hooks in normal operation, and the helpers that keep a hook from ever throwing into the app.
 //
-// Per listen: the handle's `onconnection`. Per connection: one Set entry in, one out. Per request: nothing.
+// Per listen: the handle's `onconnection`. Per connection: one comparison. Per request: nothing. Which connections
+// are open is asked when a drain begins.
 // All hooks sit on prototypes, so that servers made by ESM imports, subclasses or old references are seen.
 
 const MAX_TIMER = 2147483647; // ms, more would fire at once
@@ -49,21 +50,21 @@ function attempt(fn, otherwise) {
 }
 
 /**
- * Tracks servers and connections from here on. `capMs` is the longest keep-alive timeout that may be advertised.
- * `on.listen(server, shared)` returns true if it took a new listener over; `shared` says that the master gave the socket.
- * `on.gone()` hears of every connection that ended.
+ * Tracks servers from here on, and connections from `follow()` on. `capMs` is the longest keep-alive timeout that
+ * may be advertised. `on.listen(server, shared)` returns true if it took a new listener over; `shared` says that
+ * the master gave the socket.
  */
 function install(cluster, capMs, on) {
   const net = require('net');
   const servers = new Set(); // net.Server (http, https, http2, tls too) that listens
-  const open = new Set(); // accepted net.Socket, the TCP side of a TLS one
+  const open = new Set(); // accepted net.Socket, the TCP side of a TLS one; empty before follow()
+  const unreffed = new Set(); // accepted net.Socket that the app unref'ed: those are on nobody's list
+  let sweepAt = 1024;
   const datagrams = new Set(); // dgram.Socket bound through the master
   const tlsOf = new WeakMap(); // accepted net.Socket -> the TLSSocket on it
   const upgraded = new WeakMap(); // socket -> true if it speaks WebSocket, false for CONNECT and others
   const shared = new WeakSet(); // net.Server whose socket came from the master
   const netClose = net.Server.prototype.close;
-  let ownerSymbol;
-  let sweepAt = 1024;
   let httpHooked = false;
   let tlsHooked = false;
 
@@ -80,37 +81,53 @@ function install(cluster, capMs, on) {
     if (on.listen(server, shared.has(server))) return;
     for (const other of servers) if (!other._handle) servers.delete(other);
     servers.add(server);
-    ownerSymbol ||= Object.getOwnPropertySymbols(handle).find((s) => handle[s] === server);
-    const { onconnection } = handle;
-    handle.onconnection = function onconnectionTracked(err, client) {
-      try {
-        return Reflect.apply(onconnection, this, arguments);
-      } finally {
-        track(server, client);
-      }
-    };
     if (!httpHooked && 'keepAliveTimeout' in server) hookHttp();
+    if ('keepAliveTimeout' in server) capTimeouts(server, handle);
     if (!tlsHooked && typeof server.setSecureContext === 'function') hookTls();
   });
 
-  const track = guard((server, client) => {
-    const socket = client && client[ownerSymbol];
-    if (!socket || socket.destroyed) return; // dropped: maxConnections, block list
-    open.add(socket);
-    if (open.size > sweepAt) forgetDetached();
-    if (server.keepAliveTimeout > advertised.cap || server.keepAliveTimeout === 0) capAdvertised(server);
-  });
+  /** The app may change its server's timeout at any time: a comparison a connection sees it before the client does. */
+  function capTimeouts(server, handle) {
+    const { onconnection } = handle;
+    handle.onconnection = function onconnectionCapped(err, client) {
+      if (server.keepAliveTimeout > advertised.cap || server.keepAliveTimeout === 0) capAdvertised(server);
+      return onconnection.call(this, err, client);
+    };
+  }
 
-  const destroy = net.Socket.prototype._destroy;
-  net.Socket.prototype._destroy = function _destroy(err, callback) {
-    if (this._server && open.delete(this)) on.gone();
-    return Reflect.apply(destroy, this, [err, callback]);
+  const { ref, unref } = net.Socket.prototype;
+  net.Socket.prototype.unref = function unrefTracked() {
+    if (this._server) {
+      unreffed.add(this);
+      if (unreffed.size > sweepAt) {
+        for (const socket of unreffed) if (socket.destroyed) unreffed.delete(socket);
+        sweepAt = Math.max(1024, unreffed.size * 2);
+      }
+    }
+    return Reflect.apply(unref, this, arguments);
   };
+  net.Socket.prototype.ref = function refTracked() {
+    unreffed.delete(this);
+    return Reflect.apply(ref, this, arguments);
+  };
+
+  /** Fills `open` with what is connected now; from here on `gone()` hears of every connection that ends. */
+  function follow(gone) {
+    const destroy = net.Socket.prototype._destroy;
+    net.Socket.prototype._destroy = function _destroy(err, callback) {
+      if (open.delete(this)) gone();
+      return Reflect.apply(destroy, this, [err, callback]);
+    };
+    // The only list of its connections that Node keeps; a Set of our own would cost every connection.
+    for (const socket of [...process._getActiveHandles(), ...unreffed]) {
+      if (socket instanceof net.Socket && socket._server && !socket.destroyed) open.add(socket);
+    }
+    forgetDetached();
+  }
 
   /** Sockets that the app sent to a child process lose their handle without being destroyed. */
   function forgetDetached() {
     for (const socket of open) if (socket.destroyed || (!socket._handle && !tlsOf.has(socket))) open.delete(socket);
-    sweepAt = Math.max(1024, open.size * 2);
   }
 
   function hookTls() {
@@ -174,7 +191,7 @@ function install(cluster, capMs, on) {
     });
   });
 
-  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, forgetDetached };
+  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached };
 }
 
 module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install };

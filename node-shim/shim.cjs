@@ -91,7 +91,6 @@ function run(settings, cluster) {
       if (!taken && !shared) send({ act: 'listening' });
       return taken;
     },
-    gone: () => drain && drain.onGone(),
   });
 
   function loadDrain() {

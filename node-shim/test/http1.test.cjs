@@ -50,6 +50,18 @@ test('in flight, header not sent: Connection: close, FIN', async () => {
   await uncut(worker);
 });
 
+test('in flight on a socket that the app unref\'ed: counted and waited for', async () => {
+  const worker = start();
+  const client = new Client(await worker.listening());
+  client.get('/unref');
+  await appSaid(worker, 'held');
+  assert.strictEqual((await draining(worker)).connections, 1);
+  worker.child.send('release');
+  await client.end();
+  assert.match(client.text, /^HTTP\/1.1 200 OK\r\n[^]*Connection: close\r\n[^]*done/);
+  await uncut(worker);
+});
+
 test('in flight, header made but still here: Connection: close', async () => {
   const worker = start();
   const client = new Client(await worker.listening());

@@ -13,6 +13,11 @@ function handle(req, res) {
       held.push(res);
       process.send({ held: held.length });
       break;
+    case '/unref': // a socket that shall not hold the process, answered by /release
+      req.socket.unref();
+      held.push(res);
+      process.send({ held: held.length });
+      break;
     case '/early': // header and first byte now, the rest by /release
       res.write('first');
       held.push(res);
