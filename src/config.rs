@@ -81,6 +81,10 @@ pub struct Launch {
     pub env_file: Option<PathBuf>,
     /// Variables of the configuration file; those of `env_file` count more.
     pub env: Vec<(OsString, OsString)>,
+    /// PM2's 'shutdown' message at a drain.
+    pub shutdown_message: bool,
+    /// The stop signal.
+    pub stop_signal: Signal,
 }
 
 /// A validated configuration.
@@ -100,10 +104,6 @@ pub struct Config {
     pub control_is_default: bool,
     /// Whether workers load the shim.
     pub shim: bool,
-    /// PM2's 'shutdown' message at a drain.
-    pub shutdown_message: bool,
-    /// The stop signal.
-    pub stop_signal: Signal,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
     /// What all this was made from, for the next reload.
@@ -117,6 +117,27 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] for the first thing that is wrong.
     pub fn new(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
+        let config = Self {
+            binds: binds(args, pwd)?,
+            ..Self::again(args, pwd)?
+        };
+        let cwd = &config.launch.cwd;
+        let is_folder = std::fs::metadata(cwd)
+            .map(|m| m.is_dir())
+            .map_err(|e| ConfigError::Cwd(cwd.clone(), e))?;
+        if !is_folder {
+            let error = std::io::Error::from_raw_os_error(libc::ENOTDIR);
+            return Err(ConfigError::Cwd(cwd.clone(), error));
+        }
+        Ok(config)
+    }
+
+    /// The same for a running master, which has bound what `--bind` declares,
+    /// must not wait for a name server, and looks at the paths by itself.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] for the first thing that is wrong.
+    pub fn again(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
         let [script, rest @ ..] = &args.target[..] else {
             return Err(ConfigError::NoScript);
         };
@@ -124,13 +145,6 @@ impl Config {
             Some(dir) => absolute(pwd, dir),
             None => pwd.to_owned(),
         };
-        let is_folder = std::fs::metadata(&cwd)
-            .map(|m| m.is_dir())
-            .map_err(|e| ConfigError::Cwd(cwd.clone(), e))?;
-        if !is_folder {
-            let error = std::io::Error::from_raw_os_error(libc::ENOTDIR);
-            return Err(ConfigError::Cwd(cwd, error));
-        }
         let script = absolute(&cwd, Path::new(script));
         let name = name(args.name.as_deref(), &script)?;
         let (control, control_is_default) = match &args.control {
@@ -182,17 +196,17 @@ impl Config {
             cwd,
             env_file: args.env_file.as_ref().map(|path| absolute(pwd, path)),
             env: args.host.env.clone(),
+            shutdown_message: args.shutdown_message,
+            stop_signal: stop_signal(&args.stop_signal)?,
         };
         Ok(Self {
             policy,
             launch,
-            binds: binds(args, pwd)?,
+            binds: vec![],
             name,
             control,
             control_is_default,
             shim: !args.no_shim,
-            shutdown_message: args.shutdown_message,
-            stop_signal: stop_signal(&args.stop_signal)?,
             pidfile: args
                 .pidfile
                 .as_ref()

@@ -103,6 +103,18 @@ fn system_calls_and_unsafe_live_in_one_folder() {
 }
 
 #[test]
+fn settings_do_not_know_a_master() {
+    let words = [
+        "tokio",
+        "crate::runtime",
+        "crate::admin",
+        "crate::sys",
+        "Supervisor",
+    ];
+    assert_eq!(offences("src/settings", &words), Vec::<String>::new());
+}
+
+#[test]
 fn files_are_short_and_module_roots_hold_no_logic() {
     for (path, text) in sources("src") {
         let lines = text.lines().count();

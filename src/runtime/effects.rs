@@ -17,6 +17,7 @@ use super::{
     master::Verdict,
     release::Release,
     report,
+    reread::Reread,
     shim_file::ShimFile,
 };
 use crate::{
@@ -24,8 +25,8 @@ use crate::{
     config::Config,
     ipc::{Query, outbound},
     supervisor::{
-        Action, Event, FleetView, Generation, Pid, ReloadOutcome, Slot, StopSignal, Supervisor,
-        Ticket, WorkerId,
+        Action, Event, FleetView, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal,
+        Supervisor, Ticket, WorkerId,
     },
     sys::{
         fd_pass,
@@ -57,6 +58,9 @@ pub(super) struct World {
     /// Refused queries that the log has told of.
     pub(super) refused: HashSet<(WorkerId, String)>,
     pub(super) verdict: Option<Verdict>,
+    /// What a new configuration says, on its way to the supervisor.
+    pub(super) configured: Option<Event>,
+    pub(super) reread: Reread,
     pids: BTreeMap<Pid, WorkerId>,
     releases: BTreeMap<Generation, Release>,
     shim: Option<ShimFile>,
@@ -78,6 +82,7 @@ impl World {
         guard: Guard,
         inbox: Sender<(WorkerId, FromLink)>,
     ) -> Self {
+        let reread = Reread::new(&config);
         Self {
             config,
             links: HashMap::new(),
@@ -86,6 +91,8 @@ impl World {
             endings: Endings::default(),
             refused: HashSet::new(),
             verdict: None,
+            configured: None,
+            reread,
             pids: BTreeMap::new(),
             releases: BTreeMap::from([(Generation(1), release)]),
             shim,
@@ -118,7 +125,7 @@ impl World {
             }
             Action::Signal { id, signal } => {
                 let signal = match signal {
-                    StopSignal::Stop => self.config.stop_signal,
+                    StopSignal::Stop => self.stop_signal(id, supervisor),
                     StopSignal::Kill => Signal::SIGKILL,
                 };
                 // No pid here means that it was reaped: nothing may be sent any more.
@@ -163,7 +170,7 @@ impl World {
                 "the previous release in {} is gone",
                 release.folder().display()
             )),
-            None => Release::resolve(&self.config.launch).map_err(|e| e.to_string()),
+            None => self.fresh_release(generation),
         };
         match release {
             Ok(release) => {
@@ -173,6 +180,39 @@ impl World {
             }
             Err(reason) => Event::PrepareFailed { generation, reason },
         }
+    }
+
+    /// What the configuration says now, and the release that it names.
+    fn fresh_release(&mut self, generation: Generation) -> Result<Release, String> {
+        let (policy, launch) = self.reread.read()?;
+        let release = Release::resolve(&launch).map_err(|e| e.to_string())?;
+        self.configured = Some(Event::Configured {
+            generation,
+            policy: Box::new(policy),
+        });
+        Ok(release)
+    }
+
+    /// Takes over what the supervisor wants from now on.
+    pub(super) fn follow(&mut self, policy: &Policy) {
+        if self.config.policy == *policy {
+            return;
+        }
+        if self.config.policy.drain_timeout != policy.drain_timeout
+            && let Some(guard) = &mut self.guard
+        {
+            // Its end is noticed as any child's.
+            let _ = guard.set_grace(policy.drain_timeout);
+        }
+        self.config.policy = policy.clone();
+    }
+
+    /// That of the worker's own generation.
+    fn stop_signal(&self, id: WorkerId, supervisor: &Supervisor) -> Signal {
+        supervisor
+            .worker(id)
+            .and_then(|worker| self.releases.get(&worker.generation))
+            .map_or(self.config.launch.stop_signal, |r| r.launch.stop_signal)
     }
 
     fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Pid, String> {
@@ -196,7 +236,7 @@ impl World {
     }
 
     fn command(&self, id: WorkerId, slot: Slot, release: &Release) -> Result<Spawn, String> {
-        let launch = &self.config.launch;
+        let launch = &release.launch;
         let (script, cwd) = release.paths();
         let mut args: Vec<OsString> = launch.node_args.clone();
         let mut set: Vec<(OsString, OsString)> = vec![];
@@ -212,7 +252,7 @@ impl World {
                 .map_err(|e| format!("failed to write the shim: {e}"))?;
             args.extend(["--require".into(), path.into()]);
             let drain_ms = self.config.policy.drain_timeout.as_millis();
-            let message = self.config.shutdown_message;
+            let message = launch.shutdown_message;
             variable(
                 "RCLUSTER_SHIM",
                 format!(r#"{{"v":1,"drain_ms":{drain_ms},"shutdown_message":{message}}}"#),

@@ -121,9 +121,12 @@ impl Master {
                 self.world.forget(*id);
             }
             for action in self.supervisor.step(self.clock.now(), event) {
-                events.extend(self.world.execute(action, &self.supervisor));
+                let result = self.world.execute(action, &self.supervisor);
+                events.extend(self.world.configured.take());
+                events.extend(result);
             }
         }
+        self.world.follow(self.supervisor.policy());
         self.world.answer_waiting(&self.supervisor);
     }
 

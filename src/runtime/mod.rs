@@ -14,6 +14,7 @@ mod listeners;
 mod master;
 mod release;
 mod report;
+mod reread;
 mod shim_file;
 mod signals;
 

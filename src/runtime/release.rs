@@ -66,8 +66,10 @@ pub struct Release {
     real_cwd: PathBuf,
     /// The node binary.
     pub node: PathBuf,
-    /// Variables of the environment file.
+    /// Variables of the configuration and, after them, of the environment file.
     pub env: Vec<(OsString, OsString)>,
+    /// What it was made from.
+    pub launch: Launch,
 }
 
 impl Release {
@@ -85,13 +87,18 @@ impl Release {
         if !real_cwd.is_dir() {
             return Err(cwd_error(&io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
+        let mut env = launch.env.clone();
+        if let Some(path) = &launch.env_file {
+            env.extend(env_file(path)?);
+        }
         Ok(Self {
             script,
             real_script,
             cwd: launch.cwd.clone(),
             real_cwd,
             node: node(launch.node.as_deref())?,
-            env: launch.env_file.as_deref().map_or(Ok(vec![]), env_file)?,
+            env,
+            launch: launch.clone(),
         })
     }
 

@@ -98,8 +98,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn line(&self, at: usize) -> usize {
-        let before = self.text.as_bytes().get(..at).unwrap_or_default();
-        before.iter().filter(|byte| **byte == b'\n').count() + 1
+        let before = self.text.get(..at).unwrap_or_default();
+        before.matches('\n').count() + 1
     }
 
     fn wrong(&self, span: &Range<usize>, why: impl Into<String>) -> FileError {
@@ -164,8 +164,8 @@ impl Reader<'_> {
     }
 
     fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, FileError> {
-        match value.get_ref() {
-            DeValue::String(text) if !text.contains('\0') => Ok(text.to_string()),
+        match value.get_ref().as_str() {
+            Some(text) if !text.contains('\0') => Ok(text.to_owned()),
             _ => Err(self.wrong(&value.span(), format!("`{key}` must be a string"))),
         }
     }
@@ -185,7 +185,11 @@ impl Reader<'_> {
             DeValue::String(text) if !text.contains('\0') => Ok(text.to_string()),
             DeValue::Integer(number) => Ok(number.as_str().replace('_', "")),
             DeValue::Float(number) => Ok(number.as_str().replace('_', "")),
-            _ => Err(self.wrong(
+            DeValue::String(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => Err(self.wrong(
                 &value.span(),
                 format!("`{key}` must be a string or a number"),
             )),
@@ -202,9 +206,9 @@ impl Reader<'_> {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return Err(self.wrong(&key.span(), format!("`{name}` is no name of a variable")));
             }
-            let text = match value.get_ref() {
-                DeValue::Boolean(yes) => yes.to_string(),
-                _ => self.scalar(name, value)?,
+            let text = match value.get_ref().as_bool() {
+                Some(yes) => yes.to_string(),
+                None => self.scalar(name, value)?,
             };
             Ok((name.as_ref().into(), text.into()))
         };
@@ -215,17 +219,19 @@ impl Reader<'_> {
     fn values(&self, arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<OsString>, FileError> {
         let key = known::key(arg);
         if known::is_switch(arg) {
-            return match value.get_ref() {
-                DeValue::Boolean(yes) => Ok(vec![yes.to_string().into()]),
-                _ => Err(self.wrong(&value.span(), format!("`{key}` must be true or false"))),
+            return match value.get_ref().as_bool() {
+                Some(yes) => Ok(vec![yes.to_string().into()]),
+                None => Err(self.wrong(&value.span(), format!("`{key}` must be true or false"))),
             };
         }
-        let values = match value.get_ref() {
-            DeValue::Array(_) if known::is_list(arg) => self.list(key, value)?,
-            DeValue::Array(_) => {
-                return Err(self.wrong(&value.span(), format!("`{key}` takes one value, no list")));
-            }
-            _ => vec![self.scalar(key, value)?.into()],
+        let many = value.get_ref().is_array();
+        if many && !known::is_list(arg) {
+            return Err(self.wrong(&value.span(), format!("`{key}` takes one value, no list")));
+        }
+        let values = if many {
+            self.list(key, value)?
+        } else {
+            vec![self.scalar(key, value)?.into()]
         };
         let command = Command::new("rcluster")
             .no_binary_name(true)

@@ -22,15 +22,15 @@ pub(super) struct Made {
 /// Converts what an ecosystem file exports. `app` chooses one of several by
 /// its name, `env` one of its `env_NAME` tables.
 pub(super) fn convert(value: &Value, app: Option<&str>, env: Option<&str>) -> Result<Made, String> {
-    let apps = match value {
-        Value::Array(list) => list.as_slice(),
-        Value::Object(map) => match map.get("apps").or(map.get("pm2")) {
-            Some(Value::Array(list)) => list.as_slice(),
-            Some(one @ Value::Object(_)) => std::slice::from_ref(one),
-            Some(_) => return Err("`apps` is no list".to_owned()),
-            None => std::slice::from_ref(value),
-        },
-        _ => return Err("it is neither a list of apps nor an object that has one".to_owned()),
+    let wrong = || "it is neither a list of apps nor an object that has one".to_owned();
+    let inner = match value.as_object() {
+        Some(map) => map.get("apps").or(map.get("pm2")).unwrap_or(value),
+        None => value,
+    };
+    let apps = match inner.as_array() {
+        Some(list) => list.as_slice(),
+        None if inner.is_object() => std::slice::from_ref(inner),
+        None => return Err(wrong()),
     };
     let apps: Vec<_> = apps.iter().filter_map(Value::as_object).collect();
     let name_of = |app: &Map<String, Value>| text(app.get("name")).unwrap_or_default();
@@ -86,7 +86,7 @@ impl Made {
             self.note("exec_mode was fork: PM2's processes bound ports of their own; these workers share one listener.");
         }
         // What PM2 sends; apps written for it expect it.
-        self.set("stop-signal", "INT".into());
+        self.set("stop-signal", "INT");
         let mut known: Vec<&str> = vec![
             "script",
             "exec",
@@ -125,14 +125,13 @@ impl Made {
             How::Words(key) => self.set(key, words(value)),
             How::Millis(key) => self.set(key, Value::String(duration(value))),
             How::Yes(key, yes) if is_true(value) => {
-                let yes = if yes.is_empty() { true.into() } else { yes.into() };
+                let yes: Value = if yes.is_empty() { true.into() } else { yes.into() };
                 self.set(key, yes);
             }
-            How::Yes(..) => {}
             How::Interpreter => match plain(value).as_str() {
                 "node" => {}
                 node if node.rsplit('/').next().is_some_and(|n| n.starts_with("node")) => {
-                    self.set("node", node.into());
+                    self.set("node", node);
                 }
                 other => self.lose(name, &format!("{other}: rcluster runs node; a loader can be given by node-arg, as [\"--import\", \"tsx\"]")),
             },
@@ -140,7 +139,7 @@ impl Made {
             How::Lost(_) if matches!(value, Value::Bool(false)) => {}
             How::Lost(why) => self.lose(name, why),
             How::Off(why) if matches!(value, Value::Bool(false)) => self.lose(name, why),
-            How::Off(_) => {}
+            How::Off(_) | How::Yes(..) => {}
         }
     }
 
@@ -182,19 +181,20 @@ impl Made {
         }
     }
 
-    fn set(&mut self, key: &str, value: Value) {
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        let value = value.into();
         let options = known::options();
         if !known::EXTRA.contains(&key) && !options.iter().any(|arg| known::key(arg) == key) {
             self.lose(key, "this rcluster has no such option");
             return;
         }
-        let value = match value {
-            Value::String(text) => string(&text),
-            Value::Array(items) => {
+        let value = match (value.as_str(), value.as_array()) {
+            (Some(text), _) => string(text),
+            (None, Some(items)) => {
                 let items: Vec<_> = items.iter().map(|item| string(&plain(item))).collect();
                 format!("[{}]", items.join(", "))
             }
-            other => other.to_string(),
+            (None, None) => value.to_string(),
         };
         let _ = writeln!(self.toml, "{key} = {value}");
     }
@@ -361,10 +361,9 @@ fn text(value: Option<&Value>) -> Option<String> {
 }
 
 fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn is_true(value: &Value) -> bool {
@@ -373,11 +372,11 @@ fn is_true(value: &Value) -> bool {
 
 /// As PM2 splits it: at spaces, quotes keep words together.
 fn words(value: &Value) -> Value {
-    let Value::String(line) = value else {
-        return match value {
-            Value::Array(_) => value.clone(),
-            other => Value::Array(vec![other.clone()]),
-        };
+    if value.is_array() {
+        return value.clone();
+    }
+    let Some(line) = value.as_str() else {
+        return Value::Array(vec![value.clone()]);
     };
     let (mut words, mut word, mut quote) = (vec![], None::<String>, None);
     for c in line.chars() {

@@ -21,6 +21,7 @@ impl Supervisor {
             Event::Reload { ticket } => self.ask_reload(ticket, false),
             Event::Rollback { ticket } => self.ask_reload(ticket, true),
             Event::Prepared { generation } => self.prepared(generation),
+            Event::Configured { generation, policy } => self.configured(generation, &policy),
             Event::PrepareFailed { generation, reason } => {
                 if self
                     .reload

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::Policy;
 use super::worker::{Generation, Pid, Slot, WorkerId};
 
 /// Names whoever waits for the end of a reload.
@@ -186,6 +187,15 @@ pub enum Event {
     Prepared {
         /// The generation.
         generation: Generation,
+    },
+    /// The configuration was read anew for a generation; comes before its `Prepared`.
+    /// In force at once, but for the number of workers, which counts when the
+    /// generation is committed; if the reload fails, all is as before.
+    Configured {
+        /// The generation.
+        generation: Generation,
+        /// What is wanted from now on.
+        policy: Box<Policy>,
     },
     /// The release of a generation cannot be had.
     PrepareFailed {

@@ -45,6 +45,8 @@ pub(super) struct Seat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Supervisor {
     pub(super) policy: Policy,
+    /// Workers that the configuration asks for; `policy` has what is wanted now.
+    pub(super) configured: u32,
     pub(super) phase: Phase,
     pub(super) fleet: Fleet,
     pub(super) seats: Vec<Seat>,
@@ -78,6 +80,7 @@ impl Supervisor {
         let seats = vec![Seat::default(); policy.workers as usize];
         let budget = SpawnBudget::new(policy.workers);
         Self {
+            configured: policy.workers,
             policy,
             phase: Phase::FirstBoot,
             fleet: Fleet::default(),

@@ -204,7 +204,8 @@ impl Supervisor {
 
     /// Bounds the workers that drain in the background: the oldest is cut.
     fn cap_draining(&mut self) {
-        let cap = self.policy.draining_cap();
+        // Fewer wanted workers are no reason to cut those that leave.
+        let cap = self.policy.draining_cap().max(self.seats.len() * 2);
         // Those that were cut before are on their way: they are no reason to cut another.
         let draining = self.fleet.ids(|w| w.state == State::Draining);
         let excess = draining.len().saturating_sub(cap);

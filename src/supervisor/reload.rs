@@ -35,6 +35,8 @@ pub(super) struct Reload {
     tickets: Vec<Ticket>,
     /// Slots below this number run the new generation.
     admitted: u32,
+    /// What was wanted before the configuration was read anew, and how many workers it asks for.
+    before: Option<(Box<Policy>, u32)>,
 }
 
 /// Requests that came while a reload ran, as one.
@@ -126,6 +128,7 @@ impl Supervisor {
         if rollback {
             // Going back must not wait for the reload that it is meant to undo.
             if let Some(reload) = self.reload.take() {
+                self.restore_policy(&reload);
                 let outcome = superseded("rolled back");
                 self.retire_due = true;
                 if let Some(pending) = self.pending.take() {
@@ -173,6 +176,7 @@ impl Supervisor {
             switch: self.policy.switch,
             tickets: pending.tickets,
             admitted: 0,
+            before: None,
         });
         self.out
             .push(Action::Report(Report::ReloadStarted { generation }));
@@ -185,6 +189,34 @@ impl Supervisor {
             && reload.stage == Stage::Preparing
         {
             reload.stage = Stage::Replacing;
+        }
+    }
+
+    /// The configuration was read anew. The number of workers waits for the commit.
+    pub(super) fn configured(&mut self, generation: Generation, policy: &Policy) {
+        let Some(reload) = &mut self.reload else {
+            return;
+        };
+        if reload.generation != generation || reload.stage != Stage::Preparing {
+            return;
+        }
+        reload.switch = policy.switch;
+        let wanted = policy.workers;
+        let policy = Policy {
+            workers: self.policy.workers,
+            ..policy.clone()
+        };
+        let before = std::mem::replace(&mut self.policy, policy);
+        reload.before = Some((Box::new(before), wanted));
+    }
+
+    /// A reload that came to nothing leaves the numbers as they were.
+    fn restore_policy(&mut self, reload: &Reload) {
+        if let Some((before, _)) = &reload.before {
+            self.policy = Policy {
+                workers: self.policy.workers,
+                ..(**before).clone()
+            };
         }
     }
 
@@ -297,6 +329,13 @@ impl Supervisor {
         let Some(reload) = self.reload.take() else {
             return;
         };
+        // Somebody may have scaled since: only what the configuration says anew counts.
+        if let Some((_, wanted)) = reload.before
+            && wanted != self.configured
+        {
+            self.configured = wanted;
+            self.policy.workers = wanted;
+        }
         self.previous = Some(self.committed);
         self.committed = reload.generation;
         self.retire_due = true;
@@ -346,6 +385,7 @@ impl Supervisor {
         let Some(reload) = self.reload.take() else {
             return;
         };
+        self.restore_policy(&reload);
         self.retire_due = true;
         self.reloads_failed += 1;
         self.last_reload_error = Some(reason.to_owned());

@@ -104,6 +104,14 @@ impl Guard {
         writeln!(self.pipe, "-{worker}")
     }
 
+    /// Gives workers another time to end by themselves.
+    ///
+    /// # Errors
+    /// The errno of `write(2)`; the guard is gone.
+    pub fn set_grace(&mut self, grace: Duration) -> io::Result<()> {
+        writeln!(self.pipe, "={}", grace.as_millis())
+    }
+
     /// Ends the guard and waits for it. No worker may be left.
     pub fn finish(self) {
         drop(self.pipe);
@@ -147,7 +155,7 @@ extern "C" fn successor_came(_: libc::c_int) {
 }
 
 /// The guard's side: the whole life of that process.
-pub fn run(path: &Path, grace: Duration) {
+pub fn run(path: &Path, mut grace: Duration) {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let note = SigAction::new(
@@ -174,6 +182,10 @@ pub fn run(path: &Path, grace: Duration) {
     let mut workers = BTreeMap::new();
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         let (op, pid) = line.split_at(line.len().min(1));
+        if op == "=" {
+            grace = pid.parse().map_or(grace, Duration::from_millis);
+            continue;
+        }
         let Ok(pid) = pid.parse().map(Pid) else {
             continue;
         };

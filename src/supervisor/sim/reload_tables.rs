@@ -324,3 +324,57 @@ fn one_condemned_worker_stands_in() {
     assert_eq!(t.fleet(), ["1:1:ready", "2:1:draining", "3:1:ready"]);
     assert_eq!(t.tick(1010), ["drain 1"]);
 }
+
+#[test]
+fn a_new_configuration_counts_for_the_reload_and_its_workers_at_the_end() {
+    let mut t = Table::serving(policy());
+    assert_eq!(t.at(100).reload(1), ["prepare 2"]);
+    t.configured(
+        2,
+        Policy {
+            workers: 1,
+            drain_timeout: Duration::from_secs(1),
+            ..policy()
+        },
+    );
+    assert_eq!(t.machine.policy().workers, 2);
+    assert_eq!(t.prepared(2), ["spawn 3 in slot 0 of generation 2"]);
+    assert_eq!(t.ready(3), ["spawn 4 in slot 1 of generation 2", "drain 1"]);
+    assert_eq!(t.machine.policy().drain_timeout, Duration::from_secs(1));
+    // Only then is the second slot one too many.
+    assert_eq!(t.ready(4), ["drain 2", "drain 4"]);
+    assert_eq!(t.machine.policy().workers, 1);
+}
+
+#[test]
+fn a_failed_reload_leaves_the_configuration_as_it_was() {
+    let mut t = Table::serving(policy());
+    for (generation, worker) in [(2, 3), (3, 4)] {
+        t.at(generation * 100).reload(generation);
+        t.configured(
+            generation,
+            Policy {
+                workers: 3,
+                bake: Duration::from_secs(9),
+                ..policy()
+            },
+        );
+        t.prepared(generation);
+        assert_eq!(t.machine.policy().bake, Duration::from_secs(9));
+        t.exits(worker, 1);
+        assert_eq!(*t.machine.policy(), policy());
+    }
+    // A number that was never in force still is news to the next one.
+    t.at(900).reload(4);
+    t.configured(
+        4,
+        Policy {
+            workers: 3,
+            ..policy()
+        },
+    );
+    t.prepared(4);
+    t.ready(5);
+    t.ready(6);
+    assert_eq!(t.machine.policy().workers, 3);
+}

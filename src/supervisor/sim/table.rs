@@ -120,6 +120,12 @@ impl Table {
         self.tell(Event::Prepared { generation })
     }
 
+    pub(super) fn configured(&mut self, generation: u64, policy: Policy) {
+        let generation = Generation(generation);
+        let policy = Box::new(policy);
+        assert_eq!(self.tell(Event::Configured { generation, policy }), [""; 0]);
+    }
+
     /// `id:generation:state` of all workers, by slot.
     pub(super) fn fleet(&self) -> Vec<String> {
         let view = self.machine.view(self.now);

@@ -156,6 +156,7 @@ impl Watch {
             | Event::SpawnFailed { .. }
             | Event::Worker { .. }
             | Event::Exited { .. }
+            | Event::Configured { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::Scale(_)
@@ -176,6 +177,7 @@ impl Watch {
             | Event::Worker { .. }
             | Event::Reload { .. }
             | Event::Rollback { .. }
+            | Event::Configured { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::Scale(_)
@@ -403,6 +405,7 @@ impl Watch {
             | Event::SpawnFailed { .. }
             | Event::Worker { .. }
             | Event::Exited { .. }
+            | Event::Configured { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::Scale(_)

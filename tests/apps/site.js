@@ -1,0 +1,14 @@
+// Shows what it runs with.
+'use strict'
+if (process.env.FAIL) throw new Error('told to fail')
+require('node:http').createServer((_, answer) => {
+  answer.end(JSON.stringify({
+    pid: process.pid,
+    color: process.env.COLOR,
+    args: process.argv.slice(2),
+    cwd: process.cwd(),
+    title: process.title,
+    preloaded: process.execArgv.includes('--require') || process.execArgv.includes('-r'),
+    env: Object.keys(process.env).sort(),
+  }))
+}).listen(0, '127.0.0.1')
