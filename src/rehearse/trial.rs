@@ -146,6 +146,9 @@ impl Trial {
         command
             .arg0("rcluster")
             .arg(OsString::from_vec(option))
+            // Else one that the configuration file names would be written.
+            .arg("--pidfile")
+            .arg(folder.0.join("pid"))
             .args(args)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(TrialError::Spawn)?)
