@@ -16,7 +16,11 @@ use crate::{
     cli::RunArgs,
     settings::Line,
     supervisor::Policy,
-    sys::{control_dir, listener::Endpoint},
+    sys::{
+        control_dir,
+        identity::{Identity, IdentityError},
+        listener::Endpoint,
+    },
 };
 
 /// Longest `--bake`.
@@ -59,6 +63,9 @@ pub enum ConfigError {
         "failed to use the name `{0}`: it becomes a file name; use letters, digits, `.`, `-` and `_`"
     )]
     Name(String),
+    /// `--user`, `--group`.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The working directory.
     #[error("failed to use the working directory {0}: {1}")]
     Cwd(PathBuf, #[source] std::io::Error),
@@ -106,6 +113,8 @@ pub struct Config {
     pub shim: bool,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
+    /// Who workers are, if not who the master is.
+    pub identity: Option<Identity>,
     /// What all this was made from, for the next reload.
     pub line: Line,
 }
@@ -119,6 +128,7 @@ impl Config {
     pub fn new(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
         let config = Self {
             binds: binds(args, pwd)?,
+            identity: Identity::find(args.host.user.as_deref(), args.host.group.as_deref())?,
             ..Self::again(args, pwd)?
         };
         let cwd = &config.launch.cwd;
@@ -212,6 +222,7 @@ impl Config {
                 .as_ref()
                 .filter(|path| !path.as_os_str().is_empty())
                 .map(|path| absolute(pwd, path)),
+            identity: None,
             line: Line::default(),
         })
     }

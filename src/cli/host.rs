@@ -13,6 +13,14 @@ pub struct HostArgs {
     #[arg(long, value_name = "PATH", env = "RCLUSTER_CONFIG")]
     pub config: Option<PathBuf>,
 
+    /// Workers run as this user (name or number), for good; the master stays root and binds.
+    #[arg(long, value_name = "USER", env = "RCLUSTER_USER")]
+    pub user: Option<String>,
+
+    /// Workers run with this group [default: that of --user].
+    #[arg(long, value_name = "GROUP", env = "RCLUSTER_GROUP")]
+    pub group: Option<String>,
+
     /// The table `[env]` of the configuration file.
     #[arg(skip)]
     pub env: Vec<(OsString, OsString)>,

@@ -22,6 +22,7 @@ use crate::{
     sys::{
         control_dir::{self, ControlError, Lock},
         guard::{self, Guard},
+        identity,
         listener::BindError,
         spawn,
     },
@@ -82,6 +83,7 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
+    identity::forbid_dumps();
     let release = Release::resolve(&config.launch)?;
     if config.control_is_default
         && let Some(folder) = config.control.parent()
@@ -174,7 +176,7 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
 fn helpers(config: &Config) -> Result<(Option<ShimFile>, Guard), BootError> {
     let shim = config
         .shim
-        .then(|| ShimFile::beside(&config.control))
+        .then(|| ShimFile::beside(&config.control, config.identity.as_ref()))
         .transpose()
         .map_err(|e| BootError::System("write the shim beside the control socket", e))?;
     let file = config.control.with_extension("guard");

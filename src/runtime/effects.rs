@@ -39,6 +39,19 @@ use crate::{
 /// Part of the drain timeout that is left for the worker's report to arrive.
 const REPORT_TIME: Duration = Duration::from_millis(300);
 
+/// What a service manager tells the master, and is not for its workers (`sd_notify(3)`, `sd_listen_fds(3)`, `sd_watchdog_enabled(3)`).
+const MANAGERS: [&str; 9] = [
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "FDSTORE",
+    "MAINPID",
+];
+
 /// Who waits for a reload, and until when.
 #[derive(Debug)]
 struct Waiter {
@@ -258,6 +271,11 @@ impl World {
                 format!(r#"{{"v":1,"drain_ms":{drain_ms},"shutdown_message":{message}}}"#),
             );
         }
+        if let Some((user, home)) = self.config.identity.as_ref().and_then(|i| i.home.as_ref()) {
+            variable("USER", user.clone());
+            variable("LOGNAME", user.clone());
+            variable("HOME", home.to_string_lossy().into_owned());
+        }
         if let Some(port) = self.listeners.declared_port()
             && std::env::var_os("PORT").is_none()
         {
@@ -270,7 +288,9 @@ impl World {
         let remove = std::env::vars_os()
             .map(|(name, _)| name)
             .filter(|name| {
-                name.as_encoded_bytes().starts_with(b"RCLUSTER_") && !kept.contains(name)
+                let ours = name.as_encoded_bytes().starts_with(b"RCLUSTER_")
+                    || name.to_str().is_some_and(|name| MANAGERS.contains(&name));
+                ours && !kept.contains(name)
             })
             .collect();
         set.push(("PWD".into(), cwd.into()));
@@ -280,6 +300,7 @@ impl World {
             cwd: cwd.to_owned(),
             set,
             remove,
+            identity: self.config.identity.clone(),
         })
     }
 

@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs, io,
     ops::Range,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -88,6 +89,35 @@ impl File {
             error,
         })?;
         Reader { path, text: &text }.file()
+    }
+}
+
+impl File {
+    /// Whether nobody but root and we can change the file: with `--user`, an
+    /// app that can write it would decide what a root master does.
+    ///
+    /// # Errors
+    /// [`FileError::Unsafe`].
+    pub(super) fn is_trusted(&self) -> Result<(), FileError> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        for path in [self.path.as_path(), folder] {
+            let meta = fs::metadata(path).map_err(|error| FileError::Read {
+                path: path.to_owned(),
+                error,
+            })?;
+            let why = if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
+                "it belongs to another user"
+            } else if meta.mode() & 0o022 != 0 && meta.mode() & libc::S_ISVTX == 0 {
+                "others can write to it"
+            } else {
+                continue;
+            };
+            return Err(FileError::Unsafe {
+                path: path.to_owned(),
+                why,
+            });
+        }
+        Ok(())
     }
 }
 

@@ -120,10 +120,16 @@ impl Line {
         };
         let matches = command.try_get_matches_from(&self.words)?;
         let given = matches.subcommand().map_or(&matches, |(_, given)| given);
-        let settings = known::options()
+        let settings: Vec<Setting> = known::options()
             .iter()
             .map(|arg| setting(arg, given, &entries))
             .collect();
+        let other_user = settings
+            .iter()
+            .any(|s| s.key == "user" && !s.values.is_empty());
+        if let Some(file) = file.as_ref().filter(|_| other_user) {
+            file.is_trusted()?;
+        }
         let mut cli = Cli::from_arg_matches(&matches)?;
         if let Some(file) = &file {
             match &mut cli.command {

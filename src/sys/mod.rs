@@ -6,6 +6,7 @@
 pub mod control_dir;
 pub mod fd_pass;
 pub mod guard;
+pub mod identity;
 pub mod listener;
 pub mod process;
 pub mod procfs;

@@ -11,6 +11,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use super::identity::Identity;
 use crate::supervisor::Pid;
 
 /// The descriptor on which a worker finds its channel.
@@ -29,6 +30,8 @@ pub struct Spawn {
     pub set: Vec<(OsString, OsString)>,
     /// Variables to remove.
     pub remove: Vec<OsString>,
+    /// Who it is to be; else who we are.
+    pub identity: Option<Identity>,
 }
 
 /// Occupies [`CHANNEL_FD`] in this process, so that no other descriptor can
@@ -63,11 +66,15 @@ pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Pid> {
     }
     command.envs(what.set.iter().map(|(k, v)| (k, v)));
     let channel = channel.as_raw_fd();
+    let identity = what.identity.clone();
     // SAFETY: the closure runs between fork and exec and calls only
-    // async-signal-safe functions (dup2, fcntl, close_range).
+    // async-signal-safe functions (dup2, fcntl, close_range, and those of Identity::assume).
     #[expect(unsafe_code)]
     unsafe {
-        command.pre_exec(move || place_channel(channel));
+        command.pre_exec(move || {
+            place_channel(channel)?;
+            identity.as_ref().map_or(Ok(()), Identity::assume)
+        });
     }
     let child = command.spawn()?;
     // Never waited for here: the master has one reaper.

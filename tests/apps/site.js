@@ -8,7 +8,7 @@ require('node:http').createServer((_, answer) => {
     args: process.argv.slice(2),
     cwd: process.cwd(),
     title: process.title,
-    preloaded: process.execArgv.includes('--require') || process.execArgv.includes('-r'),
+    preloaded: require('node:fs').readFileSync('/proc/self/cmdline', 'utf8').includes('shim.cjs'),
     env: Object.keys(process.env).sort(),
   }))
-}).listen(0, '127.0.0.1')
+}).listen(process.env.PORT || 0, process.env.PORT ? undefined : '127.0.0.1')

@@ -1,0 +1,177 @@
+//! The user that workers run as, when the master is root.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Group, Uid, User};
+use thiserror::Error;
+
+/// `--user` or `--group` that cannot be used.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// Only root may become somebody else.
+    #[error("--user and --group need a master that runs as root")]
+    NotRoot,
+    /// There is no such user.
+    #[error(
+        "failed to find the user `{0}`: see `getent passwd`; a bare number without an entry there needs --group"
+    )]
+    User(String),
+    /// There is no such group.
+    #[error("failed to find the group `{0}`: see `getent group`")]
+    Group(String),
+    /// The user database could not be read.
+    #[error("failed to look up `{0}`: {1}")]
+    Lookup(String, #[source] io::Error),
+}
+
+/// Who workers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Real, effective and saved user.
+    pub uid: u32,
+    /// Real, effective and saved group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// `USER` and `HOME`, where the user has an entry.
+    pub home: Option<(String, PathBuf)>,
+}
+
+impl Identity {
+    /// Looks `--user` and `--group` up; each is a name or a number.
+    ///
+    /// # Errors
+    /// An [`IdentityError`].
+    pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, IdentityError> {
+        if user.is_none() && group.is_none() {
+            return Ok(None);
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return Err(IdentityError::NotRoot);
+        }
+        let group = group.map(find_group).transpose()?;
+        let Some(name) = user else {
+            let gid = group.unwrap_or_else(nix::unistd::getgid).as_raw();
+            return Ok(Some(Self {
+                uid: 0,
+                gid,
+                groups: vec![gid],
+                home: None,
+            }));
+        };
+        let entry = find_user(name)?;
+        let uid = match (&entry, name.parse().ok(), group) {
+            (Some(entry), _, _) => entry.uid,
+            (None, Some(uid), Some(_)) => Uid::from_raw(uid),
+            (None, _, _) => return Err(IdentityError::User(name.to_owned())),
+        };
+        let gid = group
+            .or(entry.as_ref().map(|entry| entry.gid))
+            .ok_or_else(|| IdentityError::User(name.to_owned()))?;
+        let groups = match &entry {
+            Some(entry) => groups(&entry.name, gid)
+                .map_err(|error| IdentityError::Lookup(name.to_owned(), error))?,
+            None => vec![gid.as_raw()],
+        };
+        Ok(Some(Self {
+            uid: uid.as_raw(),
+            gid: gid.as_raw(),
+            groups,
+            home: entry.map(|entry| (entry.name, entry.dir)),
+        }))
+    }
+
+    /// Whether this user can follow a path to its end (search permission on
+    /// every folder, `path_resolution(7)`; access control lists are not looked at).
+    pub fn reaches(&self, folder: &Path) -> bool {
+        folder.ancestors().all(|folder| {
+            fs::metadata(folder).is_ok_and(|meta| {
+                let class = if self.uid == 0 || meta.uid() == self.uid {
+                    0o100
+                } else if meta.gid() == self.gid || self.groups.contains(&meta.gid()) {
+                    0o010
+                } else {
+                    0o001
+                };
+                self.uid == 0 || meta.mode() & class != 0
+            })
+        })
+    }
+
+    /// Becomes it, for good: groups, group, user, and no way back through a
+    /// set-user-id binary. Between fork and exec.
+    ///
+    /// # Errors
+    /// The errno of the call that failed; the process must not go on.
+    pub(super) fn assume(&self) -> io::Result<()> {
+        // SAFETY: setgroups reads as many numbers as it is told there are; the others take numbers.
+        // All are plain system calls, no lock is taken in a child that has one thread.
+        #[expect(unsafe_code)]
+        unsafe {
+            #[cfg(target_os = "linux")]
+            let count = self.groups.len();
+            #[cfg(not(target_os = "linux"))]
+            let count = self.groups.len() as libc::c_int;
+            if libc::setgroups(count, self.groups.as_ptr().cast()) != 0
+                || libc::setgid(self.gid) != 0
+                || libc::setuid(self.uid) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+            #[cfg(target_os = "linux")]
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // Whoever can come back has not left.
+            if self.uid != 0 && libc::setuid(0) == 0 {
+                return Err(io::Error::from_raw_os_error(libc::EPERM));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find_user(name: &str) -> Result<Option<User>, IdentityError> {
+    let found = match name.parse() {
+        Ok(number) => User::from_uid(Uid::from_raw(number)),
+        Err(_) => User::from_name(name),
+    };
+    found.map_err(|errno| IdentityError::Lookup(name.to_owned(), errno.into()))
+}
+
+fn find_group(name: &str) -> Result<Gid, IdentityError> {
+    if let Ok(number) = name.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    Group::from_name(name)
+        .map_err(|errno| IdentityError::Lookup(name.to_owned(), errno.into()))?
+        .map(|group| group.gid)
+        .ok_or_else(|| IdentityError::Group(name.to_owned()))
+}
+
+#[cfg(target_os = "linux")]
+fn groups(user: &str, gid: Gid) -> io::Result<Vec<u32>> {
+    let name = CString::new(user)?;
+    let groups = nix::unistd::getgrouplist(&name, gid)?;
+    Ok(groups.into_iter().map(Gid::as_raw).collect())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn groups(_user: &str, gid: Gid) -> io::Result<Vec<u32>> {
+    Ok(vec![gid.as_raw()])
+}
+
+/// Keeps others of the same user from looking into this process or stopping it
+/// in a debugger, and its memory out of core files (`PR_SET_DUMPABLE`, prctl(2)).
+pub fn forbid_dumps() {
+    #[cfg(target_os = "linux")]
+    {
+        // Cannot fail with these arguments.
+        let _ = nix::sys::prctl::set_dumpable(false);
+    }
+}

@@ -1,0 +1,308 @@
+//! Promise: with --user the master stays root and binds, its workers are somebody else for good and get nothing of it: no
+//! capability, no descriptor, no variable of the service manager's.
+
+mod common;
+#[path = "common/reload.rs"]
+mod deploys;
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use common::{Addr, Launch, Node, is_root, kill, on_two_nodes, running, tool, wait_until};
+use deploys::{count, reload};
+use nix::sys::signal::Signal::SIGKILL;
+
+const NOBODY: &str = "65534";
+
+/// An app where everybody can read it.
+fn public(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = common::scratch();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("chmod");
+    let path = dir.path().join(name);
+    fs::copy(common::app(name), &path).expect("copied");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
+    (dir, path)
+}
+
+fn root() -> bool {
+    if !is_root() {
+        common::skip("not root: cannot become another user");
+    }
+    is_root()
+}
+
+/// A field of `/proc/PID/status`.
+#[track_caller]
+fn field(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let found = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let words = found
+        .unwrap_or_else(|| panic!("no {name} in {status}"))
+        .split_whitespace();
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn workers_are_somebody_else_for_good(node: Node) {
+    if !root() {
+        return;
+    }
+    let (_dir, app) = public("site.js");
+    // Tests of several versions run at once.
+    let at = if node == Node::V20 {
+        "127.0.0.81:81"
+    } else {
+        "127.0.0.82:81"
+    };
+    let mut master = Launch::new(app)
+        .node(node)
+        .workers(2)
+        // Only root may bind that.
+        .options(["--user", "nobody", "--group", NOBODY, "-b", at])
+        .option("--cwd")
+        .option("/")
+        .start();
+    master.wait_ready(2);
+    for round in 0..2 {
+        for worker in master.status().ready() {
+            let pid = worker.process();
+            let four = format!("{NOBODY} {NOBODY} {NOBODY} {NOBODY}");
+            assert_eq!(field(pid, "Uid"), four);
+            assert_eq!(field(pid, "Gid"), four);
+            assert_eq!(field(pid, "Groups"), NOBODY);
+            assert_eq!(field(pid, "NoNewPrivs"), "1");
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert_eq!(field(pid, set), "0000000000000000", "{set}");
+            }
+        }
+        assert_eq!(field(master.pid(), "Uid"), "0 0 0 0");
+        if round == 0 {
+            reload(&master);
+        }
+    }
+    // The control folder is closed to them (0700), yet they load the shim.
+    let address = Addr::parse(at).expect("an address");
+    let facts = address.get("/").json();
+    assert_eq!(facts["preloaded"], true, "{facts}");
+    let pid = common::pid_in(&facts);
+    let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
+    let shim = words.split('\0').find(|word| word.ends_with("shim.cjs"));
+    let shim = PathBuf::from(shim.expect("the shim"));
+    assert!(shim.starts_with("/run/rcluster-shim"), "{shim:?}");
+    master.stop();
+    assert!(!shim.exists(), "{shim:?} is left behind");
+}
+
+on_two_nodes!(workers_are_somebody_else_for_good);
+
+#[test]
+fn what_a_service_manager_says_is_not_for_workers() {
+    let mut launch = Launch::new("site.js").workers(1).env("RCLUSTER_BAKE", "0s");
+    for name in [
+        "LISTEN_FDNAMES",
+        "LISTEN_PIDFDID",
+        "WATCHDOG_PID",
+        "MAINPID",
+        "FDSTORE",
+    ] {
+        launch = launch.env(name, "1");
+    }
+    let mut master = launch.start();
+    master.wait_ready(1);
+    let facts = master.addr().get("/").json();
+    let names: BTreeSet<_> = facts["env"]
+        .as_array()
+        .expect("names")
+        .iter()
+        .filter_map(|n| n.as_str())
+        .collect();
+    for name in &names {
+        let foreign = [
+            "LISTEN_",
+            "WATCHDOG_",
+            "NOTIFY_",
+            "MAINPID",
+            "FDSTORE",
+            "NODE_CHANNEL",
+            "NODE_UNIQUE",
+        ];
+        assert!(
+            !foreign.iter().any(|f| name.starts_with(f)),
+            "{name} leaked"
+        );
+    }
+    // The control: the variables arrive that are meant to.
+    assert!(
+        names.contains("TEST_RUN") && names.contains("NODE_APP_INSTANCE"),
+        "{names:?}"
+    );
+    let ours: Vec<_> = names
+        .iter()
+        .filter(|n| n.starts_with("RCLUSTER_"))
+        .collect();
+    assert_eq!(ours, [&"RCLUSTER_SLOT"], "{names:?}");
+    master.stop();
+}
+
+/// What each descriptor of a process is.
+fn descriptors(pid: i32) -> BTreeSet<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+    let show = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        format!("{} {}", entry.file_name().display(), target.display())
+    };
+    entries.flatten().map(show).collect()
+}
+
+#[test]
+fn a_worker_sees_descriptors_0_to_3_only_and_the_master_keeps_none_of_a_reload() {
+    let mut master = Launch::new("good.py")
+        .workers(2)
+        .env("RCLUSTER_MIN_UPTIME", "0s")
+        .start();
+    master.wait_ready(2);
+    reload(&master);
+    let own = common::fd_count(master.pid());
+    for _ in 0..count(20, 1000) {
+        reload(&master);
+        for worker in master.status().ready() {
+            let numbers: Vec<_> = descriptors(worker.process())
+                .iter()
+                .map(|shown| shown.split(' ').next().expect("a number").to_owned())
+                .collect();
+            // The listener came over the channel; it is the worker's own fifth.
+            assert!(
+                numbers
+                    .iter()
+                    .all(|n| ["0", "1", "2", "3", "4"].contains(&n.as_str())),
+                "{:?}",
+                descriptors(worker.process())
+            );
+        }
+    }
+    wait_until("the master's descriptors of before", common::BOOT, || {
+        (common::fd_count(master.pid()) <= own).then_some(())
+    });
+    master.stop();
+}
+
+#[test]
+fn others_of_its_user_cannot_look_into_the_master() {
+    if !root() {
+        return;
+    }
+    let mut master = Launch::new("good.py").workers(1).uid(65534).start();
+    let worker = master.wait_ready(1).remove(0);
+    // Files of a process that cannot be dumped belong to root (proc(5)).
+    let owner = |pid: i32| {
+        fs::metadata(format!("/proc/{pid}/environ"))
+            .expect("it lives")
+            .uid()
+    };
+    assert_eq!(owner(master.pid()), 0);
+    assert_eq!(owner(worker.process()), 65534, "the control");
+    master.stop();
+}
+
+#[test]
+fn the_guard_ends_workers_of_another_user() {
+    if !root() {
+        return;
+    }
+    let (dir, _) = public("site.js");
+    let app = dir.path().join("spins.js");
+    // It does not see that its channel closes.
+    let code =
+        "require('net').createServer().listen(0, () => setTimeout(() => { for (;;); }, 100))";
+    fs::write(&app, code).expect("written");
+    let mut master = Launch::new(&app)
+        .workers(1)
+        .options(["--user", "nobody", "--cwd", "/", "--drain-timeout", "200ms"])
+        .start();
+    let worker = master.wait_ready(1).remove(0).process();
+    master.kill_master();
+    wait_until("the end of the worker", common::BOOT, || {
+        (!running(worker)).then_some(())
+    });
+    kill(worker, SIGKILL);
+    master.forget();
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    if !root() {
+        return;
+    }
+    let told = |launch: Launch| {
+        let ended = launch.run();
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        ended.log
+    };
+    let log = told(Launch::new("site.js").options(["--user", "no-such-user"]));
+    assert!(
+        log.contains("failed to find the user `no-such-user`"),
+        "{log}"
+    );
+    let log = told(Launch::new("site.js").options(["--user", "4242"]));
+    assert!(log.contains("needs --group"), "{log}");
+    let log = told(Launch::new("site.js").options(["--group", "no-such-group"]));
+    assert!(log.contains("failed to find the group"), "{log}");
+    let log = told(
+        Launch::new("site.js")
+            .uid(65534)
+            .options(["--user", "root"]),
+    );
+    assert!(log.contains("need a master that runs as root"), "{log}");
+    // A file that the app could write decides nothing.
+    let (dir, app) = public("site.js");
+    let file = dir.path().join("rcluster.toml");
+    fs::write(&file, "workers = 1\n").expect("written");
+    std::os::unix::fs::chown(&file, Some(65534), None).expect("chown");
+    let log = told(Launch::new(&app).options(["--user", "nobody"]));
+    assert!(
+        log.contains("cannot be used together with --user: it belongs to another user"),
+        "{log}"
+    );
+}
+
+#[test]
+fn it_runs_where_the_root_is_read_only() {
+    if !root() || tool("unshare").is_none() {
+        return;
+    }
+    let node = Node::V24;
+    let dir = common::scratch();
+    let control = dir.path().join("c.sock");
+    // Everything read-only but a tmpfs for the control socket; then rcluster.
+    let script = format!(
+        "mount --make-rprivate / && mount -o remount,ro,bind / && mount -t tmpfs -o mode=755 tmpfs {} && ! touch /etc/x 2>/dev/null && exec \"$@\"",
+        dir.path().display()
+    );
+    let mut master = Launch::new("site.js")
+        .node(node)
+        .workers(1)
+        .control(&control)
+        .under(["unshare", "--mount", "sh", "-c", &script, "sh"])
+        .start();
+    // Its socket is in a mount namespace of its own: reached through /proc.
+    let there = Path::new("/proc")
+        .join(master.pid().to_string())
+        .join("root")
+        .join(control.strip_prefix("/").expect("absolute"));
+    let status = wait_until("an answer", common::BOOT, || {
+        let answer = Addr::Unix(there.clone())
+            .try_request("GET", "/v1/status")
+            .ok()?;
+        let status: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
+        (status["workers"][0]["state"] == "ready").then_some(status)
+    });
+    let address = status["listeners"][0]["address"]
+        .as_str()
+        .expect("an address");
+    let facts = Addr::parse(address).expect("an address").get("/").json();
+    assert_eq!(facts["preloaded"], true);
+    master.stop();
+}
