@@ -91,9 +91,9 @@ fn workers_are_somebody_else_for_good(node: Node) {
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
     let shim = words.split('\0').find(|word| word.ends_with("shim.cjs"));
     let shim = PathBuf::from(shim.expect("the shim"));
-    assert!(shim.starts_with("/run/rcluster-shim"), "{shim:?}");
+    assert!(shim.starts_with("/run/rcluster-shim"), "{}", shim.display());
     master.stop();
-    assert!(!shim.exists(), "{shim:?} is left behind");
+    assert!(!shim.exists(), "{} is left behind", shim.display());
 }
 
 on_two_nodes!(workers_are_somebody_else_for_good);
