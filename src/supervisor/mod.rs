@@ -27,6 +27,6 @@ pub use backoff::{Backoff, SpawnBudget};
 pub use event::{Beat, Event, Exit, Fact, Finding, Scale, Ticket, Urgency, Usage};
 pub use machine::Supervisor;
 pub use policy::{Health, Policy, Readiness, Recycle, Surge, Switch};
-pub use snapshot::{FleetView, ReloadView, WorkerView};
+pub use snapshot::{Brief, FleetView, ReloadView, WorkerView};
 pub use time::Time;
 pub use worker::{Generation, Pid, Slot, State, Worker, WorkerId};
