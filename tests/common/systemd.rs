@@ -58,13 +58,13 @@ impl Peer {
                 Err(nix::errno::Errno::EAGAIN) => return,
                 Err(errno) => panic!("recvmsg: {errno}"),
             };
-            let rights = message
-                .cmsgs()
-                .expect("control messages")
-                .flat_map(|cmsg| match cmsg {
-                    ControlMessageOwned::ScmRights(fds) => fds,
-                    other => panic!("{other:?}"),
-                });
+            let rights = message.cmsgs().expect("control messages");
+            let rights = rights.flat_map(|cmsg| {
+                let ControlMessageOwned::ScmRights(fds) = cmsg else {
+                    panic!("{cmsg:?}");
+                };
+                fds
+            });
             #[expect(unsafe_code)]
             // SAFETY: the kernel has just made these descriptors for us.
             let fds: Vec<_> = rights
