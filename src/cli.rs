@@ -9,8 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
+mod help;
 mod host;
 
+pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
