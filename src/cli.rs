@@ -11,7 +11,9 @@ use crate::supervisor::{Readiness, Surge, Switch};
 
 mod host;
 
-pub use host::{CompletionsArgs, ConfigArgs, HostArgs, ImportArgs, ManArgs, Shell};
+pub use host::{
+    CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
+};
 
 /// A small, fast process master for Node.js.
 ///
@@ -35,7 +37,7 @@ pub struct Cli {
 }
 
 /// Options of the master.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Number of workers, or `auto`: the CPUs that this process may use, the cgroup's quota counted [default: $WEB_CONCURRENCY or auto].
     #[arg(short, long, value_name = "N|auto", env = "RCLUSTER_WORKERS")]
@@ -162,6 +164,14 @@ pub enum Command {
     Config(Box<ConfigArgs>),
     /// Write an rcluster.toml from a PM2 ecosystem file.
     Import(ImportArgs),
+    /// Print a systemd unit for this app.
+    SystemdUnit(Box<UnitArgs>),
+    /// Look at limits, permissions, node and units, and say what to change.
+    Doctor(Box<DoctorArgs>),
+    /// Print completions for a shell.
+    Completions(CompletionsArgs),
+    /// Print the man page.
+    Man(ManArgs),
     /// The process that ends orphans if the master dies.
     #[command(name = crate::sys::guard::COMMAND, hide = true)]
     Guard {

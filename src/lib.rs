@@ -19,6 +19,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod exit_code;
+pub mod host;
 pub mod ipc;
 pub mod ledger;
 pub mod names;

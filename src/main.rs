@@ -7,9 +7,9 @@ use rcluster::{
     commands,
     config::{self, Config},
     exit_code::ExitCode,
-    rehearse,
+    host, rehearse,
     runtime::{Verdict, boot},
-    settings::{self, Line, LineError, Loaded},
+    settings::{Line, LineError},
     sys,
 };
 use tracing::level_filters::LevelFilter;
@@ -44,40 +44,13 @@ fn main() -> process::ExitCode {
         Some(command) => {
             // A command has nothing to put in order before it ends.
             sys::process::unblock_signals();
-            match host_command(command, &loaded) {
+            match host::run(command, &loaded, &line) {
                 Some(code) => code.into(),
                 None => finish(on_runtime(dispatch(command))),
             }
         }
         None => finish(run(&loaded.cli.run, line, Mode::Serve)),
     }
-}
-
-/// Commands that need no master.
-fn host_command(command: &Command, loaded: &Loaded) -> Option<ExitCode> {
-    if let Command::Config(args) = command {
-        if args.schema {
-            println!("{:#}", settings::schema());
-            return Some(ExitCode::Ok);
-        }
-        print!("{}", settings::show(loaded, args.json));
-        return Some(ExitCode::Ok);
-    }
-    if let Command::Import(args) = command {
-        return Some(match settings::import(args) {
-            Ok(lost) => {
-                for line in lost {
-                    eprintln!("rcluster: {line}");
-                }
-                ExitCode::Ok
-            }
-            Err(error) => {
-                eprintln!("rcluster: {error}");
-                ExitCode::Usage
-            }
-        });
-    }
-    None
 }
 
 /// Help and version as clap prints them; an error as one line.
@@ -118,6 +91,10 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         | Command::Rehearse(_)
         | Command::Config(_)
         | Command::Import(_)
+        | Command::SystemdUnit(_)
+        | Command::Doctor(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Guard { .. } => ExitCode::Internal,
     })
 }

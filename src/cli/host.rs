@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::RunArgs;
 
 /// Options of the master that concern the host.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct HostArgs {
     /// The configuration file [default: rcluster.toml beside SCRIPT, or in the working directory if no SCRIPT is given].
     #[arg(long, value_name = "PATH", env = "RCLUSTER_CONFIG")]
@@ -86,4 +86,29 @@ pub struct ManArgs {
     /// Write rcluster.1 and a page for each command into this folder, instead of rcluster.1 to stdout.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+/// `rcluster systemd-unit`
+#[derive(Debug, Args)]
+pub struct UnitArgs {
+    /// Print the socket unit that goes with it: systemd listens where --bind says.
+    #[arg(long)]
+    pub socket: bool,
+    /// The version of systemd that will read it; before 253 it has ExecReload=.
+    #[arg(long, value_name = "N")]
+    pub systemd: Option<u32>,
+    /// The master's own options, as it is to be started.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `rcluster doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The master's own options count here too.
+    #[command(flatten)]
+    pub run: RunArgs,
 }

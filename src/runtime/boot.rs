@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{
     effects::World,
     listeners::Listeners,
+    manager::Manager,
     master::{Inputs, Master, Verdict},
     release::{Release, ReleaseError},
     shim_file::ShimFile,
@@ -22,7 +23,7 @@ use crate::{
     sys::{
         control_dir::{self, ControlError, Lock},
         guard::{self, Guard},
-        identity,
+        identity, inherit,
         listener::BindError,
         spawn,
     },
@@ -82,6 +83,7 @@ impl Drop for Pidfile {
 pub async fn run(config: Config) -> Result<Verdict, BootError> {
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+    let inherited = inherit::inherited();
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     let release = Release::resolve(&config.launch)?;
@@ -95,6 +97,7 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
     let guard_file = config.control.with_extension("guard");
     guard::relieve_predecessor(&guard_file, PREDECESSOR);
     let mut listeners = Listeners::default();
+    listeners.adopt(inherited);
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;
     let _socket_file = admin::SocketFile(config.control.clone());
@@ -131,7 +134,9 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
         requests,
         inbox,
     };
-    let verdict = Master::new(supervisor, world).run(inputs).await;
+    let verdict = Master::new(supervisor, world, Manager::of_process())
+        .run(inputs)
+        .await;
     match (&verdict.reason, verdict.code) {
         (_, ExitCode::Ok) => info!("rcluster stopped"),
         (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
@@ -169,7 +174,9 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
         requests,
         inbox,
     };
-    Ok(Master::new(supervisor, world).run(inputs).await)
+    Ok(Master::new(supervisor, world, Manager::default())
+        .run(inputs)
+        .await)
 }
 
 /// The shim's files and the guard.

@@ -9,10 +9,13 @@ use std::{
 };
 
 use serde_json::Value;
+use tracing::info;
 
+use super::manager;
 use crate::{
     ipc::{AddressType, Listening, Query},
     supervisor::{Generation, WorkerId},
+    sys::inherit::Inherited,
     sys::listener::{self, BindError, Bound, Endpoint, SocketFile},
 };
 
@@ -38,6 +41,44 @@ struct Declared {
     local: Endpoint,
     file: Option<Arc<SocketFile>>,
     used: bool,
+    from: Source,
+}
+
+/// Where a socket comes from that is there before a worker asks for it.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    /// `--bind`.
+    Bind,
+    /// A socket unit. Its name does not count: Node compares the port that it
+    /// asked for with the socket's (`checkBindError` in lib/net.js).
+    Unit,
+    /// The service manager's store: an earlier master had it.
+    Store,
+}
+
+impl Declared {
+    fn serves(&self, wanted: &Endpoint) -> bool {
+        let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+        match (&self.local, wanted) {
+            (
+                Endpoint::Tcp { ip, port, .. },
+                Endpoint::Tcp {
+                    ip: ip2,
+                    port: port2,
+                    ..
+                },
+            ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
+            (
+                Endpoint::Udp { ip, port, .. },
+                Endpoint::Udp {
+                    ip: ip2,
+                    port: port2,
+                    ..
+                },
+            ) => port == port2 && ip == ip2,
+            _ => self.asked == *wanted || self.local == *wanted,
+        }
+    }
 }
 
 /// What a worker gets for its query.
@@ -57,20 +98,64 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what `--bind` declares.
+    /// Takes over what a service manager hands to us. An address that comes
+    /// twice (its unit's, and stored) is one socket.
+    pub(super) fn adopt(&mut self, inherited: Vec<Inherited>) {
+        for Inherited {
+            name,
+            socket,
+            local,
+        } in inherited
+        {
+            let stored = manager::is_stored(&name);
+            // A stored path may have been removed since; nobody could connect to it.
+            let file = match &local {
+                Endpoint::Path(path) if stored => match SocketFile::made(path) {
+                    Ok(file) => Some(Arc::new(file)),
+                    Err(_) => continue,
+                },
+                Endpoint::Path(_)
+                | Endpoint::Tcp { .. }
+                | Endpoint::Udp { .. }
+                | Endpoint::Abstract(_) => None,
+            };
+            if self.declared.iter().any(|d| d.local == local) {
+                continue;
+            }
+            info!(address = %local, name, stored, "socket taken over from the service manager");
+            let from = if stored { Source::Store } else { Source::Unit };
+            self.declared.push(Declared {
+                asked: local.clone(),
+                socket: Arc::new(socket),
+                local,
+                file,
+                used: false,
+                from,
+            });
+        }
+    }
+
+    /// Binds what `--bind` declares, unless it is there already.
     pub(super) fn declare(&mut self, endpoints: &[Endpoint]) -> Result<(), BindError> {
         for endpoint in endpoints {
+            if let Some(there) = self.declared.iter_mut().find(|d| d.serves(endpoint)) {
+                there.asked = endpoint.clone();
+                there.from = Source::Bind;
+                continue;
+            }
             let Bound {
                 socket,
                 local,
                 file,
             } = listener::bind(endpoint)?;
+            manager::keep(&socket, &local);
             self.declared.push(Declared {
                 asked: endpoint.clone(),
                 socket: Arc::new(socket),
                 local,
                 file: file.map(Arc::new),
                 used: false,
+                from: Source::Bind,
             });
         }
         Ok(())
@@ -78,7 +163,9 @@ impl Listeners {
 
     /// Port of the first declared TCP address: the workers' `PORT`.
     pub(super) fn declared_port(&self) -> Option<u16> {
-        self.declared.iter().find_map(|d| match d.local {
+        // What an earlier master had bound on its own is no hint to the app.
+        let hints = self.declared.iter().filter(|d| d.from != Source::Store);
+        hints.into_iter().find_map(|d| match d.local {
             Endpoint::Tcp { port, .. } => Some(port),
             Endpoint::Udp { .. } | Endpoint::Path(_) | Endpoint::Abstract(_) => None,
         })
@@ -148,6 +235,7 @@ impl Listeners {
             }
             None => {
                 let bound = listener::bind(&endpoint)?;
+                manager::keep(&bound.socket, &bound.local);
                 let file = bound.file.map(Arc::new);
                 (Arc::new(bound.socket), bound.local, file)
             }
@@ -169,21 +257,13 @@ impl Listeners {
         &mut self,
         wanted: &Endpoint,
     ) -> Option<(Arc<OwnedFd>, Endpoint, Option<Arc<SocketFile>>)> {
-        let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
-        let declared = self
-            .declared
-            .iter_mut()
-            .find(|d| match (&d.local, wanted) {
-                (
-                    Endpoint::Tcp { ip, port, .. },
-                    Endpoint::Tcp {
-                        ip: ip2,
-                        port: port2,
-                        ..
-                    },
-                ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
-                _ => d.asked == *wanted,
-            })?;
+        let index = self.declared.iter().position(|d| d.serves(wanted))?;
+        if self.declared[index].from == Source::Store {
+            // From now on it is as if the app's own listen() had bound it.
+            let stored = self.declared.swap_remove(index);
+            return Some((stored.socket, stored.local, stored.file));
+        }
+        let declared = &mut self.declared[index];
         declared.used = true;
         Some((
             Arc::clone(&declared.socket),
@@ -242,10 +322,18 @@ impl Listeners {
         for listener in self.by_key.values_mut() {
             listener.generations.retain(|g| *g >= committed);
         }
-        gone.iter()
+        // What an earlier master had, and nobody asks for any more.
+        let stale = |d: &mut Declared| d.from == Source::Store;
+        let stale = self.declared.extract_if(.., stale).map(|d| d.local);
+        let gone = gone
+            .iter()
             .filter_map(|key| self.by_key.remove(key))
-            .map(|listener| listener.local.to_string())
-            .collect()
+            .map(|l| l.local);
+        let gone: Vec<_> = stale.chain(gone).collect();
+        for local in &gone {
+            manager::let_go(local);
+        }
+        gone.iter().map(ToString::to_string).collect()
     }
 
     /// Addresses, each once.

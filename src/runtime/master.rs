@@ -1,7 +1,7 @@
 //! The loop: waits for one thing, turns it into events, lets the supervisor
 //! step, carries out its orders. Nothing else in the master waits.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
     sync::mpsc::Receiver,
@@ -13,6 +13,7 @@ use super::{
     clock::Clock,
     effects::World,
     link::FromLink,
+    manager::Manager,
     signals::{Signals, Told},
 };
 use crate::{
@@ -53,16 +54,18 @@ pub(super) struct Master {
     clock: Clock,
     world: World,
     terminal: Option<Terminal>,
+    manager: Manager,
     interrupted: bool,
 }
 
 impl Master {
-    pub(super) fn new(supervisor: Supervisor, world: World) -> Self {
+    pub(super) fn new(supervisor: Supervisor, world: World, manager: Manager) -> Self {
         Self {
             supervisor,
             clock: Clock::start(),
             world,
             terminal: Terminal::of_process(),
+            manager,
             interrupted: false,
         }
     }
@@ -76,6 +79,7 @@ impl Master {
                 return verdict;
             }
             let input = self.next_input(&mut inputs).await;
+            self.manager.turn();
             if let Some(pause) = self.clock.woke() {
                 warn!(
                     pause_ms = pause.as_millis() as u64,
@@ -102,7 +106,8 @@ impl Master {
 
     async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
         let deadline = self.clock.plan(self.supervisor.deadline());
-        let wake = deadline.into_iter().chain(self.world.endings.due()).min();
+        let wake = deadline.into_iter().chain(self.world.endings.due());
+        let wake = wake.chain(self.manager.due()).min();
         // Signals first: a child that ended must be reaped before anything is sent to it.
         tokio::select! {
             biased;
@@ -126,7 +131,10 @@ impl Master {
                 events.extend(result);
             }
         }
-        self.world.follow(self.supervisor.policy());
+        let policy = self.supervisor.policy();
+        self.world.follow(policy);
+        self.manager
+            .follow(self.supervisor.brief(), policy, Duration::ZERO);
         self.world.answer_waiting(&self.supervisor);
     }
 

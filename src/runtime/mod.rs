@@ -11,6 +11,7 @@ mod effects;
 mod endings;
 mod link;
 mod listeners;
+mod manager;
 mod master;
 mod release;
 mod report;

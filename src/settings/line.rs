@@ -237,6 +237,12 @@ impl Command {
         if let Self::Config(args) = self {
             return Some(&mut args.run);
         }
+        if let Self::SystemdUnit(args) = self {
+            return Some(&mut args.run);
+        }
+        if let Self::Doctor(args) = self {
+            return Some(&mut args.run);
+        }
         None
     }
 }

@@ -106,7 +106,52 @@ pub struct FleetView {
     pub incidents: Vec<Incident>,
 }
 
+/// The whole in a few numbers: cheap enough to be asked for after every step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// As [`FleetView::state`].
+    pub state: &'static str,
+    /// The generation whose code serves.
+    pub generation: Generation,
+    /// The generation that a reload is on the way to.
+    pub reload: Option<Generation>,
+    /// Workers that are ready.
+    pub ready: u32,
+    /// Workers that are wanted.
+    pub wanted: u32,
+    /// All workers, those that leave included.
+    pub workers: u32,
+    /// Whether the last reload failed.
+    pub failed: bool,
+}
+
 impl Supervisor {
+    fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::FirstBoot | Phase::Checking => "booting",
+            Phase::Serving if self.reload.is_some() => "reloading",
+            Phase::Serving if self.parked => "parked",
+            Phase::Serving => "serving",
+            Phase::Stopping(_) | Phase::Over => "stopping",
+        }
+    }
+
+    /// The whole in a few numbers.
+    pub fn brief(&self) -> Brief {
+        let count = |wanted: fn(&super::Worker) -> bool| {
+            self.fleet.iter().filter(|w| wanted(w)).count() as u32
+        };
+        Brief {
+            state: self.state(),
+            generation: self.committed,
+            reload: self.reload.as_ref().map(|r| r.generation),
+            ready: count(super::Worker::is_ready),
+            wanted: self.policy.workers,
+            workers: count(|_| true),
+            failed: self.last_reload_error.is_some(),
+        }
+    }
+
     /// What is to be seen at the last step's time plus `elapsed_ms`.
     pub fn view(&self, now: super::Time) -> FleetView {
         let mut workers: Vec<_> = self
@@ -129,13 +174,6 @@ impl Supervisor {
             })
             .collect();
         workers.sort_by_key(|w| (w.slot, w.id));
-        let state = match self.phase {
-            Phase::FirstBoot | Phase::Checking => "booting",
-            Phase::Serving if self.reload.is_some() => "reloading",
-            Phase::Serving if self.parked => "parked",
-            Phase::Serving => "serving",
-            Phase::Stopping(_) | Phase::Over => "stopping",
-        };
         let reload = self.reload.as_ref().map(|r| ReloadView {
             generation: r.generation,
             stage: match r.stage {
@@ -168,7 +206,7 @@ impl Supervisor {
             })
             .collect();
         FleetView {
-            state: state.to_owned(),
+            state: self.state().to_owned(),
             generation: self.committed,
             wanted: self.policy.workers,
             workers,

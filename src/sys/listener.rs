@@ -305,7 +305,11 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    fn made(path: &Path) -> io::Result<Self> {
+    /// The file of a socket that is bound there.
+    ///
+    /// # Errors
+    /// The errno of `lstat(2)` or `unlink(2)`.
+    pub fn made(path: &Path) -> io::Result<Self> {
         let meta = std::fs::symlink_metadata(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let spare = path.with_file_name(format!(".{name}.rcluster"));

@@ -7,6 +7,8 @@ pub mod control_dir;
 pub mod fd_pass;
 pub mod guard;
 pub mod identity;
+pub mod inherit;
+pub mod limits;
 pub mod listener;
 pub mod process;
 pub mod procfs;

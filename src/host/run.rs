@@ -1,0 +1,105 @@
+//! The commands that need no master.
+
+use std::io::{self, Write};
+
+use super::{completions, doctor, man_page, man_pages, unit};
+use crate::{
+    cli::{Command, DoctorArgs, ManArgs, UnitArgs},
+    config::Config,
+    exit_code::ExitCode,
+    settings::{self, Line, Loaded},
+};
+
+/// Carries such a command out; `None` for one that needs a master.
+pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> {
+    let result = if let Command::Config(args) = command {
+        if args.schema {
+            say(&format!("{:#}\n", settings::schema()))
+        } else {
+            say(&settings::show(loaded, args.json))
+        }
+    } else if let Command::Import(args) = command {
+        settings::import(args)
+            .map(|lost| {
+                for line in lost {
+                    eprintln!("rcluster: {line}");
+                }
+            })
+            .map_err(|error| error.to_string())
+    } else if let Command::SystemdUnit(args) = command {
+        write_unit(args, line)
+    } else if let Command::Doctor(args) = command {
+        return Some(examine(args, line));
+    } else if let Command::Completions(args) = command {
+        let mut text = vec![];
+        completions(args.shell, &mut text);
+        say(&String::from_utf8_lossy(&text))
+    } else if let Command::Man(args) = command {
+        man(args)
+    } else {
+        return None;
+    };
+    Some(match result {
+        Ok(()) => ExitCode::Ok,
+        Err(error) => {
+            eprintln!("rcluster: {error}");
+            ExitCode::Usage
+        }
+    })
+}
+
+/// To stdout; a reader that goes away is no error of ours.
+fn say(text: &str) -> Result<(), String> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("failed to write to stdout: {error}"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write_unit(args: &UnitArgs, line: &Line) -> Result<(), String> {
+    let mut run = args.run.clone();
+    // The unit's user is not the one who writes the unit.
+    run.host.user = None;
+    run.host.group = None;
+    let config = Config::new(&run, &line.pwd).map_err(|error| error.to_string())?;
+    let text = unit(args, &config, line).map_err(|error| error.to_string())?;
+    say(&text)
+}
+
+fn examine(args: &DoctorArgs, line: &Line) -> ExitCode {
+    let config = Config::new(&args.run, &line.pwd).ok();
+    let launch = config.as_ref().map(|config| &config.launch);
+    let findings = doctor::examine(args.run.node.as_deref(), launch);
+    let text = if args.json {
+        serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n"
+    } else {
+        doctor::render(&findings)
+    };
+    let bad = findings
+        .iter()
+        .any(|finding| finding.grade == doctor::Grade::Bad);
+    match say(&text) {
+        Ok(()) if !bad => ExitCode::Ok,
+        Ok(()) | Err(_) => ExitCode::Usage,
+    }
+}
+
+fn man(args: &ManArgs) -> Result<(), String> {
+    match &args.dir {
+        None => {
+            let mut text = vec![];
+            man_page(&mut text).map_err(|error| error.to_string())?;
+            say(&String::from_utf8_lossy(&text))
+        }
+        Some(folder) => man_pages(folder)
+            .map(|count| eprintln!("rcluster: {count} pages in {}", folder.display()))
+            .map_err(|error| {
+                format!(
+                    "failed to write man pages into {}: {error}",
+                    folder.display()
+                )
+            }),
+    }
+}

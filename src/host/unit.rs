@@ -1,0 +1,247 @@
+//! `rcluster systemd-unit`: a hardened unit for this app.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, CommandFactory, parser::ValueSource};
+use thiserror::Error;
+
+use crate::{
+    cli::{Cli, RunArgs, UnitArgs},
+    config::Config,
+    settings::Line,
+    sys::listener::Endpoint,
+};
+
+/// The first version of systemd that knows `Type=notify-reload`.
+const NOTIFY_RELOAD: u32 = 253;
+/// Options that the unit says in its own words.
+const OWN: [&str; 5] = ["user", "group", "control", "cwd", "pidfile"];
+
+/// A unit that cannot be written.
+#[derive(Debug, Error)]
+pub enum UnitError {
+    /// systemd reads UTF-8.
+    #[error("failed to write a unit: {0} is not UTF-8")]
+    Text(PathBuf),
+    /// The path of this binary.
+    #[error("failed to find the path of this rcluster: {0}")]
+    Binary(#[source] std::io::Error),
+    /// `--socket` without addresses.
+    #[error("a socket unit needs to know where to listen: give --bind, once or several times")]
+    NoBind,
+}
+
+/// The service unit, or with `--socket` the socket unit beside it.
+///
+/// # Errors
+/// A [`UnitError`].
+pub fn unit(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, UnitError> {
+    if args.socket {
+        socket(config)
+    } else {
+        service(args, config, line)
+    }
+}
+
+fn socket(config: &Config) -> Result<String, UnitError> {
+    if config.binds.is_empty() {
+        return Err(UnitError::NoBind);
+    }
+    let name = &config.name;
+    let mut text = format!(
+        "# {name}.socket: systemd listens before {name}.service runs, and while it does not.\n[Unit]\nDescription={name}, its sockets\n\n[Socket]\n"
+    );
+    for endpoint in &config.binds {
+        let address = match endpoint {
+            // For both families, as --bind :PORT is.
+            Endpoint::Tcp { ip: None, port, .. } => port.to_string(),
+            Endpoint::Tcp { .. } | Endpoint::Udp { .. } => endpoint.to_string(),
+            Endpoint::Path(path) => utf8(path)?.to_owned(),
+            Endpoint::Abstract(name) => format!("@{}", String::from_utf8_lossy(name)),
+        };
+        let _ = writeln!(text, "ListenStream={}", plain(&address));
+    }
+    text.push_str("Backlog=4096\n\n[Install]\nWantedBy=sockets.target\n");
+    Ok(text)
+}
+
+fn service(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, UnitError> {
+    let reload = args.systemd.is_none_or(|version| version >= NOTIFY_RELOAD);
+    let binary = std::env::current_exe().map_err(UnitError::Binary)?;
+    let binary = quoted(binary.as_os_str())?;
+    let (name, launch, policy) = (&config.name, &config.launch, &config.policy);
+    let mut start = vec![binary.clone()];
+    for word in given(line) {
+        start.push(quoted(&word)?);
+    }
+    let stop = policy.drain_timeout + policy.kill_timeout;
+    let low = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp { port: 1..1024, .. });
+    let capability = if config.binds.iter().any(low) {
+        "CAP_NET_BIND_SERVICE"
+    } else {
+        ""
+    };
+    let user = match (&args.run.host.user, &args.run.host.group) {
+        (None, None) => "# As whom the app runs; better not as root:\n#User=app".to_owned(),
+        (user, group) => {
+            let lines = [("User", user), ("Group", group)];
+            let lines = lines
+                .iter()
+                .filter_map(|(key, value)| Some(format!("{key}={}", plain(value.as_ref()?))));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+    };
+    let reloading = if reload {
+        "Type=notify-reload".to_owned()
+    } else {
+        format!(
+            "Type=notify\n# Waits for the end of the reload, and fails if the new workers do.\nExecReload={binary} reload --control %t/rcluster-{name}/{name}.sock"
+        )
+    };
+    Ok(format!(
+        "# {name}.service: written by `rcluster systemd-unit`. Look at User=, ReadWritePaths= and the paths, then:
+#   rcluster systemd-unit ... >/etc/systemd/system/{name}.service && systemctl daemon-reload && systemctl enable --now {name}
+[Unit]
+Description={name} (rcluster)
+Documentation=man:rcluster(1)
+Wants=network-online.target
+After=network-online.target
+# The port must come back, however often.
+StartLimitIntervalSec=0
+
+[Service]
+{reloading}
+NotifyAccess=main
+ExecStart={start}
+WorkingDirectory={cwd}
+{user}
+Environment=RCLUSTER_CONTROL=%t/rcluster-{name}/{name}.sock
+RuntimeDirectory=rcluster-{name}
+RuntimeDirectoryMode=0700
+Restart=always
+RestartSec=100ms
+TimeoutStartSec={boot}s
+TimeoutStopSec={stop}s
+WatchdogSec=30s
+# Keeps the listening sockets: after a death of the master clients queue and are not refused.
+FileDescriptorStoreMax=64
+# If the master is killed its workers finish their requests; its guard ends them after the drain timeout.
+KillMode=process
+# A worker that runs out of memory is replaced; the service goes on.
+OOMPolicy=continue
+LimitNOFILE=524288
+
+# What the app may do. It writes nowhere but to /tmp (its own) and to what ReadWritePaths= names.
+#ReadWritePaths={cwd}/data
+NoNewPrivileges=yes
+CapabilityBoundingSet={capability}
+AmbientCapabilities={capability}
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+# Not MemoryDenyWriteExecute=: V8 compiles at run time.
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+UMask=0027
+
+[Install]
+WantedBy=multi-user.target
+",
+        start = start.join(" "),
+        cwd = plain(utf8(&launch.cwd)?),
+        boot = policy.ready_timeout.as_secs() + 15,
+        stop = stop.as_secs() + 15,
+    ))
+}
+
+/// The options as they were given, for the master itself.
+fn given(line: &Line) -> Vec<OsString> {
+    // It has been parsed once already: this cannot fail.
+    let Ok(matches) = Cli::command().try_get_matches_from(&line.words) else {
+        return vec![];
+    };
+    let Some((_, given)) = matches.subcommand() else {
+        return vec![];
+    };
+    let known = RunArgs::augment_args(clap::Command::new("master"));
+    let (mut options, mut last) = (vec![], vec![]);
+    for option in known.get_arguments() {
+        let id = option.get_id().as_str();
+        if OWN.contains(&id) || given.value_source(id) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        let values = given.get_raw(id).into_iter().flatten();
+        match option.get_long() {
+            None => last.extend(values.map(OsStr::to_owned)),
+            Some(long) if option.get_action().takes_values() => {
+                for value in values {
+                    let mut word = OsString::from(format!("--{long}="));
+                    word.push(value);
+                    options.push(word);
+                }
+            }
+            Some(long) => options.push(format!("--{long}").into()),
+        }
+    }
+    if !last.is_empty() {
+        options.push("--".into());
+    }
+    options.append(&mut last);
+    options
+}
+
+fn utf8(path: &Path) -> Result<&str, UnitError> {
+    path.to_str()
+        .ok_or_else(|| UnitError::Text(path.to_owned()))
+}
+
+/// A value that is no command line: only specifiers have to be escaped.
+fn plain(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// A word of a command line (`systemd.service(5)`, "Command lines").
+fn quoted(word: &OsStr) -> Result<String, UnitError> {
+    let text = utf8(Path::new(word))?;
+    let text = plain(text).replace('$', "$$");
+    let bare = |c: char| c.is_ascii_alphanumeric() || "/._-=:%$,@+[]".contains(c);
+    if !text.is_empty() && text.chars().all(bare) {
+        return Ok(text);
+    }
+    let text = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
+    Ok(format!("\"{text}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_systemd_reads_them() {
+        let show = |text: &str| quoted(OsStr::new(text)).unwrap();
+        assert_eq!(show("/srv/app.js"), "/srv/app.js");
+        assert_eq!(show("two words"), "\"two words\"");
+        assert_eq!(show("50% of $HOME \"x\""), "\"50%% of $$HOME \\\"x\\\"\"");
+        assert_eq!(show(""), "\"\"");
+    }
+}

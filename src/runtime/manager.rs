@@ -1,0 +1,200 @@
+//! The service manager above us: what it is told, and what it keeps (`sd_notify(3)`, `sd_pid_notify_with_fds(3)`).
+//!
+//! Without `NOTIFY_SOCKET` nothing here does anything.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::{
+    supervisor::{Brief, Policy},
+    sys::listener::Endpoint,
+};
+
+/// Time on top of what a step takes at most.
+const MARGIN: Duration = Duration::from_secs(5);
+/// Names of what the manager keeps for us begin so.
+const PREFIX: &str = "rcluster-";
+
+/// What was said, and when the next sign of life is due.
+#[derive(Debug, Default)]
+pub(super) struct Manager {
+    on: bool,
+    said: Option<Brief>,
+    /// Interval of signs of life, and the next one.
+    watchdog: Option<(Duration, Instant)>,
+}
+
+impl Manager {
+    /// The manager that the environment names, if it does.
+    pub(super) fn of_process() -> Self {
+        // Twice as often as it is wanted, as sd_watchdog_enabled(3) advises.
+        let every = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+        Self {
+            on: is_there(),
+            said: None,
+            watchdog: every.map(|every| (every, Instant::now())),
+        }
+    }
+
+    /// When the loop must turn at the latest.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.watchdog.map(|(_, next)| next)
+    }
+
+    /// The loop turns.
+    pub(super) fn turn(&mut self) {
+        let Some((every, next)) = &mut self.watchdog else {
+            return;
+        };
+        let now = Instant::now();
+        if *next <= now {
+            *next = now + *every;
+            send(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// Says what has changed. `extra` comes on top of a stop's own time.
+    pub(super) fn follow(&mut self, brief: Brief, policy: &Policy, extra: Duration) {
+        if !self.on || self.said == Some(brief) {
+            return;
+        }
+        let before = self.said.replace(brief);
+        let was = before.map_or("", |b| b.state);
+        let status = line(&brief);
+        let mut say = vec![NotifyState::Status(&status)];
+        match brief.state {
+            "booting" => say.push(extend(policy.ready_timeout)),
+            "serving" if was != "serving" => say.push(NotifyState::Ready),
+            "reloading" => {
+                // Only the beginning needs the time, by which the manager tells it from an earlier one.
+                if before.and_then(|b| b.reload) != brief.reload {
+                    if was.is_empty() || was == "booting" {
+                        say.push(NotifyState::Ready);
+                        send(&say);
+                        say.clear();
+                    }
+                    say.push(NotifyState::Reloading);
+                    say.extend(NotifyState::monotonic_usec_now());
+                }
+                say.push(extend(
+                    policy.ready_timeout + policy.min_uptime + policy.bake,
+                ));
+            }
+            "stopping" if was != "stopping" => {
+                say.push(NotifyState::Stopping);
+                say.push(extend(policy.drain_timeout + policy.kill_timeout + extra));
+            }
+            _ => {}
+        }
+        send(&say);
+    }
+}
+
+fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
+}
+
+fn extend(time: Duration) -> NotifyState<'static> {
+    let micros = (time + MARGIN).as_micros();
+    NotifyState::ExtendTimeoutUsec(u32::try_from(micros).unwrap_or(u32::MAX))
+}
+
+fn line(brief: &Brief) -> String {
+    let Brief {
+        state,
+        generation,
+        reload,
+        ready,
+        wanted,
+        workers,
+        failed,
+        ..
+    } = brief;
+    let tail = if *failed {
+        "; the last reload failed"
+    } else {
+        ""
+    };
+    match (*state, reload) {
+        ("stopping", _) => format!("stopping: {workers} workers left"),
+        (_, Some(new)) => {
+            format!(
+                "reloading from generation {generation} to {new}: {ready} workers ready, {wanted} wanted"
+            )
+        }
+        (state, None) => {
+            format!("{state}: {ready} of {wanted} workers ready, generation {generation}{tail}")
+        }
+    }
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        debug!(%error, "failed to tell the service manager");
+    }
+}
+
+/// Whether a socket of this name came from the manager's store, where we had put it.
+pub(super) fn is_stored(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// Gives the manager a copy of a listening socket. It hands it to the next
+/// master, if this one dies or is restarted; until then clients queue.
+pub(super) fn keep(socket: &OwnedFd, local: &Endpoint) {
+    if !is_there() {
+        return;
+    }
+    let name = name(local);
+    let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+    if let Err(error) = sd_notify::notify_with_fds(&states, &[socket.as_fd()]) {
+        debug!(%error, "failed to give a socket to the service manager");
+    }
+}
+
+/// Takes a socket out of the manager's store.
+pub(super) fn let_go(local: &Endpoint) {
+    if is_there() {
+        send(&[
+            NotifyState::FdStoreRemove,
+            NotifyState::FdName(&name(local)),
+        ]);
+    }
+}
+
+/// A name for the store: no colon, no control character, at most 255 bytes.
+fn name(local: &Endpoint) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '_'
+        }
+    };
+    let text: String = local.to_string().chars().map(plain).collect();
+    format!("{PREFIX}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_allowed_and_told_apart() {
+        let tcp = |port| Endpoint::Tcp {
+            ip: None,
+            scope: 0,
+            port,
+            v6_only: false,
+        };
+        assert_eq!(name(&tcp(80)), "rcluster-_____80");
+        assert_ne!(name(&tcp(80)), name(&tcp(81)));
+        assert!(is_stored(&name(&tcp(80))) && !is_stored("web.socket"));
+    }
+}

@@ -1,0 +1,335 @@
+//! Promise: under systemd the master says when it is ready, reloads and stops, shows that it lives, takes sockets over, and
+//! after a `kill -9` the port is not refused. A peer of our own plays the manager where that shows more; a real systemd does
+//! where one can be booted.
+
+mod common;
+#[path = "common/systemd.rs"]
+mod manager;
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+
+use common::{Addr, BOOT, Conn, Launch, app, kill, running, skip, tool, wait_until};
+use manager::{Booted, Peer, hand_over};
+use nix::sys::signal::Signal::{SIGHUP, SIGKILL};
+
+#[test]
+fn it_says_what_happens() {
+    let peer = Peer::new();
+    let mut master = Launch::new("site.js")
+        .workers(2)
+        .env("NOTIFY_SOCKET", peer.path())
+        .options(["--drain-timeout", "7s", "--kill-timeout", "2s"])
+        .start();
+    peer.wait("READY=1");
+    // A boot may take as long as it is allowed to.
+    assert!(
+        peer.all()
+            .iter()
+            .any(|m| m.contains("EXTEND_TIMEOUT_USEC=35000000")),
+        "{:?}",
+        peer.all()
+    );
+    master.wait_ready(2);
+    peer.wait("STATUS=serving: 2 of 2 workers ready, generation 1");
+    peer.forget();
+    master.signal(SIGHUP);
+    let begun = peer.wait("RELOADING=1");
+    assert!(begun.contains("MONOTONIC_USEC="), "{begun}");
+    peer.wait("READY=1");
+    peer.wait("STATUS=serving: 2 of 2 workers ready, generation 2");
+    peer.forget();
+    master.stop();
+    let end = peer.wait("STOPPING=1");
+    // The drain and the kill timeout, and a margin.
+    assert!(end.contains("EXTEND_TIMEOUT_USEC=14000000"), "{end}");
+    assert!(
+        peer.all().iter().all(|m| !m.contains("WATCHDOG")),
+        "nobody asked"
+    );
+}
+
+#[test]
+fn the_loop_shows_that_it_turns_and_stops_when_it_does_not() {
+    let peer = Peer::new();
+    let mut master = Launch::new("good.py")
+        .workers(1)
+        .env("NOTIFY_SOCKET", peer.path())
+        .env("WATCHDOG_USEC", "200000")
+        .start();
+    master.wait_ready(1);
+    for _ in 0..3 {
+        peer.forget();
+        peer.wait("WATCHDOG=1");
+    }
+    let stopped = common::Stopped::new(&[master.pid()]);
+    peer.read();
+    peer.forget();
+    // Longer than five signs of life; then still none.
+    assert!(!peer.comes("WATCHDOG=1", 1000));
+    drop(stopped);
+    peer.wait("WATCHDOG=1");
+    master.stop();
+}
+
+#[test]
+fn sockets_of_units_reach_unmodified_apps() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let at = socket.local_addr().expect("bound");
+    let mut master = hand_over(Launch::new("site.js"), &[(&socket, "web")])
+        .workers(2)
+        .start();
+    master.wait_ready(2);
+    assert_eq!(master.status().addresses(), [at.to_string()]);
+    drop(socket);
+    let facts = Addr::parse(&at.to_string())
+        .expect("an address")
+        .get("/")
+        .json();
+    // Nothing of it reaches the app but the socket, and PORT as a hint.
+    let env = facts["env"].as_array().expect("names");
+    assert!(
+        env.iter()
+            .all(|n| !n.as_str().is_some_and(|n| n.starts_with("LISTEN_"))),
+        "{facts}"
+    );
+    master.stop();
+}
+
+#[test]
+fn a_socket_that_nobody_asks_for_is_said() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let launch = hand_over(Launch::new("site.js"), &[(&socket, "web")]);
+    // The app is told another port.
+    let mut master = launch.env("PORT", "0").workers(1).start();
+    master.wait_ready(1);
+    let told = master.command(&["status"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let at = socket.local_addr().expect("bound");
+    assert!(told.contains(&format!("warning: {at} is bound")), "{told}");
+    master.stop();
+}
+
+#[test]
+fn the_store_keeps_the_port_over_a_killed_master() {
+    let peer = Peer::new();
+    let mut first = Launch::new("site.js")
+        .workers(2)
+        .env("NOTIFY_SOCKET", peer.path())
+        .start();
+    first.wait_ready(2);
+    let addr = first.addr();
+    let stored = peer.stored();
+    assert_eq!(stored.len(), 1, "{:?}", peer.all());
+    kill(first.pid(), SIGKILL);
+    first.wait_exit();
+    first.wait_no_process();
+    // Nobody is there; a client queues, and the next master's worker answers it.
+    let mut early = Conn::open(&addr).expect("not refused");
+    early
+        .send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    let (name, socket) = &stored[0];
+    let launch = hand_over(Launch::new("site.js"), &[(socket, name)]);
+    let mut second = launch
+        .workers(2)
+        .env("NOTIFY_SOCKET", peer.path())
+        .env("PORT", addr.tcp_port().to_string())
+        .start();
+    second.wait_ready(2);
+    assert_eq!(second.addr(), addr);
+    assert_eq!(early.read().expect("an answer").status, 200);
+    second.stop();
+    first.forget();
+    // The control: without the copies the port is refused.
+    drop(stored);
+    assert!(Conn::open(&addr).is_err());
+}
+
+#[test]
+fn a_stored_socket_that_the_app_does_not_want_any_more_goes_at_the_next_reload() {
+    let peer = Peer::new();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let at = Addr::parse(&socket.local_addr().expect("bound").to_string()).expect("an address");
+    let launch = hand_over(Launch::new("site.js"), &[(&socket, "rcluster-old")]);
+    let mut master = launch.workers(1).env("NOTIFY_SOCKET", peer.path()).start();
+    master.wait_ready(1);
+    drop(socket);
+    Conn::open(&at).expect("still there");
+    let out = master.command(&["reload", "--drained"]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    peer.wait("FDSTOREREMOVE=1");
+    wait_until("a refused connection", BOOT, || {
+        Conn::open(&at).is_err().then_some(())
+    });
+    master.stop();
+}
+
+fn unit(words: &[&str]) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_rcluster"))
+        .arg("systemd-unit")
+        .args(words)
+        .output()
+        .expect("rcluster runs");
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
+fn version() -> Option<u32> {
+    let out = Command::new("systemctl").arg("--version").output().ok()?;
+    let text = String::from_utf8(out.stdout).ok()?;
+    text.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[test]
+fn systemd_accepts_the_units() {
+    let (Some(analyze), Some(version)) = (tool("systemd-analyze"), version()) else {
+        skip("no systemd-analyze");
+        return;
+    };
+    let dir = common::scratch();
+    let script = app("site.js");
+    let script = script.to_str().expect("UTF-8");
+    let version = version.to_string();
+    let words = [
+        "--systemd",
+        &version,
+        "--name",
+        "shop",
+        "-b",
+        ":81",
+        "--user",
+        "daemon",
+        "--drain-timeout",
+        "9s",
+        script,
+        "--a",
+        "50% of",
+    ];
+    fs::write(dir.path().join("shop.service"), unit(&words)).expect("written");
+    fs::write(
+        dir.path().join("shop.socket"),
+        unit(&[&["--socket"], &words[..]].concat()),
+    )
+    .expect("written");
+    let verify = |file: &str| {
+        let out = Command::new(&analyze)
+            .args(["verify", "--man=no"])
+            .arg(dir.path().join(file))
+            .output()
+            .expect("it runs");
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        // It looks at every unit of this machine; what it says of others is not ours.
+        let ours: Vec<_> = told
+            .lines()
+            .filter(|line| line.contains("shop"))
+            .map(str::to_owned)
+            .collect();
+        (out.status.success(), ours)
+    };
+    assert_eq!(verify("shop.service"), (true, vec![]));
+    assert_eq!(verify("shop.socket"), (true, vec![]));
+    let text = fs::read_to_string(dir.path().join("shop.service")).expect("written");
+    assert!(
+        text.contains("User=daemon")
+            && text.contains("TimeoutStopSec=29s")
+            && text.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"),
+        "{text}"
+    );
+    // The control: it would have noticed.
+    fs::write(
+        dir.path().join("shop.service"),
+        text.replace("OOMPolicy=continue", "OOMPolicy=maybe"),
+    )
+    .expect("written");
+    assert_ne!(verify("shop.service"), (true, vec![]));
+    assert!(unit(&["--systemd", "253", script]).contains("Type=notify-reload"));
+}
+
+#[test]
+fn a_real_systemd_starts_reloads_restarts_and_stops_it_and_the_port_is_never_refused() {
+    let Some(mut systemd) = Booted::boot() else {
+        skip("no systemd can be booted in a namespace here");
+        return;
+    };
+    let dir = common::scratch();
+    fs::copy(app("site.js"), dir.path().join("site.js")).expect("copied");
+    let node = common::Node::V24.binary();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("bound")
+        .port();
+    let script = dir.path().join("site.js");
+    let bind = format!("127.0.0.1:{port}");
+    let text = unit(&[
+        "--systemd",
+        &version().expect("a version").to_string(),
+        "--name",
+        "site",
+        "-w",
+        "2",
+        "-b",
+        &bind,
+        "--node",
+        node.to_str().expect("UTF-8"),
+        script.to_str().expect("UTF-8"),
+    ]);
+    // What this test runs may itself be in /tmp.
+    systemd.add(
+        "site.service",
+        &text.replace("PrivateTmp=yes", "PrivateTmp=no"),
+    );
+    assert_eq!(
+        systemd.systemctl(&["start", "site"]).0,
+        Some(0),
+        "{}",
+        systemd.log()
+    );
+    // `start` returns when a worker answers.
+    let addr = Addr::parse(&bind).expect("an address");
+    let facts = addr.get("/").json();
+    assert_eq!(facts["preloaded"], true, "{facts}");
+    let load = manager::Load::start(addr.clone());
+    assert_eq!(
+        systemd.systemctl(&["reload", "site"]).0,
+        Some(0),
+        "{}",
+        systemd.log()
+    );
+    assert!(
+        systemd.show("StatusText").contains("generation 2"),
+        "{}",
+        systemd.show("StatusText")
+    );
+    assert_eq!(systemd.show("NFileDescriptorStore"), "1");
+    let old: i32 = systemd.main_pid();
+    kill(old, SIGKILL);
+    wait_until("the next master", BOOT, || {
+        let now = systemd.main_pid();
+        (now != 0 && now != old && systemd.show("ActiveState") == "active").then_some(())
+    });
+    assert!(!running(old));
+    wait_until("an answer of the next master's", BOOT, || {
+        addr.try_request("GET", "/")
+            .is_ok_and(|answer| answer.status == 200)
+            .then_some(())
+    });
+    let (answered, refused) = load.finish();
+    assert!(answered > 0, "no load");
+    assert_eq!(refused, 0, "connections refused");
+    // In between it never was down for the watchdog, and a stop is clean.
+    assert_eq!(
+        systemd.systemctl(&["stop", "site"]).0,
+        Some(0),
+        "{}",
+        systemd.log()
+    );
+    assert_eq!(
+        (systemd.show("Result"), systemd.show("ActiveState")),
+        ("success".to_owned(), "inactive".to_owned())
+    );
+    assert!(Conn::open(&addr).is_err(), "the store goes with the unit");
+    systemd.stop();
+}
