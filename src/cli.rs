@@ -154,6 +154,10 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Go back to the release that ran before the last reload.
     Rollback(ReloadArgs),
+    /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
+    Scale(ScaleArgs),
+    /// Replace the worker of one slot: the new one first, then the old one drains.
+    Restart(RestartArgs),
     /// Start one worker of SCRIPT without its port and say whether it gets ready: `nginx -t` for Node.
     Check(Box<CheckArgs>),
     /// Try SCRIPT before production: load, reloads, killed and paused workers, and an account of every request.
@@ -228,6 +232,37 @@ pub struct ReloadArgs {
     /// Give up waiting after this time (exit code 11); the reload goes on.
     #[arg(long, value_name = "DUR", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rcluster scale`
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// How many: N, +N, -N or auto.
+    #[arg(value_name = "N|+N|-N|auto", allow_hyphen_values = true)]
+    pub workers: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rcluster restart`
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// The slot, as `rcluster status` shows it.
+    #[arg(value_name = "SLOT")]
+    pub slot: u32,
+    /// Give up waiting for the new worker after this time (exit code 11); the replacement goes on.
+    #[arg(long, value_name = "DUR", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::{
-    admin::{Client, ClientError, ReloadReply, ReloadWish, Status, StopReply, StopWish},
-    cli::{ReloadArgs, StatusArgs, StopArgs},
+    admin::{
+        Client, ClientError, ReloadReply, ReloadWish, RestartReply, ScaleReply, ScaleWish, Status,
+        StopReply, StopWish,
+    },
+    cli::{ReloadArgs, RestartArgs, ScaleArgs, StatusArgs, StopArgs},
     exit_code::ExitCode,
-    supervisor::Pid,
+    supervisor::{Pid, State, WorkerView},
     sys::process,
 };
 
@@ -201,6 +204,75 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
             reply.code()
         }
         Err(error) => failed(&error),
+    }
+}
+
+/// `rcluster scale`
+pub async fn scale(args: &ScaleArgs) -> ExitCode {
+    let wish = ScaleWish {
+        workers: args.workers.clone(),
+    };
+    if let Err(error) = wish.parse() {
+        eprintln!("rcluster: {error}");
+        return ExitCode::Usage;
+    }
+    let reply = async {
+        let client = Client::find(&args.which).await?;
+        client.post::<ScaleReply>("/v1/scale", &wish).await
+    };
+    match reply.await {
+        Ok(reply) => {
+            if args.json {
+                print_json(&reply);
+            } else {
+                println!("{} workers wanted", reply.workers);
+            }
+            ExitCode::Ok
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// `rcluster restart`: returns when a new worker serves in the slot.
+pub async fn restart(args: &RestartArgs) -> ExitCode {
+    match tokio::time::timeout(args.timeout, try_restart(args)).await {
+        Ok(Ok(worker)) => {
+            if args.json {
+                print_json(&worker);
+            } else {
+                println!("worker {} serves in slot {}", worker.id, worker.slot);
+            }
+            ExitCode::Ok
+        }
+        Ok(Err(error)) => failed(&error),
+        Err(_) => {
+            eprintln!(
+                "rcluster: no new worker serves in slot {} after {}; see rcluster status",
+                args.slot,
+                humantime::format_duration(args.timeout)
+            );
+            ExitCode::ReloadTimedOut
+        }
+    }
+}
+
+async fn try_restart(args: &RestartArgs) -> Result<WorkerView, ClientError> {
+    let client = Client::find(&args.which).await?;
+    let route = format!("/v1/workers/{}/restart", args.slot);
+    let old: RestartReply = client.post(&route, &serde_json::json!({})).await?;
+    loop {
+        let status = ask_status(&client).await?;
+        let mut seated = status
+            .fleet
+            .workers
+            .into_iter()
+            .filter(|w| w.slot == old.slot && w.state == State::Ready);
+        if let Some(worker) = seated.next()
+            && worker.id != old.worker
+        {
+            return Ok(worker);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

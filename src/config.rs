@@ -269,7 +269,7 @@ fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
 
 /// CPUs that this process may use: the affinity mask and the quota of the
 /// cgroup (v1 and v2), both of which the standard library counts.
-fn cpus() -> u32 {
+pub fn cpus() -> u32 {
     std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1).min(MAX_WORKERS))
 }

@@ -9,4 +9,7 @@ mod types;
 
 pub use client::{Client, ClientError, find_masters};
 pub use routes::{SocketFile, serve};
-pub use types::{ListenerStatus, ReloadReply, ReloadWish, Request, Status, StopReply, StopWish};
+pub use types::{
+    ListenerStatus, ReloadReply, ReloadWish, Request, RestartReply, ScaleReply, ScaleWish, Status,
+    StopReply, StopWish,
+};

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -16,7 +16,8 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::types::{ReloadReply, ReloadWish, Request, Status, StopReply, StopWish};
+use super::types::{ReloadReply, ReloadWish, Request, ScaleWish, Status, StopReply, StopWish};
+use crate::supervisor::Slot;
 
 /// The control socket's file, removed with this value.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub async fn serve(listener: UnixListener, requests: Sender<Request>) {
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/rollback", post(rollback))
+        .route("/v1/scale", post(scale))
+        .route("/v1/workers/{slot}/restart", post(restart))
         .route("/v1/stop", post(stop))
         .with_state(requests);
     // Never returns an error: accept goes on by itself.
@@ -107,6 +110,38 @@ async fn rollback(
     let Json(mut wish) = wish.unwrap_or_default();
     wish.rollback = true;
     ask(&requests, |reply| Request::Reload(wish, reply)).await
+}
+
+async fn scale(
+    State(requests): State<Sender<Request>>,
+    Json(wish): Json<ScaleWish>,
+) -> Result<Response, Gone> {
+    match wish.parse() {
+        Ok(scale) => ask(&requests, |reply| Request::Scale(scale, reply))
+            .await
+            .map(IntoResponse::into_response),
+        Err(error) => {
+            let body = Json(serde_json::json!({"error": error}));
+            Ok((StatusCode::BAD_REQUEST, body).into_response())
+        }
+    }
+}
+
+async fn restart(
+    State(requests): State<Sender<Request>>,
+    Path(slot): Path<u32>,
+) -> Result<Response, Gone> {
+    let reply = ask(&requests, |reply| Request::Restart(Slot(slot), reply)).await?;
+    Ok(if reply.is_some() {
+        reply.into_response()
+    } else {
+        let error = format!("no worker serves in slot {slot}, or it is being replaced already");
+        (
+            StatusCode::NOT_FOUND,
+            Json(serde_json::json!({"error": error})),
+        )
+            .into_response()
+    })
 }
 
 async fn stop(

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     exit_code::ExitCode,
-    supervisor::{FleetView, Generation, ReloadOutcome},
+    supervisor::{FleetView, Generation, Policy, ReloadOutcome, Scale, Slot, WorkerId},
 };
 
 /// A request to the loop, with the place for its answer.
@@ -15,6 +15,10 @@ pub enum Request {
     Status(oneshot::Sender<Status>),
     /// A reload or rollback; answered when it has ended.
     Reload(ReloadWish, oneshot::Sender<ReloadReply>),
+    /// Another number of workers; answered at once.
+    Scale(Scale, oneshot::Sender<ScaleReply>),
+    /// A slot's worker anew; answered at once, `None` if none serves there.
+    Restart(Slot, oneshot::Sender<Option<RestartReply>>),
     /// A stop; answered when every worker is gone.
     Stop {
         /// SIGKILL at once.
@@ -33,6 +37,62 @@ pub struct ReloadWish {
     /// Go back to the previous release. Set by the route, not by the client.
     #[serde(skip)]
     pub rollback: bool,
+}
+
+/// How many workers: `N`, `+N`, `-N` or `auto` (the CPUs that the master may use).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScaleWish {
+    /// As on the command line.
+    pub workers: String,
+}
+
+impl ScaleWish {
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(&self) -> Result<Scale, String> {
+        let text = self.workers.as_str();
+        let wrong = || {
+            format!(
+                "`{text}` is no number of workers: write 1 to {}, +1, -1 or auto",
+                Policy::MAX_WORKERS
+            )
+        };
+        let by = |n: &str| {
+            n.parse::<u32>()
+                .ok()
+                .and_then(|n| i32::try_from(n).ok())
+                .ok_or_else(wrong)
+        };
+        if text == "auto" {
+            Ok(Scale::To(crate::config::cpus()))
+        } else if let Some(more) = text.strip_prefix('+') {
+            by(more).map(Scale::By)
+        } else if let Some(fewer) = text.strip_prefix('-') {
+            by(fewer).map(|n| Scale::By(-n))
+        } else {
+            let to = text
+                .parse()
+                .ok()
+                .filter(|n| (1..=Policy::MAX_WORKERS).contains(n));
+            to.map(Scale::To).ok_or_else(wrong)
+        }
+    }
+}
+
+/// The answer to a scale.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ScaleReply {
+    /// Wanted workers from now on; never fewer than 1.
+    pub workers: u32,
+}
+
+/// The answer to a restart of a slot.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RestartReply {
+    /// The slot.
+    pub slot: Slot,
+    /// The worker that will be replaced.
+    pub worker: WorkerId,
 }
 
 /// How to stop.

@@ -320,6 +320,11 @@ pub mod outbound {
         line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect"}))
     }
 
+    /// Tells a spare which slot it has taken.
+    pub fn slot(slot: u32) -> Vec<u8> {
+        line(&json!({"cmd": "NODE_RCLUSTER", "act": "slot", "slot": slot}))
+    }
+
     /// The shim's way to drain; the limit counts from now.
     pub fn drain(limit: std::time::Duration) -> Vec<u8> {
         let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);

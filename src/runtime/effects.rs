@@ -147,10 +147,11 @@ impl World {
                 }
                 None
             }
-            Action::Promote { .. }
-            | Action::Probe { .. }
-            | Action::Measure { .. }
-            | Action::Examine { .. } => None,
+            Action::Promote { id, slot } => {
+                self.send(id, outbound::slot(slot.0));
+                None
+            }
+            Action::Probe { .. } | Action::Measure { .. } | Action::Examine { .. } => None,
             Action::ReloadEnded { tickets, outcome } => {
                 self.reload_ended(&tickets, &outcome);
                 None

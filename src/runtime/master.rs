@@ -17,9 +17,9 @@ use super::{
     signals::{Signals, Told},
 };
 use crate::{
-    admin::Request,
+    admin::{Request, RestartReply, ScaleReply},
     exit_code::ExitCode,
-    supervisor::{Event, Supervisor, Urgency, WorkerId},
+    supervisor::{Event, Scale, Supervisor, Urgency, WorkerId},
     sys::terminal::Terminal,
 };
 
@@ -168,6 +168,14 @@ impl Master {
                 };
                 self.stop(name, urgency);
             }
+            Told::Ttin => self.scale("SIGTTIN", Scale::By(1)),
+            Told::Ttou => self.scale("SIGTTOU", Scale::By(-1)),
+            // There it means that somebody resized the window.
+            Told::Winch if self.terminal.is_some() => {}
+            Told::Winch => {
+                info!(signal = "SIGWINCH", "drain of all workers asked for");
+                self.dispatch(Event::Park);
+            }
             Told::Other(signal) => warn!(signal, "this signal has no meaning yet; ignored"),
         }
     }
@@ -176,6 +184,11 @@ impl Master {
         let now = urgency == Urgency::Now;
         info!(signal, now, "stop asked for");
         self.dispatch(Event::Stop(urgency));
+    }
+
+    fn scale(&mut self, origin: &str, scale: Scale) {
+        info!(origin, ?scale, "another number of workers asked for");
+        self.dispatch(Event::Scale(scale));
     }
 
     fn request(&mut self, request: Request) {
@@ -193,6 +206,21 @@ impl Master {
                 } else {
                     Event::Reload { ticket }
                 });
+            }
+            Request::Scale(scale, reply) => {
+                self.scale("request", scale);
+                let _ = reply.send(ScaleReply {
+                    workers: self.supervisor.policy().workers,
+                });
+            }
+            Request::Restart(slot, reply) => {
+                let worker = self.supervisor.serving(slot);
+                if worker.is_some() {
+                    info!(%slot, "restart asked for");
+                    let reason = "an operator asked for it".to_owned();
+                    self.dispatch(Event::Restart { slot, reason });
+                }
+                let _ = reply.send(worker.map(|worker| RestartReply { slot, worker }));
             }
             Request::Stop { now, reply } => {
                 self.world.wait_for_stop(reply);

@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use crate::supervisor::{ReloadOutcome, Report};
+use crate::supervisor::{Finding, ReloadOutcome, Report};
 
 /// Writes a report to the log.
 pub(super) fn log(report: &Report) {
@@ -38,6 +38,24 @@ pub(super) fn log(report: &Report) {
         }
         Report::Condemned { id, slot, reason } => {
             warn!(%slot, worker = %id, reason, "worker will be replaced");
+        }
+        Report::Examined { id, slot, finding } => match finding {
+            Finding::Busy { stack } => {
+                error!(%slot, worker = %id, stack, "the worker hangs here");
+            }
+            Finding::Stopped => {
+                warn!(%slot, worker = %id, "the worker's process is stopped (SIGSTOP or a debugger)");
+            }
+            Finding::Unknown(reason) => {
+                warn!(%slot, worker = %id, reason, "nothing could be learnt of where the worker hangs");
+            }
+        },
+        Report::Promoted { id, slot } => {
+            info!(%slot, worker = %id, "a spare takes the slot");
+        }
+        Report::Scaled { from, to } => info!(from, to, "another number of workers is wanted"),
+        Report::Parked => {
+            info!("all workers drain, the listeners stay; a reload or a scale brings workers back");
         }
         Report::ReloadStarted { generation } => info!(%generation, "reload started"),
         Report::ReloadEnded {

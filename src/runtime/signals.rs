@@ -14,6 +14,9 @@ pub(super) enum Told {
     Int,
     Term,
     Quit,
+    Ttin,
+    Ttou,
+    Winch,
     /// A signal that has no meaning yet; it must not have its default action.
     Other(&'static str),
 }
@@ -64,9 +67,9 @@ impl Signals {
             _ = self.hup.recv() => Told::Hup,
             _ = self.usr1.recv() => Told::Other("SIGUSR1"),
             _ = self.usr2.recv() => Told::Other("SIGUSR2"),
-            _ = self.ttin.recv() => Told::Other("SIGTTIN"),
-            _ = self.ttou.recv() => Told::Other("SIGTTOU"),
-            _ = self.winch.recv() => Told::Other("SIGWINCH"),
+            _ = self.ttin.recv() => Told::Ttin,
+            _ = self.ttou.recv() => Told::Ttou,
+            _ = self.winch.recv() => Told::Winch,
         }
     }
 }

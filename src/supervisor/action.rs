@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Exit, Ticket},
+    event::{Exit, Finding, Ticket},
     worker::{Generation, Pid, Slot, State, WorkerId},
 };
 use crate::exit_code::ExitCode;
@@ -94,6 +94,31 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// What a look into a silent worker found.
+    Examined {
+        /// The worker.
+        id: WorkerId,
+        /// Its slot.
+        slot: Slot,
+        /// What.
+        finding: Finding,
+    },
+    /// A spare took the place of a worker.
+    Promoted {
+        /// The worker.
+        id: WorkerId,
+        /// Its slot from now on.
+        slot: Slot,
+    },
+    /// Another number of workers is wanted.
+    Scaled {
+        /// Before.
+        from: u32,
+        /// Now.
+        to: u32,
+    },
+    /// All workers are to drain; the listeners stay.
+    Parked,
     /// A reload began.
     ReloadStarted {
         /// The new generation.

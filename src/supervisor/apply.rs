@@ -4,6 +4,7 @@
 use super::{
     action::{Action, Gate, Report, StopSignal},
     event::{Event, Exit, Fact, Urgency},
+    incident::Kind,
     machine::{Phase, Supervisor},
     policy::{Policy, Readiness},
     worker::{Pid, State, WorkerId},
@@ -13,7 +14,7 @@ use crate::exit_code::ExitCode;
 impl Supervisor {
     pub(super) fn apply(&mut self, event: Event) {
         match event {
-            Event::Tick | Event::Scale(_) | Event::Park | Event::Restart { .. } => {}
+            Event::Tick => {}
             Event::Spawned { id, pid } => self.spawned(id, pid),
             Event::SpawnFailed { id, reason } => self.spawn_failed(id, &reason),
             Event::Worker { id, fact } => self.fact(id, fact),
@@ -32,6 +33,9 @@ impl Supervisor {
                 }
             }
             Event::Stop(urgency) => self.ask_stop(urgency),
+            Event::Scale(scale) => self.ask_scale(scale),
+            Event::Park => self.ask_park(),
+            Event::Restart { slot, reason } => self.ask_restart(slot, &reason),
         }
     }
 
@@ -73,6 +77,9 @@ impl Supervisor {
             return;
         };
         worker.last_error = Some(reason.to_owned());
+        if worker.is_seated() {
+            self.note(&worker, Kind::NotStarted, reason);
+        }
         let retry_ms = worker
             .is_seated()
             .then(|| self.lost_seat(&worker, reason))
@@ -90,16 +97,30 @@ impl Supervisor {
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit) {
-        let Some(worker) = self.fleet.remove(id) else {
+        let Some(mut worker) = self.fleet.remove(id) else {
             return;
         };
         let unexpected = worker.is_seated();
+        let why = Self::why(&worker, exit);
+        if unexpected && worker.condemned.is_none() {
+            let kind = match exit {
+                _ if worker.leaving => Kind::Left,
+                Exit::Signal { signal: 9, .. } => Kind::Killed,
+                Exit::Code(_) | Exit::Signal { .. } => Kind::Crashed,
+            };
+            self.note(&worker, kind, &why);
+        }
+        self.note_exit(&worker, exit);
+        if unexpected && worker.last_error.is_none() && exit.is_kill() {
+            worker.last_error = Some(why.clone());
+        }
         let retry_ms = unexpected
             .then(|| {
                 let why = worker
                     .last_error
                     .as_ref()
-                    .map_or_else(|| exit.to_string(), |e| format!("{exit}: {e}"));
+                    .filter(|e| **e != why)
+                    .map_or_else(|| why.clone(), |e| format!("{exit}: {e}"));
                 self.lost_seat(&worker, &why)
             })
             .flatten();
@@ -119,6 +140,19 @@ impl Supervisor {
             detail,
             retry_ms,
         }));
+    }
+
+    /// How a worker ended, in words: SIGKILL that we did not send has one usual cause.
+    fn why(worker: &super::Worker, exit: Exit) -> String {
+        match (exit.is_kill(), worker.oom_kills) {
+            (true, Some(kills)) => {
+                format!("{exit}: out of memory (the cgroup's oom_kill counter rose by {kills})")
+            }
+            (true, None) if worker.state < State::Killing => {
+                format!("{exit}, which the master did not send: perhaps out of memory")
+            }
+            (true, None) | (false, _) => exit.to_string(),
+        }
     }
 
     /// A seat became empty by its worker's own fault. Returns the milliseconds
@@ -151,7 +185,7 @@ impl Supervisor {
     }
 
     /// As `lost_seat`, for a worker whose process still lives.
-    fn forfeit(&mut self, id: WorkerId, why: &str) {
+    pub(super) fn forfeit(&mut self, id: WorkerId, why: &str) {
         if let Some(worker) = self.fleet.worker(id).cloned() {
             self.lost_seat(&worker, why);
         }
@@ -187,13 +221,16 @@ impl Supervisor {
                 let reason = format!("listens on {key}");
                 if worker.state <= State::Draining {
                     worker.listening.insert(key);
+                    worker.unheard = None;
                 }
                 if readiness == Readiness::Listening {
                     self.is_ready(id, &reason);
                 }
             }
             Fact::Closed(key) => {
-                worker.listening.remove(&key);
+                if worker.listening.remove(&key) && worker.listening.is_empty() {
+                    worker.unheard = Some(self.now);
+                }
             }
             Fact::SaidReady => {
                 if readiness == Readiness::Message {
@@ -232,18 +269,28 @@ impl Supervisor {
                     self.fail_reload(&reason);
                 }
             }
-            Fact::Misbehaves(reason) => self.condemn(id, &reason),
-            Fact::Beat(_) | Fact::Measured(_) | Fact::Probed(_) | Fact::Examined(_) => {}
+            Fact::Misbehaves(reason) => self.condemn(id, Kind::Misbehaved, &reason),
+            Fact::Hello => worker.heard = Some(self.now),
+            Fact::Beat(beat) => self.beat(id, beat),
+            Fact::Measured(usage) => self.measured(id, usage),
+            Fact::Probed(answer) => self.probed(id, answer),
+            Fact::Examined(finding) => self.examined(id, finding),
+            Fact::OutOfMemory { kills } => worker.oom_kills = Some(kills),
         }
     }
 
-    fn is_ready(&mut self, id: WorkerId, reason: &str) {
+    pub(super) fn is_ready(&mut self, id: WorkerId, reason: &str) {
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
         worker.readiness_seen = true;
         let held = worker.gate == Gate::Closed;
-        match worker.state {
+        let state = worker.state;
+        if !held && self.fleet.worker(id).is_some_and(|w| self.lacks_health(w)) {
+            // `watch` asks it at once.
+            return;
+        }
+        match state {
             // An app that says ready without ever asking for a listener waits at the gate too.
             State::Booting if held => self.enter(id, State::Held, None, reason),
             State::Booting => self.enter(id, State::Ready, None, reason),
@@ -266,7 +313,7 @@ impl Supervisor {
         let leaving = worker.leaving;
         match worker.state {
             State::Starting | State::Booting | State::Held if !leaving => {
-                self.condemn(id, "closed its channel while booting");
+                self.condemn(id, Kind::Left, "closed its channel while booting");
             }
             State::Starting | State::Booting | State::Held | State::Ready if leaving => {
                 // It finishes by itself; its seat is free from now on.
@@ -274,7 +321,7 @@ impl Supervisor {
                 self.halt_later(id);
             }
             State::Starting | State::Booting | State::Held | State::Ready => {
-                self.condemn(id, "closed its channel but serves on");
+                self.condemn(id, Kind::Left, "closed its channel but serves on");
             }
             State::Draining => {
                 let linger = now + Policy::LINGER;
@@ -299,7 +346,7 @@ impl Supervisor {
     }
 
     /// To be replaced: behind a replacement where it serves, at once where it only boots.
-    pub(super) fn condemn(&mut self, id: WorkerId, reason: &str) {
+    pub(super) fn condemn(&mut self, id: WorkerId, kind: Kind, reason: &str) {
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
@@ -307,8 +354,10 @@ impl Supervisor {
             return;
         }
         worker.condemned = Some(reason.to_owned());
-        worker.at_fault = true;
+        worker.trouble = Some(kind);
         let (slot, ready, generation) = (worker.slot, worker.is_ready(), worker.generation);
+        let hung = worker.hung;
+        let of = worker.clone();
         let detail = match &worker.last_error {
             Some(error) => format!("{reason}: {error}"),
             None => reason.to_owned(),
@@ -318,9 +367,15 @@ impl Supervisor {
             slot,
             reason: detail.clone(),
         }));
+        self.note(&of, kind, reason);
         if !ready {
-            self.forfeit(id, &detail);
-            self.halt(id, reason);
+            // One that hangs goes when it has been looked into.
+            if !hung {
+                self.forfeit(id, &detail);
+                self.halt(id, reason);
+            }
+        } else if kind.is_planned() {
+            // Nobody's fault.
         } else if self
             .reload
             .as_ref()
@@ -347,6 +402,8 @@ impl Supervisor {
                             .get_or_insert((ExitCode::NeverReady, reason.clone()));
                     }
                     let starting = worker.state == State::Starting;
+                    let of = worker.clone();
+                    self.note(&of, Kind::NeverReady, &reason);
                     self.forfeit(id, &reason);
                     if starting {
                         self.kill(id, "did not start in time");

@@ -34,6 +34,13 @@ pub enum Exit {
     },
 }
 
+impl Exit {
+    /// Killed by SIGKILL.
+    pub fn is_kill(self) -> bool {
+        matches!(self, Self::Signal { signal: 9, .. })
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,6 +137,8 @@ pub enum Fact {
     BindFailed(String),
     /// It breaks the protocol, floods, or does not read.
     Misbehaves(String),
+    /// The shim is loaded: from here on it beats.
+    Hello,
     /// Its event loop turns (heartbeat of the shim).
     Beat(Beat),
     /// What the kernel counts for it. Answers [`Action::Measure`](super::Action::Measure).
@@ -138,6 +147,11 @@ pub enum Fact {
     Probed(Result<(), String>),
     /// Answers [`Action::Examine`](super::Action::Examine).
     Examined(Finding),
+    /// It was killed, and the `oom_kill` counter of its memory cgroup rose by so much. Comes before its exit.
+    OutOfMemory {
+        /// How many processes of the cgroup the kernel killed.
+        kills: u64,
+    },
 }
 
 /// An event: something that happened outside the supervisor.

@@ -1,14 +1,15 @@
 //! The state machine: `step` takes one event and returns the orders.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     action::{Action, Gate, Report, StopSignal},
     backoff::{Backoff, SpawnBudget},
-    event::{Event, Urgency},
+    event::{Event, Fact, Urgency},
     fleet::Fleet,
+    incident::{Incidents, Kind},
     policy::Policy,
     reload::{Pending, Reload, Settling, Stage},
     time::Time,
@@ -39,6 +40,8 @@ pub(super) struct Seat {
     pub(super) restarts: u64,
     /// The generation that was spawned here last.
     pub(super) spawned: Option<Generation>,
+    /// What went wrong here, over all workers.
+    pub(super) troubles: BTreeMap<Kind, u64>,
 }
 
 /// Decides. All fields are plain data; see the module documentation.
@@ -67,6 +70,13 @@ pub struct Supervisor {
     pub(super) reloads_done: u64,
     pub(super) reloads_failed: u64,
     pub(super) last_reload_error: Option<String>,
+    pub(super) incidents: Incidents,
+    /// No workers are wanted for now.
+    pub(super) parked: bool,
+    /// When all workers are measured next.
+    pub(super) measure_at: Time,
+    /// When a worker was last recycled.
+    pub(super) recycled_at: Option<Time>,
     next_id: u64,
     rng: u64,
     pub(super) now: Time,
@@ -101,6 +111,10 @@ impl Supervisor {
             reloads_done: 0,
             reloads_failed: 0,
             last_reload_error: None,
+            incidents: Incidents::default(),
+            parked: false,
+            measure_at: Time::default(),
+            recycled_at: None,
             next_id: 1,
             rng: seed,
             now: Time::default(),
@@ -112,8 +126,21 @@ impl Supervisor {
     /// they must be carried out. Never fails; an event about a worker that is
     /// gone changes nothing.
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
+        // Most events are beats, and nothing follows from most beats.
+        let idle = if let Event::Worker {
+            id,
+            fact: Fact::Beat(_),
+        } = &event
+        {
+            !self.beat_matters(*id) && self.deadline().is_none_or(|due| due > now)
+        } else {
+            false
+        };
         self.now = self.now.max(now);
         self.apply(event);
+        if idle && self.fleet.iter().all(|w| self.is_spent(w).is_none()) {
+            return std::mem::take(&mut self.out);
+        }
         // One pass may make room for the next; a pass without progress is the end.
         loop {
             let before = self.progress();
@@ -152,6 +179,14 @@ impl Supervisor {
         self.fleet.worker(id)
     }
 
+    /// The worker that serves in a slot, if nobody wants it replaced already.
+    pub fn serving(&self, slot: Slot) -> Option<WorkerId> {
+        self.fleet
+            .seated(slot)
+            .find(|w| w.is_ready() && w.is_sound() && !w.spare)
+            .map(|w| w.id)
+    }
+
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         (0..self.policy.workers).map(Slot)
     }
@@ -177,8 +212,10 @@ impl Supervisor {
         let id = WorkerId(self.next_id);
         self.next_id += 1;
         let boot = self.policy.ready_timeout;
-        self.fleet
-            .insert(Worker::new(id, slot, generation, gate, self.now, boot));
+        let mut worker = Worker::new(id, slot, generation, gate, self.now, boot);
+        worker.jitter = self.jitter();
+        worker.spare = slot.0 >= self.policy.workers;
+        self.fleet.insert(worker);
         self.seat(slot).spawned = Some(generation);
         self.out.push(Action::Spawn {
             id,
@@ -204,7 +241,9 @@ impl Supervisor {
         let from = std::mem::replace(&mut worker.state, to);
         worker.deadline = limit.map(|limit| now + limit);
         match to {
-            State::Held => worker.held_at = Some(now),
+            State::Held => {
+                worker.held_at.get_or_insert(now);
+            }
             State::Ready => worker.ready_at = Some(now),
             State::Starting | State::Booting | State::Draining => {}
             State::Stopping | State::Killing => worker.listening.clear(),
@@ -249,6 +288,12 @@ impl Supervisor {
             return;
         };
         match worker.state {
+            // It hears nothing. What it was asked by a look into it is worth a moment.
+            State::Ready if worker.hung && self.phase == Phase::Serving => {
+                if !self.is_examined(worker) {
+                    self.kill(id, reason);
+                }
+            }
             State::Ready if worker.channel_open => {
                 let limit = self.policy.drain_timeout;
                 self.enter(id, State::Draining, Some(limit), reason);
@@ -275,7 +320,8 @@ impl Supervisor {
         let phase = match self.phase {
             Phase::Serving => self.serving_deadlines(),
             Phase::Checking => self.checking_deadlines(),
-            Phase::FirstBoot | Phase::Stopping(_) | Phase::Over => vec![],
+            Phase::FirstBoot => self.watch_deadlines(),
+            Phase::Stopping(_) | Phase::Over => vec![],
         };
         // What was due has been done in the last step; what it could not do
         // waits for an event, not for the clock.

@@ -154,7 +154,22 @@ impl Policy {
         (hang / 6).clamp(Duration::from_millis(100), Duration::from_secs(5))
     }
 
-    /// Most processes at one time, whatever happens: the seats, the extra ones
+    /// A silence is believed when it has lasted so much longer than its limit:
+    /// a beat that waits in the socket is read before.
+    pub const DOUBT: Duration = Duration::from_millis(250);
+    /// A serving worker that has closed all its listeners has this long to open one again.
+    pub const UNHEARD: Duration = Duration::from_secs(2);
+    /// Least time between two workers that are recycled: an app that leaks from
+    /// its first second on must not make a storm.
+    pub const RECYCLE_FLOOR: Duration = Duration::from_secs(10);
+    /// So many samples in a row over the memory limit count.
+    pub const MEMORY_SAMPLES: u8 = 3;
+    /// A booting worker's health is asked again after this.
+    pub const BOOT_PROBE: Duration = Duration::from_millis(250);
+    /// Most workers.
+    pub const MAX_WORKERS: u32 = 1024;
+
+    /// Most processes at one time, whatever happens: the seats, the spares, the extra ones
     /// of a reload (an atomic one boots a whole second generation), and the
     /// draining cap. Those that are cut count until they are reaped, so at the
     /// bound a spawn waits for one of them, at most the kill timeout.
@@ -163,7 +178,7 @@ impl Policy {
             Switch::Rolling => self.surge.of(self.workers).min(self.workers),
             Switch::Atomic => self.workers,
         };
-        (self.workers + extra) as usize + self.draining_cap()
+        (self.workers + self.spares + extra) as usize + self.draining_cap()
     }
 
     /// Most workers that may drain in the background of reloads: twice the wanted workers.

@@ -14,13 +14,20 @@ impl Supervisor {
     pub(super) fn reconcile(&mut self) {
         self.expire();
         match self.phase {
-            Phase::FirstBoot => self.first_boot(),
+            Phase::FirstBoot => {
+                self.watch();
+                self.first_boot();
+            }
             Phase::Checking => self.check(),
             Phase::Serving => {
+                self.watch();
                 self.begin_pending_reload();
                 self.advance_reload();
+                self.recycle();
                 self.fill();
+                self.keep_spares();
                 self.relieve();
+                self.rest();
                 self.cap_draining();
                 self.settle();
                 self.retire_generations();
@@ -110,6 +117,9 @@ impl Supervisor {
         let surge = self.policy.surge.of(self.policy.workers) as usize;
         for slot in self.slots() {
             let goal = self.goal(slot);
+            if self.parked && goal == self.committed {
+                continue;
+            }
             if self.fleet.sound(slot, goal).is_none() {
                 let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
                 let occupied = self.fleet.seated(slot).any(Worker::is_ready);
@@ -117,22 +127,27 @@ impl Supervisor {
                     // The new code owes nothing for the old code's crashes.
                     let gate = self.reload.as_ref().map_or(Gate::Open, Reload::gate);
                     self.spawn(slot, goal, gate);
-                } else if !for_reload && (!occupied || self.replacing() < surge) {
-                    self.restart(slot, goal);
+                } else if !for_reload
+                    && (!occupied || self.replacing() < surge)
+                    && !self.promote_into(slot, goal)
+                {
+                    self.restart(slot, goal, Gate::Open);
                 }
             }
-            if self.lacks_stand_in(slot) {
-                self.restart(slot, self.committed);
+            if self.lacks_stand_in(slot) && !self.promote_into(slot, self.committed) {
+                self.restart(slot, self.committed, Gate::Open);
             }
         }
     }
 
     /// Spawns outside of a reload's plan: spaced by the slot's backoff, bounded by the budget.
-    fn restart(&mut self, slot: Slot, generation: Generation) {
+    pub(super) fn restart(&mut self, slot: Slot, generation: Generation, gate: Gate) -> bool {
         let due = self.seat(slot).backoff.not_before() <= self.now;
-        if due && self.has_room() && self.budget.take(self.now, self.policy.workers) {
-            self.spawn(slot, generation, Gate::Open);
+        let may = due && self.has_room() && self.budget.take(self.now, self.policy.workers);
+        if may {
+            self.spawn(slot, generation, gate);
         }
+        may
     }
 
     fn has_room(&self) -> bool {
@@ -147,7 +162,7 @@ impl Supervisor {
             .as_ref()
             .is_some_and(|r| r.admits(slot) && r.holds_relief());
         let committed = self.committed;
-        held_back && !self.fleet.seated(slot).any(|w| w.generation == committed)
+        held_back && !self.parked && !self.fleet.seated(slot).any(|w| w.generation == committed)
     }
 
     /// Lets the others of a slot go once a worker of the wanted generation has proven itself.
@@ -174,7 +189,10 @@ impl Supervisor {
             }
         }
         let workers = self.policy.workers;
-        for id in self.fleet.ids(|w| w.slot.0 >= workers && w.is_seated()) {
+        for id in self
+            .fleet
+            .ids(|w| w.slot.0 >= workers && w.is_seated() && !w.spare)
+        {
             self.retire(id, "scaled down");
         }
     }
@@ -227,7 +245,7 @@ impl Supervisor {
         }
     }
 
-    fn restart_at(&self, slot: Slot) -> Time {
+    pub(super) fn restart_at(&self, slot: Slot) -> Time {
         let seat = self.seats.get(slot.0 as usize);
         let due = seat.map_or(self.now, |s| s.backoff.not_before());
         due.max(self.budget.available_at(self.policy.workers))
@@ -235,7 +253,9 @@ impl Supervisor {
 
     /// Times at which reconciling may have something new to do while serving.
     pub(super) fn serving_deadlines(&self) -> Vec<Time> {
-        let mut times = vec![];
+        let mut times = self.watch_deadlines();
+        times.extend(self.recycle_deadlines());
+        times.extend(self.spare_deadlines());
         for slot in self.slots() {
             let goal = self.goal(slot);
             match self.fleet.sound(slot, goal) {

@@ -64,9 +64,20 @@ impl Reload {
     }
 
     pub(super) fn gate(&self) -> Gate {
-        match self.switch {
-            Switch::Rolling => Gate::Open,
-            Switch::Atomic => Gate::Closed,
+        match (self.switch, self.stage) {
+            (Switch::Atomic, Stage::Preparing | Stage::Replacing) => Gate::Closed,
+            // After the switch a slot may be missing that was added meanwhile.
+            (Switch::Atomic, Stage::Switching | Stage::Baking(_)) | (Switch::Rolling, _) => {
+                Gate::Open
+            }
+        }
+    }
+
+    /// Another number of workers is wanted.
+    pub(super) fn scaled(&mut self, workers: u32) {
+        // Rolling goes on from where it is; atomic moves all slots or none.
+        if self.admitted > workers || (self.switch == Switch::Atomic && self.admitted > 0) {
+            self.admitted = workers;
         }
     }
 
@@ -309,18 +320,12 @@ impl Supervisor {
         self.set_stage(Stage::Switching);
         for id in self
             .fleet
-            .ids(|w| w.generation == generation && w.state == State::Held)
+            .ids(|w| w.generation == generation && w.state == State::Held && !w.spare)
         {
-            let Some(worker) = self.fleet.worker_mut(id) else {
-                continue;
-            };
-            worker.gate = Gate::Open;
-            worker.deadline = Some(now + ready_timeout);
-            let seen = worker.readiness_seen;
-            self.out.push(Action::OpenGate { id });
-            if seen {
-                self.enter(id, State::Ready, None, "the gate opened");
+            if let Some(worker) = self.fleet.worker_mut(id) {
+                worker.deadline = Some(now + ready_timeout);
             }
+            self.open_gate(id, "the gate opened");
         }
     }
 
@@ -338,6 +343,7 @@ impl Supervisor {
         }
         self.previous = Some(self.committed);
         self.committed = reload.generation;
+        self.parked = false;
         self.retire_due = true;
         self.reloads_done += 1;
         self.last_reload_error = None;

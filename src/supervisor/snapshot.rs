@@ -1,8 +1,12 @@
 //! What others may see of the supervisor: plain values, made on demand.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
+    event::{Beat, Usage},
+    incident::{Incident, Kind},
     machine::{Phase, Supervisor},
     reload::Stage,
     worker::{Generation, Pid, Slot, State, WorkerId},
@@ -28,6 +32,32 @@ pub struct WorkerView {
     /// Why it is to be replaced, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condemned: Option<String>,
+    /// It waits at the gate to take the place of a worker that dies.
+    #[serde(default)]
+    pub spare: bool,
+    /// What its event loop told last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat: Option<Beat>,
+    /// Milliseconds since the last sign of its event loop; none without the shim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_ms: Option<u64>,
+    /// What the kernel counted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// What was wrong with its health when it was last asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complaint: Option<String>,
+}
+
+/// One slot: what is counted over all its workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotView {
+    /// Its number.
+    pub slot: Slot,
+    /// Workers replaced because they died or were at fault.
+    pub restarts: u64,
+    /// What went wrong, by kind.
+    pub troubles: BTreeMap<Kind, u64>,
 }
 
 /// A reload in progress.
@@ -46,7 +76,7 @@ pub struct ReloadView {
 /// The whole fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetView {
-    /// `booting`, `serving`, `reloading` or `stopping`.
+    /// `booting`, `serving`, `reloading`, `parked` or `stopping`.
     pub state: String,
     /// The generation whose code serves.
     pub generation: Generation,
@@ -68,6 +98,12 @@ pub struct FleetView {
     pub cut_total: u64,
     /// Slots whose restarts are being spaced out: slot, deaths, milliseconds left.
     pub waiting: Vec<(Slot, u32, u64)>,
+    /// What is counted for each slot.
+    #[serde(default)]
+    pub slots: Vec<SlotView>,
+    /// What went wrong lately, oldest first.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
 }
 
 /// The whole in a few numbers: cheap enough to be asked for after every step.
@@ -94,6 +130,7 @@ impl Supervisor {
         match self.phase {
             Phase::FirstBoot | Phase::Checking => "booting",
             Phase::Serving if self.reload.is_some() => "reloading",
+            Phase::Serving if self.parked => "parked",
             Phase::Serving => "serving",
             Phase::Stopping(_) | Phase::Over => "stopping",
         }
@@ -129,6 +166,11 @@ impl Supervisor {
                 restarts: self.seats.get(w.slot.0 as usize).map_or(0, |s| s.restarts),
                 uptime_ms: now.0.saturating_sub(w.started.0),
                 condemned: w.condemned.clone(),
+                spare: w.spare,
+                beat: w.beat,
+                silent_ms: w.heard.map(|at| now.0.saturating_sub(at.0)),
+                usage: w.usage,
+                complaint: w.pulse.complaint.clone(),
             })
             .collect();
         workers.sort_by_key(|w| (w.slot, w.id));
@@ -153,6 +195,16 @@ impl Supervisor {
                 Some((slot, backoff.failures(), left))
             })
             .collect();
+        let slots = self
+            .seats
+            .iter()
+            .zip(0..)
+            .map(|(seat, slot)| SlotView {
+                slot: Slot(slot),
+                restarts: seat.restarts,
+                troubles: seat.troubles.clone(),
+            })
+            .collect();
         FleetView {
             state: self.state().to_owned(),
             generation: self.committed,
@@ -165,6 +217,8 @@ impl Supervisor {
             drained_total: self.drained_total,
             cut_total: self.cut_total,
             waiting,
+            slots,
+            incidents: self.incidents.iter().cloned().collect(),
         }
     }
 }

@@ -4,7 +4,12 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{action::Gate, time::Time};
+use super::{
+    action::Gate,
+    event::{Beat, Usage},
+    incident::Kind,
+    time::Time,
+};
 
 /// Never reused; Node knows it as `cluster.worker.id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +93,21 @@ impl fmt::Display for State {
     }
 }
 
+/// Health checks of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// When the next question is due.
+    pub due: Time,
+    /// Until when an answer is awaited.
+    pub answer_by: Option<Time>,
+    /// It has answered well once.
+    pub well: bool,
+    /// Bad answers in a row.
+    pub bad: u32,
+    /// The last bad answer.
+    pub complaint: Option<String>,
+}
+
 /// What the supervisor knows about one worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
@@ -121,8 +141,32 @@ pub struct Worker {
     pub readiness_seen: bool,
     /// To be replaced, and why.
     pub condemned: Option<String>,
-    /// Its own fault that it ends (boot timeout, misbehaviour): counts for the backoff.
-    pub at_fault: bool,
+    /// What kind of trouble that is.
+    pub trouble: Option<Kind>,
+    /// Booted in advance, to take the place of one that dies.
+    pub spare: bool,
+    /// When it last gave a sign of its event loop; `None` without the shim.
+    pub heard: Option<Time>,
+    /// Silent for too long; believed a moment later.
+    pub doubted: Option<Time>,
+    /// Silent: it will not drain.
+    pub hung: bool,
+    /// Until when a look into it is awaited.
+    pub examined_by: Option<Time>,
+    /// What it told last.
+    pub beat: Option<Beat>,
+    /// What the kernel counted last.
+    pub usage: Option<Usage>,
+    /// Samples in a row over the memory limit.
+    pub over_memory: u8,
+    /// When all its listeners were closed.
+    pub unheard: Option<Time>,
+    /// How it answers when it is asked whether it is well.
+    pub pulse: Pulse,
+    /// Shortens its limits, so that workers of one age do not go together: 0 not at all, 255 by a tenth.
+    pub jitter: u8,
+    /// The cgroup's counter says that the kernel killed for memory.
+    pub oom_kills: Option<u64>,
     /// The last uncaught error it reported.
     pub last_error: Option<String>,
     /// Connections that its drain had left when it last told.
@@ -157,7 +201,19 @@ impl Worker {
             leaving: false,
             readiness_seen: false,
             condemned: None,
-            at_fault: false,
+            trouble: None,
+            spare: false,
+            heard: None,
+            doubted: None,
+            hung: false,
+            examined_by: None,
+            beat: None,
+            usage: None,
+            over_memory: 0,
+            unheard: None,
+            pulse: Pulse::default(),
+            jitter: 0,
+            oom_kills: None,
             last_error: None,
             left: 0,
             drained: None,
