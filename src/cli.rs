@@ -201,6 +201,9 @@ pub struct StatusArgs {
     /// Which master.
     #[command(flatten)]
     pub which: WhichMaster,
+    /// Print nothing but whether new traffic should come; exit code 0 if so, 15 if not. For readiness probes.
+    #[arg(long)]
+    pub ready: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -74,6 +74,8 @@ pub(super) struct World {
     /// What a new configuration says, on its way to the supervisor.
     pub(super) configured: Option<Event>,
     pub(super) reread: Reread,
+    /// A stop was asked for, although it may not have begun yet.
+    pub(super) leaving: bool,
     pids: BTreeMap<Pid, WorkerId>,
     releases: BTreeMap<Generation, Release>,
     shim: Option<ShimFile>,
@@ -106,6 +108,7 @@ impl World {
             verdict: None,
             configured: None,
             reread,
+            leaving: false,
             pids: BTreeMap::new(),
             releases: BTreeMap::from([(Generation(1), release)]),
             shim,

@@ -22,6 +22,7 @@ const FIXED: &[&str] = &[
     "log-level",
     "user",
     "group",
+    "pre-stop",
 ];
 
 /// Reads the configuration again, and remembers what is in force.
