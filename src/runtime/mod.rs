@@ -18,6 +18,7 @@ mod report;
 mod reread;
 mod shim_file;
 mod signals;
+mod watch;
 
 pub use master::Verdict;
 pub use release::{Release, ReleaseError};

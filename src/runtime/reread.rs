@@ -23,6 +23,7 @@ const FIXED: &[&str] = &[
     "user",
     "group",
     "pre-stop",
+    "watch",
 ];
 
 /// Reads the configuration again, and remembers what is in force.
