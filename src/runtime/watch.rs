@@ -25,7 +25,7 @@ use tracing::warn;
 use crate::config::Launch;
 
 /// A change is complete when nothing has happened for so long.
-const SILENCE: Duration = Duration::from_millis(40);
+const SILENCE: Duration = Duration::from_millis(8);
 /// However busy the folder is, a change is told after this time.
 const LONGEST: Duration = Duration::from_millis(500);
 /// Most folders: somebody watches their home.
