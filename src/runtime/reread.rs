@@ -22,6 +22,7 @@ const FIXED: &[&str] = &[
     "log-level",
     "user",
     "group",
+    "strict-bind",
 ];
 
 /// Reads the configuration again, and remembers what is in force.
@@ -115,6 +116,18 @@ mod tests {
         "stop-signal",
         "env-file",
         "shutdown-message",
+        "hang-timeout",
+        "boot-hang-timeout",
+        "no-autopsy",
+        "health-path",
+        "health-interval",
+        "health-timeout",
+        "health-threshold",
+        "max-requests",
+        "max-lifetime",
+        "max-rss",
+        "max-heap",
+        "spares",
         "config",
         "help",
         "version",
