@@ -10,9 +10,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::supervisor::{Readiness, Surge, Switch};
 
 mod health;
+mod help;
 mod host;
 
 pub use health::HealthArgs;
+pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
@@ -205,6 +207,9 @@ pub struct StatusArgs {
     /// Which master.
     #[command(flatten)]
     pub which: WhichMaster,
+    /// Print nothing but whether new traffic should come; exit code 0 if so, 15 if not. For readiness probes.
+    #[arg(long)]
+    pub ready: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::{
+    admin::Readiness,
     admin::{
         Client, ClientError, ReloadReply, ReloadWish, RestartReply, ScaleReply, ScaleWish, Status,
         StopReply, StopWish,
@@ -37,6 +38,9 @@ async fn ask_status(client: &Client) -> Result<Status, ClientError> {
 
 /// `rcluster status`
 pub async fn status(args: &StatusArgs) -> ExitCode {
+    if args.ready {
+        return readiness(args).await;
+    }
     let status = match Client::find(&args.which).await {
         Ok(client) => ask_status(&client).await,
         Err(error) => Err(error),
@@ -47,6 +51,25 @@ pub async fn status(args: &StatusArgs) -> ExitCode {
         Err(error) => return failed(&error),
     }
     ExitCode::Ok
+}
+
+async fn readiness(args: &StatusArgs) -> ExitCode {
+    let readiness = match Client::find(&args.which).await {
+        // 503 has the same document.
+        Ok(client) => client.readiness().await,
+        Err(error) => Err(error),
+    };
+    match readiness {
+        Ok(readiness) if args.json => print_json(&readiness),
+        Ok(Readiness { ready: true, .. }) => println!("ready"),
+        Ok(Readiness { leaving: true, .. }) => println!("not ready: it is stopping"),
+        Ok(_) => println!("not ready: no worker is"),
+        Err(ref error) => return failed(error),
+    }
+    match readiness {
+        Ok(Readiness { ready: true, .. }) => ExitCode::Ok,
+        Ok(_) | Err(_) => ExitCode::NotReady,
+    }
 }
 
 /// The status for people.

@@ -128,6 +128,8 @@ pub struct Config {
     pub strict_bind: bool,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
+    /// Time to serve on after TERM.
+    pub pre_stop: Duration,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
     /// What all this was made from, for the next reload.
@@ -252,6 +254,7 @@ impl Config {
                 .as_ref()
                 .filter(|path| !path.as_os_str().is_empty())
                 .map(|path| absolute(pwd, path)),
+            pre_stop: args.host.pre_stop,
             identity: None,
             line: Line::default(),
         })

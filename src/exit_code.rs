@@ -31,6 +31,8 @@ pub enum ExitCode {
     NoMaster = 13,
     /// Rehearsal: requests were lost that no killed worker had accepted.
     Lost = 14,
+    /// `status --ready`: a master answers, but wants no new traffic.
+    NotReady = 15,
     /// Rehearsal: ended early by SIGINT or SIGTERM, and put away.
     Interrupted = 130,
 }

@@ -330,6 +330,8 @@ fn a_real_systemd_starts_reloads_restarts_and_stops_it_and_the_port_is_never_ref
         (systemd.show("Result"), systemd.show("ActiveState")),
         ("success".to_owned(), "inactive".to_owned())
     );
-    assert!(Conn::open(&addr).is_err(), "the store goes with the unit");
+    wait_until("the end of the store, with the unit", BOOT, || {
+        Conn::open(&addr).is_err().then_some(())
+    });
     systemd.stop();
 }

@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
+use super::types::Readiness;
 use crate::{cli::WhichMaster, sys::control_dir};
 
 /// Why a master could not be asked.
@@ -93,6 +94,15 @@ impl Client {
         self.ask(Method::GET, route, Bytes::new()).await
     }
 
+    /// Whether new traffic should come; 503 says so with the same document.
+    ///
+    /// # Errors
+    /// [`ClientError::NoMaster`] or [`ClientError::Answer`].
+    pub async fn readiness(&self) -> Result<Readiness, ClientError> {
+        let (_, bytes) = self.exchange(Method::GET, "/readyz", Bytes::new()).await?;
+        serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+    }
+
     /// `POST` with a JSON body.
     ///
     /// # Errors
@@ -119,6 +129,20 @@ impl Client {
         route: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
+        let (status, bytes) = self.exchange(method, route, body).await?;
+        if status != StatusCode::OK {
+            let text = String::from_utf8_lossy(&bytes);
+            return Err(self.answer_error(&format!("{status}: {text}")));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        route: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream =
             UnixStream::connect(&self.path)
                 .await
@@ -148,11 +172,7 @@ impl Client {
             .await
             .map_err(|e| self.answer_error(&e))?
             .to_bytes();
-        if status != StatusCode::OK {
-            let text = String::from_utf8_lossy(&bytes);
-            return Err(self.answer_error(&format!("{status}: {text}")));
-        }
-        serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+        Ok((status, bytes))
     }
 }
 

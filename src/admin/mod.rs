@@ -10,6 +10,6 @@ mod types;
 pub use client::{Client, ClientError, find_masters};
 pub use routes::{SocketFile, serve};
 pub use types::{
-    ListenerStatus, ReloadReply, ReloadWish, Request, RestartReply, ScaleReply, ScaleWish, Status,
-    StopReply, StopWish,
+    ListenerStatus, Readiness, ReloadReply, ReloadWish, Request, RestartReply, ScaleReply,
+    ScaleWish, Status, StopReply, StopWish,
 };

@@ -61,6 +61,7 @@ impl Listener for SameUser {
 /// Serves the control socket until the runtime ends.
 pub async fn serve(listener: UnixListener, requests: Sender<Request>) {
     let router = Router::new()
+        .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/rollback", post(rollback))
@@ -93,6 +94,16 @@ async fn ask<T>(
 
 async fn status(State(requests): State<Sender<Request>>) -> Result<Json<Status>, Gone> {
     ask(&requests, Request::Status).await
+}
+
+async fn readyz(State(requests): State<Sender<Request>>) -> Result<Response, Gone> {
+    let Json(readiness) = ask(&requests, Request::Readiness).await?;
+    let code = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Ok((code, Json(readiness)).into_response())
 }
 
 async fn reload(

@@ -13,6 +13,8 @@ use crate::{
 pub enum Request {
     /// The status document.
     Status(oneshot::Sender<Status>),
+    /// Whether new traffic should come.
+    Readiness(oneshot::Sender<Readiness>),
     /// A reload or rollback; answered when it has ended.
     Reload(ReloadWish, oneshot::Sender<ReloadReply>),
     /// Another number of workers; answered at once.
@@ -26,6 +28,17 @@ pub enum Request {
         /// The place for the answer.
         reply: oneshot::Sender<StopReply>,
     },
+}
+
+/// `GET /readyz`: 200 where `ready`, else 503.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether new traffic should come.
+    pub ready: bool,
+    /// Whether a stop was asked for.
+    pub leaving: bool,
+    /// Workers that are ready.
+    pub workers_ready: u32,
 }
 
 /// What kind of reload, and when to answer.

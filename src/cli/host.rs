@@ -1,6 +1,6 @@
 //! Options and commands for the host that rcluster lives on.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -20,6 +20,10 @@ pub struct HostArgs {
     /// Workers run with this group [default: that of --user].
     #[arg(long, value_name = "GROUP", env = "RCLUSTER_GROUP")]
     pub group: Option<String>,
+
+    /// After TERM, serve on for this long before the stop begins, not ready for new traffic (/readyz says 503): a load balancer needs time to notice. A second TERM begins the stop at once.
+    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = super::duration, env = "RCLUSTER_PRE_STOP")]
+    pub pre_stop: Duration,
 
     /// The table `[env]` of the configuration file.
     #[arg(skip)]

@@ -80,6 +80,8 @@ pub(super) struct World {
     pub(super) oom: OomCounter,
     /// Health checks so far: their `seq`.
     pub(super) probes: u64,
+    /// A stop was asked for, although it may not have begun yet.
+    pub(super) leaving: bool,
     pub(super) pids: BTreeMap<Pid, WorkerId>,
     releases: BTreeMap<Generation, Release>,
     shim: Option<ShimFile>,
@@ -114,6 +116,7 @@ impl World {
             reread,
             oom: OomCounter::start(),
             probes: 0,
+            leaving: false,
             pids: BTreeMap::new(),
             releases: BTreeMap::from([(Generation(1), release)]),
             shim,

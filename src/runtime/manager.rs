@@ -59,8 +59,21 @@ impl Manager {
         }
     }
 
-    /// Says what has changed. `extra` comes on top of a stop's own time.
-    pub(super) fn follow(&mut self, brief: Brief, policy: &Policy, extra: Duration) {
+    /// A stop is announced: it begins after `wait`.
+    pub(super) fn leaving(&mut self, policy: &Policy, wait: Duration) {
+        if self.on {
+            let total = wait + policy.drain_timeout + policy.kill_timeout;
+            let status = "serving on until the stop begins (--pre-stop)";
+            send(&[
+                NotifyState::Stopping,
+                NotifyState::Status(status),
+                extend(total),
+            ]);
+        }
+    }
+
+    /// Says what has changed.
+    pub(super) fn follow(&mut self, brief: Brief, policy: &Policy) {
         if !self.on || self.said == Some(brief) {
             return;
         }
@@ -88,7 +101,7 @@ impl Manager {
             }
             "stopping" if was != "stopping" => {
                 say.push(NotifyState::Stopping);
-                say.push(extend(policy.drain_timeout + policy.kill_timeout + extra));
+                say.push(extend(policy.drain_timeout + policy.kill_timeout));
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! The loop: waits for one thing, turns it into events, lets the supervisor
 //! step, carries out its orders. Nothing else in the master waits.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use tokio::{
     sync::mpsc::Receiver,
@@ -17,7 +17,7 @@ use super::{
     signals::{Signals, Told},
 };
 use crate::{
-    admin::{Request, RestartReply, ScaleReply},
+    admin::{Readiness, Request, RestartReply, ScaleReply},
     exit_code::ExitCode,
     supervisor::{Event, Scale, Supervisor, Urgency, WorkerId},
     sys::terminal::Terminal,
@@ -56,6 +56,8 @@ pub(super) struct Master {
     terminal: Option<Terminal>,
     manager: Manager,
     interrupted: bool,
+    /// When the stop begins that was announced by `--pre-stop`.
+    leave_at: Option<Instant>,
 }
 
 impl Master {
@@ -67,6 +69,7 @@ impl Master {
             terminal: Terminal::of_process(),
             manager,
             interrupted: false,
+            leave_at: None,
         }
     }
 
@@ -80,6 +83,9 @@ impl Master {
             }
             let input = self.next_input(&mut inputs).await;
             self.manager.turn();
+            if self.leave_at.is_some_and(|at| at <= Instant::now()) {
+                self.stop("SIGTERM", Urgency::Graceful);
+            }
             if let Some(pause) = self.clock.woke() {
                 warn!(
                     pause_ms = pause.as_millis() as u64,
@@ -107,7 +113,7 @@ impl Master {
     async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
         let deadline = self.clock.plan(self.supervisor.deadline());
         let wake = deadline.into_iter().chain(self.world.endings.due());
-        let wake = wake.chain(self.manager.due()).min();
+        let wake = wake.chain(self.manager.due()).chain(self.leave_at).min();
         // Signals first: a child that ended must be reaped before anything is sent to it.
         tokio::select! {
             biased;
@@ -133,8 +139,7 @@ impl Master {
         }
         let policy = self.supervisor.policy();
         self.world.follow(policy);
-        self.manager
-            .follow(self.supervisor.brief(), policy, Duration::ZERO);
+        self.manager.follow(self.supervisor.brief(), policy);
         self.world.answer_waiting(&self.supervisor);
     }
 
@@ -161,12 +166,15 @@ impl Master {
                 } else {
                     "SIGTERM"
                 };
-                let urgency = if again {
+                // What was only announced begins first.
+                let urgency = if again && self.leave_at.is_none() {
                     Urgency::Now
                 } else {
                     Urgency::Graceful
                 };
-                self.stop(name, urgency);
+                if again || told == Told::Int || !self.leave() {
+                    self.stop(name, urgency);
+                }
             }
             Told::Ttin => self.scale("SIGTTIN", Scale::By(1)),
             Told::Ttou => self.scale("SIGTTOU", Scale::By(-1)),
@@ -180,7 +188,25 @@ impl Master {
         }
     }
 
+    /// Announces the stop and serves on for a while, where that is wanted and there is something to serve.
+    fn leave(&mut self) -> bool {
+        let wait = self.world.config.pre_stop;
+        if wait.is_zero() || self.supervisor.brief().ready == 0 {
+            return false;
+        }
+        info!(
+            pre_stop_ms = wait.as_millis() as u64,
+            "stop asked for; serving on, not ready for new traffic"
+        );
+        self.leave_at = Some(Instant::now() + wait);
+        self.world.leaving = true;
+        self.manager.leaving(self.supervisor.policy(), wait);
+        true
+    }
+
     fn stop(&mut self, signal: &str, urgency: Urgency) {
+        self.leave_at = None;
+        self.world.leaving = true;
         let now = urgency == Urgency::Now;
         info!(signal, now, "stop asked for");
         self.dispatch(Event::Stop(urgency));
@@ -197,6 +223,14 @@ impl Master {
                 let fleet = self.supervisor.view(self.clock.now());
                 // Whoever asked may have gone.
                 let _ = reply.send(self.world.status(fleet));
+            }
+            Request::Readiness(reply) => {
+                let brief = self.supervisor.brief();
+                let _ = reply.send(Readiness {
+                    ready: brief.ready > 0 && !self.world.leaving && brief.state != "stopping",
+                    leaving: self.world.leaving,
+                    workers_ready: brief.ready,
+                });
             }
             Request::Reload(wish, reply) => {
                 let ticket = Some(self.world.wait_for_reload(wish.drained, reply));

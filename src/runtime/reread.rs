@@ -23,6 +23,7 @@ const FIXED: &[&str] = &[
     "user",
     "group",
     "strict-bind",
+    "pre-stop",
 ];
 
 /// Reads the configuration again, and remembers what is in force.

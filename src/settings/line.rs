@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
+use clap::{Arg, ArgMatches, FromArgMatches, parser::ValueSource};
 use thiserror::Error;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     known,
 };
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, command},
     config::absolute,
 };
 
@@ -90,7 +90,7 @@ impl Line {
     /// # Errors
     /// A [`LineError`] for the first thing that is wrong.
     pub fn load(&self) -> Result<Loaded, LineError> {
-        let command = Cli::command();
+        let command = command(self.words.iter().map(OsString::as_os_str));
         let first = command.clone().try_get_matches_from(&self.words)?;
         let sub = first.subcommand_name().map(str::to_owned);
         let given = first.subcommand().map_or(&first, |(_, given)| given);

@@ -1,0 +1,55 @@
+//! `-h` fits a screen; `--help` has everything.
+
+use clap::{Command, CommandFactory};
+
+use super::Cli;
+
+/// Options that `-h` shows.
+const OPTIONS: [&str; 9] = [
+    "workers",
+    "bind",
+    "name",
+    "config",
+    "cwd",
+    "ready",
+    "drain-timeout",
+    "env-file",
+    "help",
+];
+/// Commands that `-h` shows.
+const COMMANDS: [&str; 7] = [
+    "status", "reload", "rollback", "stop", "check", "rehearse", "doctor",
+];
+
+/// The command line's definition, with the help that goes with these words.
+pub fn command<'a>(words: impl IntoIterator<Item = &'a std::ffi::OsStr>) -> Command {
+    let own = words.into_iter().take_while(|word| *word != "--");
+    let short = own.skip(1).any(|word| word == "-h");
+    let mut command = Cli::command();
+    if !short {
+        return command;
+    }
+    command = command
+        .mut_args(|arg| {
+            let shown = arg.get_long().is_some_and(|long| OPTIONS.contains(&long));
+            arg.hide_env(true).hide_short_help(!shown)
+        })
+        .mut_subcommands(|sub| {
+            let shown = COMMANDS.contains(&sub.get_name());
+            let run = sub.get_arguments().any(|arg| arg.get_id() == "target");
+            let sub = if run {
+                // The master's options are the same everywhere.
+                sub.mut_args(|arg| {
+                    let of_master = Cli::command()
+                        .get_arguments()
+                        .any(|known| known.get_id() == arg.get_id());
+                    arg.hide_env(true).hide_short_help(of_master)
+                })
+            } else {
+                sub
+            };
+            sub.hide(!shown)
+        })
+        .after_help("Every option and command: rcluster --help, or man rcluster");
+    command
+}
