@@ -2,7 +2,7 @@
 
 // What the shim hooks in normal operation, and the helpers that keep a hook from ever throwing into the app.
 //
-// Per listen: the handle's `onconnection`. Per connection: one comparison. Per request: nothing. Which connections
+// Per listen: the handle's `onconnection`. Per connection: one comparison. Per request: a count. Which connections
 // are open is asked when a drain begins.
 // All hooks sit on prototypes, so that servers made by ESM imports, subclasses or old references are seen.
 
@@ -66,6 +66,7 @@ function install(cluster, capMs, on) {
   const shared = new WeakSet(); // net.Server whose socket came from the master
   const netClose = net.Server.prototype.close;
   let httpHooked = false;
+  let requests = 0; // HTTP/1 responses finished
   let tlsHooked = false;
 
   const listen2 = net.Server.prototype._listen2; // every listen() ends here; Node keeps the name for wrappers
@@ -143,6 +144,12 @@ function install(cluster, capMs, on) {
   /** parser.finish() is called once per connection: at its end, or when it is upgraded. */
   function hookHttp() {
     httpHooked = true;
+    const { ServerResponse } = require('http');
+    const finished = ServerResponse.prototype._finish; // once a response, when all of it is written
+    ServerResponse.prototype._finish = function _finish() {
+      requests += 1;
+      return finished.call(this);
+    };
     const { HTTPParser } = require('_http_common');
     const { finish } = HTTPParser.prototype;
     HTTPParser.prototype.finish = function finishOrUpgrade() {
@@ -191,7 +198,7 @@ function install(cluster, capMs, on) {
     });
   });
 
-  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached };
+  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached, answered: () => requests };
 }
 
 module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install };

@@ -4,6 +4,7 @@
 //
 //   shim.cjs    is this really one of our workers? channel to the master, errors, signals
 //   hooks.cjs   which servers listen, which connections they hold
+//   beat.cjs    the heartbeat
 //   drain.cjs   finish what was promised, then report and let the process end
 //
 // Every hook body is guarded; if one fails, Node goes on as if the shim were not there.
@@ -13,6 +14,7 @@ const MAX_STACK = 8192; // bytes of an error's stack
 const MAX_HANDLED = 20; // reports of errors that the app survives, per process
 const MAX_NAME = 256; // bytes of its name
 
+const LOAD_BEAT_MS = 1000; // after the start
 const LOAD_DRAIN_MS = 1000; // after the first listen: the code of the drain is no part of the boot
 
 const hooks = require('./hooks.cjs');
@@ -46,6 +48,8 @@ function hideFromExecArgv() {
   };
   const args = process.execArgv;
   for (let i = args.length - 1; i >= 0; i--) {
+    if (args[i] === '--inspect-port=127.0.0.1:0') args.splice(i, 1); // the master's: where SIGUSR1 would open the inspector
+    if (i >= args.length) continue;
     const [, flag, path] = /^(--require|-r)(?:=(.*))?$/s.exec(args[i]) || [];
     if (flag === undefined) continue;
     if (path !== undefined ? isUs(path) : isUs(args[i + 1] || '')) args.splice(i, path === undefined ? 2 : 1);
@@ -82,6 +86,7 @@ function run(settings, cluster) {
   let left = false; // drained, and the channel closed by us
 
   let drain; // once it is loaded
+  let beats;
 
   const tracked = hooks.install(cluster, capMs, {
     listen(server, shared) {
@@ -107,10 +112,19 @@ function run(settings, cluster) {
     return drain;
   }
 
-  /** What the master may ask for. Later additions (a heartbeat, metrics) have their place here. */
+  /** What the master may ask for. */
   const acts = {
+    uninspect: () => require('inspector').close(),
+    pace: (message) => beats && beats.pace(message.every_ms),
+    slot: (message) => takeSlot(message.slot),
     drain: (message) => loadDrain().start(milliseconds(message.deadline_ms, drainMs)),
   };
+
+  /** A spare was booted under another number; what the app has read of it before stays as it is. */
+  function takeSlot(slot) {
+    process.env.NODE_APP_INSTANCE = process.env.RCLUSTER_SLOT = String(slot);
+    process.emit('rcluster:slot', { slot });
+  }
 
   function send(message, done = noop) {
     if (!process.connected) return done();
@@ -139,6 +153,10 @@ function run(settings, cluster) {
   // well; signal listeners do not hold the event loop.
   process.on('SIGHUP', noop);
   send({ act: 'hello', v: 1, node: process.version });
+  // Counted from hello on; a loop that does not turn any more is heard by its silence.
+  if (settings.beat_ms > 0) later(Math.min(settings.beat_ms, LOAD_BEAT_MS), () => {
+    beats = require('./beat.cjs').create(tracked, send, settings.beat_ms);
+  });
 
   function listenToMaster() {
     process.on('internalMessage', guard((message) => {

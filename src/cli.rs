@@ -9,9 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
+mod health;
 mod help;
 mod host;
 
+pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
@@ -45,7 +47,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N|auto", env = "RCLUSTER_WORKERS")]
     pub workers: Option<String>,
 
-    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT or unix:PATH; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
+    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
     #[arg(short, long, value_name = "ADDR")]
     pub bind: Vec<String>,
 
@@ -133,6 +135,10 @@ pub struct RunArgs {
     /// How much to log.
     #[arg(long, value_enum, default_value = "info", env = "RCLUSTER_LOG_LEVEL")]
     pub log_level: LogLevel,
+
+    /// When a worker is unhealthy, or old enough.
+    #[command(flatten)]
+    pub health: HealthArgs,
 
     /// The host.
     #[command(flatten)]

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::{
     cli::RunArgs,
     settings::Line,
-    supervisor::Policy,
+    supervisor::{Health, Policy, Recycle},
     sys::{
         control_dir,
         identity::{Identity, IdentityError},
@@ -48,7 +48,7 @@ pub enum ConfigError {
     },
     /// `-b`.
     #[error(
-        "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT or unix:PATH"
+        "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH"
     )]
     Bind(String, String),
     /// `--stop-signal`.
@@ -60,6 +60,15 @@ pub enum ConfigError {
     /// A duration that must not be zero.
     #[error("{0} must be longer than 0")]
     Zero(&'static str),
+    /// `--health-path`.
+    #[error("failed to use the health path `{0}`: write a path as in /healthz, without spaces")]
+    HealthPath(String),
+    /// `--max-lifetime`, `--max-rss` or `--max-heap`.
+    #[error("{0} is too small: {1}")]
+    Limit(&'static str, &'static str),
+    /// Options that need the shim.
+    #[error("{0} needs the shim: leave --no-shim out")]
+    NeedsShim(&'static str),
     /// `--name`.
     #[error(
         "failed to use the name `{0}`: it becomes a file name; use letters, digits, `.`, `-` and `_`"
@@ -94,6 +103,10 @@ pub struct Launch {
     pub shutdown_message: bool,
     /// The stop signal.
     pub stop_signal: Signal,
+    /// `--health-path`.
+    pub health_path: Option<String>,
+    /// Whether a worker that hangs is looked into.
+    pub autopsy: bool,
 }
 
 /// A validated configuration.
@@ -113,6 +126,8 @@ pub struct Config {
     pub control_is_default: bool,
     /// Whether workers load the shim.
     pub shim: bool,
+    /// `--strict-bind`.
+    pub strict_bind: bool,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
     /// Time to serve on after TERM.
@@ -176,11 +191,14 @@ impl Config {
         for (option, value) in [
             ("--ready-timeout", args.ready_timeout),
             ("--kill-timeout", args.kill_timeout),
+            ("--health-interval", args.health.health_interval),
+            ("--health-timeout", args.health.health_timeout),
         ] {
             if value.is_zero() {
                 return Err(ConfigError::Zero(option));
             }
         }
+        limits(args)?;
         let policy = Policy {
             workers: match &args.workers {
                 None if watching(args) => 1,
@@ -198,11 +216,20 @@ impl Config {
             bake: args.bake,
             surge: args.surge,
             switch: args.switch.into(),
-            hang_timeout: Duration::from_secs(30),
-            boot_hang_timeout: Duration::from_mins(2),
-            health: None,
-            recycle: crate::supervisor::Recycle::default(),
-            spares: 0,
+            hang_timeout: args.health.hang_timeout,
+            boot_hang_timeout: args.health.boot_hang_timeout,
+            health: args.health.health_path.is_some().then_some(Health {
+                interval: args.health.health_interval,
+                timeout: args.health.health_timeout,
+                threshold: args.health.health_threshold,
+            }),
+            recycle: Recycle {
+                requests: args.health.max_requests,
+                lifetime: args.health.max_lifetime,
+                memory: args.health.max_rss.map(|size| size.0),
+                heap: args.health.max_heap.map(|size| size.0),
+            },
+            spares: args.health.spares,
         };
         let launch = Launch {
             script,
@@ -220,6 +247,8 @@ impl Config {
             env_file: args.env_file.as_ref().map(|path| absolute(pwd, path)),
             env: args.host.env.clone(),
             shutdown_message: args.shutdown_message,
+            health_path: health_path(args.health.health_path.as_deref())?,
+            autopsy: !args.health.no_autopsy,
             stop_signal: stop_signal(&args.stop_signal)?,
         };
         Ok(Self {
@@ -230,6 +259,7 @@ impl Config {
             control,
             control_is_default,
             shim: !args.no_shim,
+            strict_bind: args.health.strict_bind,
             pidfile: args
                 .pidfile
                 .as_ref()
@@ -295,6 +325,45 @@ pub fn cpus() -> u32 {
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1).min(MAX_WORKERS))
 }
 
+fn health_path(path: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let Some(path) = path else { return Ok(None) };
+    let fine = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+    let wrong = || ConfigError::HealthPath(path.to_owned());
+    fine.then(|| Some(path.to_owned())).ok_or_else(wrong)
+}
+
+/// Limits that would make a storm, and those that nobody could see reached.
+fn limits(args: &RunArgs) -> Result<(), ConfigError> {
+    let health = &args.health;
+    if health
+        .max_lifetime
+        .is_some_and(|d| d < Duration::from_secs(10))
+    {
+        return Err(ConfigError::Limit("--max-lifetime", "at least 10s"));
+    }
+    let mib = |n: u64| n * 1024 * 1024;
+    if health.max_rss.is_some_and(|size| size.0 < mib(16)) {
+        return Err(ConfigError::Limit(
+            "--max-rss",
+            "an idle node takes more than 16MiB",
+        ));
+    }
+    if health.max_heap.is_some_and(|size| size.0 < mib(4)) {
+        return Err(ConfigError::Limit(
+            "--max-heap",
+            "an idle node's heap takes about 4MiB",
+        ));
+    }
+    let blind = [
+        ("--max-requests", health.max_requests.is_some()),
+        ("--max-heap", health.max_heap.is_some()),
+    ];
+    match blind.into_iter().find(|(_, given)| *given) {
+        Some((option, _)) if args.no_shim => Err(ConfigError::NeedsShim(option)),
+        _ => Ok(()),
+    }
+}
+
 fn node_args(args: &RunArgs) -> Vec<OsString> {
     if !args.node_arg.is_empty() {
         return args.node_arg.clone();
@@ -326,6 +395,9 @@ fn bind(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
             _ => Ok(Endpoint::Path(absolute(pwd, Path::new(path)))),
         };
     }
+    let (udp, text) = text
+        .strip_prefix("udp:")
+        .map_or((false, text), |rest| (true, rest));
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     let port = port
         .parse::<u16>()
@@ -335,17 +407,28 @@ fn bind(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
         return Err(wrong(&"an IPv6 address stands in brackets"));
     }
     let host = bracketed.unwrap_or(host);
-    let tcp = |ip, scope| Endpoint::Tcp {
-        ip,
-        scope,
-        port,
-        v6_only: false,
+    let socket = |ip: Option<IpAddr>, scope| {
+        if udp {
+            return Endpoint::Udp {
+                ip: ip.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
+                scope,
+                port,
+                v6_only: false,
+                reuse_addr: false,
+            };
+        }
+        Endpoint::Tcp {
+            ip,
+            scope,
+            port,
+            v6_only: false,
+        }
     };
     if host.is_empty() || host == "*" {
-        return Ok(tcp(None, 0));
+        return Ok(socket(None, 0));
     }
     if let Ok(ip) = IpAddr::from_str(host) {
-        return Ok(tcp(Some(ip), 0));
+        return Ok(socket(Some(ip), 0));
     }
     let address = (host, port)
         .to_socket_addrs()
@@ -356,7 +439,7 @@ fn bind(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
         std::net::SocketAddr::V4(_) => 0,
         std::net::SocketAddr::V6(v6) => v6.scope_id(),
     };
-    Ok(tcp(Some(address.ip()), scope))
+    Ok(socket(Some(address.ip()), scope))
 }
 
 fn stop_signal(text: &str) -> Result<Signal, ConfigError> {

@@ -28,3 +28,4 @@ pub mod runtime;
 pub mod settings;
 pub mod supervisor;
 pub mod sys;
+mod tls;

@@ -132,6 +132,27 @@ pub enum ShimMessage {
     },
     /// A server listens on a socket that the worker bound by itself (`exclusive`, `reusePort`).
     Listening {},
+    /// The event loop turns.
+    Beat {
+        /// HTTP/1 requests answered since the start.
+        #[serde(default)]
+        requests: u64,
+        /// Connections open now.
+        #[serde(default)]
+        connections: u64,
+        /// Bytes of heap in use.
+        #[serde(default)]
+        heap_used: u64,
+        /// Bytes that the heap may grow to.
+        #[serde(default)]
+        heap_limit: u64,
+        /// How late the loop was for this beat, microseconds.
+        #[serde(default)]
+        delay_us: u64,
+        /// Share of the time in which the loop was busy, thousandths.
+        #[serde(default)]
+        busy: u32,
+    },
     /// An uncaught error is about to end the process.
     Error {
         /// `TypeError` and the like.
@@ -320,6 +341,27 @@ pub mod outbound {
         line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect"}))
     }
 
+    /// How often the worker shall beat from now on.
+    pub fn pace(every: std::time::Duration) -> Vec<u8> {
+        let ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        line(&json!({"cmd": "NODE_RCLUSTER", "act": "pace", "every_ms": ms}))
+    }
+
+    /// Hands the worker's server on `key` a connection, which goes along
+    /// (`onconnection` in `lib/internal/cluster/child.js`).
+    pub fn new_connection(key: &str, seq: u64) -> Vec<u8> {
+        line(&json!({
+            "cmd": "NODE_HANDLE",
+            "type": "net.Native",
+            "msg": {"cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq},
+        }))
+    }
+
+    /// The worker closes its inspector, if it was opened by a look into it.
+    pub fn close_inspector() -> Vec<u8> {
+        line(&json!({"cmd": "NODE_RCLUSTER", "act": "uninspect"}))
+    }
+
     /// Tells a spare which slot it has taken.
     pub fn slot(slot: u32) -> Vec<u8> {
         line(&json!({"cmd": "NODE_RCLUSTER", "act": "slot", "slot": slot}))
@@ -400,7 +442,7 @@ mod tests {
                 Inbound::Shim(ShimMessage::Drained { cut: 3 }),
             ),
             (
-                json!({"cmd": "NODE_RCLUSTER", "act": "beat", "x": 3}),
+                json!({"cmd": "NODE_RCLUSTER", "act": "later", "x": 3}),
                 Inbound::Shim(ShimMessage::Other),
             ),
         ];

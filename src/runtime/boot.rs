@@ -12,6 +12,7 @@ use super::{
     manager::Manager,
     master::{Inputs, Master, Verdict},
     release::{Release, ReleaseError},
+    rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
     watch::Watch,
@@ -133,7 +134,8 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     let lock = Lock::take(&config.control, &config.name)?;
     let guard_file = config.control.with_extension("guard");
     guard::relieve_predecessor(&guard_file, PREDECESSOR);
-    let mut listeners = Listeners::default();
+    let rights = Rights::new(config.strict_bind, &config.launch.cwd);
+    let mut listeners = Listeners::new(rights);
     listeners.adopt(inherited);
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;

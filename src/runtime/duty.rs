@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 use super::{effects::World, link::FromLink};
 use crate::{
     ipc::{Inbound, Query, ShimMessage, outbound},
-    supervisor::{Event, Fact, Gate, State, Supervisor, WorkerId},
+    supervisor::{Beat, Event, Fact, Gate, State, Supervisor, WorkerId},
 };
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
@@ -27,6 +27,13 @@ impl World {
         let fact = match what {
             FromLink::Closed => return self.endings.closed(id),
             FromLink::Misbehaves(reason) => Fact::Misbehaves(reason),
+            FromLink::Fact(fact) => {
+                if matches!(fact, Fact::Examined(_)) {
+                    // Should it come to itself, nobody else shall find its inspector open.
+                    self.send(id, outbound::close_inspector());
+                }
+                fact
+            }
             FromLink::Message(message) => self.message(id, message, supervisor)?,
         };
         Some(Event::Worker { id, fact })
@@ -75,8 +82,23 @@ impl World {
                 if let Some(link) = self.links.get_mut(&id) {
                     link.has_shim = true;
                 }
-                None
+                Some(Fact::Hello)
             }
+            ShimMessage::Beat {
+                requests,
+                connections,
+                heap_used,
+                heap_limit,
+                delay_us,
+                busy,
+            } => Some(Fact::Beat(Beat {
+                requests,
+                connections,
+                heap_used,
+                heap_limit,
+                delay_us,
+                busy,
+            })),
             ShimMessage::Draining { connections } => {
                 info!(worker = %id, connections, "worker drains");
                 Some(Fact::Closed(OWN.to_owned()))

@@ -18,11 +18,12 @@ use super::{
     release::Release,
     report,
     reread::Reread,
+    senses::OomCounter,
     shim_file::ShimFile,
 };
 use crate::{
     admin::{ReloadReply, Status, StopReply},
-    config::Config,
+    config::{Config, Launch},
     ipc::{Query, outbound},
     supervisor::{
         Action, Event, FleetView, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal,
@@ -36,6 +37,8 @@ use crate::{
     },
 };
 
+/// A port that the kernel chooses when the inspector is opened; the shim hides it from `process.execArgv`.
+const INSPECT: &str = "--inspect-port=127.0.0.1:0";
 /// Part of the drain timeout that is left for the worker's report to arrive.
 const REPORT_TIME: Duration = Duration::from_millis(300);
 
@@ -74,13 +77,16 @@ pub(super) struct World {
     /// What a new configuration says, on its way to the supervisor.
     pub(super) configured: Option<Event>,
     pub(super) reread: Reread,
+    pub(super) oom: OomCounter,
+    /// Health checks so far: their `seq`.
+    pub(super) probes: u64,
     /// A stop was asked for, although it may not have begun yet.
     pub(super) leaving: bool,
-    pids: BTreeMap<Pid, WorkerId>,
+    pub(super) pids: BTreeMap<Pid, WorkerId>,
     releases: BTreeMap<Generation, Release>,
     shim: Option<ShimFile>,
     guard: Option<Guard>,
-    inbox: Sender<(WorkerId, FromLink)>,
+    pub(super) inbox: Sender<(WorkerId, FromLink)>,
     waiting: BTreeMap<Ticket, Waiter>,
     /// Waiters for the last worker of older generations.
     drained: Vec<(Generation, oneshot::Sender<ReloadReply>)>,
@@ -108,6 +114,8 @@ impl World {
             verdict: None,
             configured: None,
             reread,
+            oom: OomCounter::start(),
+            probes: 0,
             leaving: false,
             pids: BTreeMap::new(),
             releases: BTreeMap::from([(Generation(1), release)]),
@@ -141,7 +149,7 @@ impl World {
             }
             Action::Signal { id, signal } => {
                 let signal = match signal {
-                    StopSignal::Stop => self.stop_signal(id, supervisor),
+                    StopSignal::Stop => self.launch_of(id, supervisor).stop_signal,
                     StopSignal::Kill => Signal::SIGKILL,
                 };
                 // No pid here means that it was reaped: nothing may be sent any more.
@@ -154,7 +162,9 @@ impl World {
                 self.send(id, outbound::slot(slot.0));
                 None
             }
-            Action::Probe { .. } | Action::Measure { .. } | Action::Examine { .. } => None,
+            Action::Probe { id } => self.probe(id, supervisor),
+            Action::Measure { id } => self.measure(id),
+            Action::Examine { id } => self.examine(id, supervisor),
             Action::ReloadEnded { tickets, outcome } => {
                 self.reload_ended(&tickets, &outcome);
                 None
@@ -224,12 +234,12 @@ impl World {
         self.config.policy = policy.clone();
     }
 
-    /// That of the worker's own generation.
-    fn stop_signal(&self, id: WorkerId, supervisor: &Supervisor) -> Signal {
+    /// What the worker's own generation was started with.
+    pub(super) fn launch_of(&self, id: WorkerId, supervisor: &Supervisor) -> &Launch {
         supervisor
             .worker(id)
             .and_then(|worker| self.releases.get(&worker.generation))
-            .map_or(self.config.launch.stop_signal, |r| r.launch.stop_signal)
+            .map_or(&self.config.launch, |release| &release.launch)
     }
 
     fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Pid, String> {
@@ -268,11 +278,21 @@ impl World {
                 .path()
                 .map_err(|e| format!("failed to write the shim: {e}"))?;
             args.extend(["--require".into(), path.into()]);
+            let inspects = args
+                .iter()
+                .any(|a| a.as_encoded_bytes().starts_with(b"--inspect"));
+            if launch.autopsy && !inspects {
+                // Opens nothing: it says where SIGUSR1 would.
+                args.push(INSPECT.into());
+            }
+            let beat_ms = self.config.policy.beat().as_millis();
             let drain_ms = self.config.policy.drain_timeout.as_millis();
             let message = launch.shutdown_message;
             variable(
                 "RCLUSTER_SHIM",
-                format!(r#"{{"v":1,"drain_ms":{drain_ms},"shutdown_message":{message}}}"#),
+                format!(
+                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message}}}"#
+                ),
             );
         }
         if let Some((user, home)) = self.config.identity.as_ref().and_then(|i| i.home.as_ref()) {
@@ -345,6 +365,7 @@ impl World {
                     // Its own end is noticed as any child's.
                     let _ = guard.remove(pid);
                 }
+                events.extend(self.post_mortem(id, exit));
                 events.extend(self.endings.exited(id, exit));
             } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
                 warn!(%exit, "the guard ended; it is started again");

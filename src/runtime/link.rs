@@ -18,7 +18,7 @@ use tracing::{debug, trace};
 
 use crate::{
     ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, outbound},
-    supervisor::WorkerId,
+    supervisor::{Fact, WorkerId},
     sys::fd_pass,
 };
 
@@ -39,6 +39,8 @@ pub(super) enum FromLink {
     Message(Inbound),
     /// The worker breaks the protocol.
     Misbehaves(String),
+    /// What the master has found out by itself.
+    Fact(Fact),
     /// End of file.
     Closed,
 }

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tracing::info;
 
-use super::manager;
+use super::{manager, rights::Rights};
 use crate::{
     ipc::{AddressType, Listening, Query},
     supervisor::{Generation, WorkerId},
@@ -32,6 +32,8 @@ struct Listener {
     data: Value,
     holders: BTreeSet<WorkerId>,
     generations: BTreeSet<Generation>,
+    /// The how many-th it was.
+    opened: u64,
 }
 
 #[derive(Debug)]
@@ -95,9 +97,28 @@ pub(super) struct Granted {
 pub(super) struct Listeners {
     by_key: BTreeMap<String, Listener>,
     declared: Vec<Declared>,
+    rights: Rights,
+    opened: u64,
 }
 
 impl Listeners {
+    pub(super) fn new(rights: Rights) -> Self {
+        Self {
+            rights,
+            ..Self::default()
+        }
+    }
+
+    /// The stream listener that a worker holds and that was opened first, and
+    /// whether a TLS server asked for it (its data are the ticket keys).
+    pub(super) fn first_of(&self, worker: WorkerId) -> Option<(String, bool)> {
+        self.by_key
+            .iter()
+            .filter(|(_, l)| l.holders.contains(&worker) && !l_is_udp(l))
+            .min_by_key(|(_, l)| l.opened)
+            .map(|(key, l)| (key.clone(), !l.data.is_null()))
+    }
+
     /// Takes over what a service manager hands to us. An address that comes
     /// twice (its unit's, and stored) is one socket.
     pub(super) fn adopt(&mut self, inherited: Vec<Inherited>) {
@@ -217,6 +238,7 @@ impl Listeners {
 
     fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
         let endpoint = endpoint(query)?;
+        self.opened += 1;
         let (socket, local, file) = match self.take_declared(&endpoint) {
             Some(declared) => declared,
             None if self.by_key.len() >= MAX_LISTENERS => {
@@ -226,14 +248,8 @@ impl Listeners {
                     format!("the app has {MAX_LISTENERS} listeners already"),
                 ));
             }
-            None if is_reserved(&endpoint) => {
-                return Err(BindError::refused(
-                    &endpoint,
-                    libc::EACCES,
-                    "a master that runs as root binds a port below 1024 only where --bind declares it",
-                ));
-            }
             None => {
+                self.rights.check(&endpoint)?;
                 let bound = listener::bind(&endpoint)?;
                 manager::keep(&bound.socket, &bound.local);
                 let file = bound.file.map(Arc::new);
@@ -248,6 +264,7 @@ impl Listeners {
             data: query.data.clone(),
             holders: BTreeSet::new(),
             generations: BTreeSet::new(),
+            opened: self.opened,
         })
     }
 
@@ -342,12 +359,6 @@ impl Listeners {
         let asked = self.by_key.values().map(|l| l.local.to_string());
         declared.chain(asked).collect()
     }
-}
-
-/// A worker must not make a root master bind what only root may. UDP cannot be
-/// declared, so it is left to the kernel.
-fn is_reserved(endpoint: &Endpoint) -> bool {
-    matches!(endpoint, Endpoint::Tcp { port: 1..1024, .. }) && nix::unistd::geteuid().is_root()
 }
 
 fn l_is_udp(listener: &Listener) -> bool {

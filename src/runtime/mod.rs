@@ -4,11 +4,13 @@
 //! It owns tokio, the workers' channels, the listeners and the releases. It
 //! must not decide: which worker goes when is the supervisor's.
 
+mod autopsy;
 pub mod boot;
 mod clock;
 mod duty;
 mod effects;
 mod endings;
+mod health;
 mod link;
 mod listeners;
 mod manager;
@@ -16,6 +18,8 @@ mod master;
 mod release;
 mod report;
 mod reread;
+mod rights;
+mod senses;
 mod shim_file;
 mod signals;
 mod watch;

@@ -10,9 +10,10 @@ use std::{
 use crate::sys::identity::Identity;
 
 /// The first is the one that node is told; it requires the others.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("shim.cjs", include_str!("../../node-shim/shim.cjs")),
     ("hooks.cjs", include_str!("../../node-shim/hooks.cjs")),
+    ("beat.cjs", include_str!("../../node-shim/beat.cjs")),
     ("drain.cjs", include_str!("../../node-shim/drain.cjs")),
 ];
 

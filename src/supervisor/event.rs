@@ -22,6 +22,7 @@ pub enum Urgency {
 
 /// How a process ended, as `waitpid(2)` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// `exit(code)`.
     Code(i32),
@@ -59,7 +60,7 @@ impl fmt::Display for Exit {
 /// What a worker's shim tells about its event loop, every beat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beat {
-    /// HTTP requests answered since the process started.
+    /// HTTP/1 requests answered since the process started.
     pub requests: u64,
     /// Connections open now.
     pub connections: u64,
@@ -67,7 +68,7 @@ pub struct Beat {
     pub heap_used: u64,
     /// Bytes that the heap may grow to (`heap_size_limit`).
     pub heap_limit: u64,
-    /// 99th percentile of the event loop's delay since the last beat, microseconds.
+    /// How late the event loop was for this beat, microseconds.
     pub delay_us: u64,
     /// Share of the time since the last beat in which the loop was busy, thousandths.
     pub busy: u32,
@@ -76,8 +77,10 @@ pub struct Beat {
 /// What the kernel tells about a worker's process (`proc_pid_status(5)`, `proc_pid_fd(5)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Bytes of resident memory: PSS where it can be had, else RSS.
+    /// Bytes of resident memory (RSS).
     pub memory: u64,
+    /// CPU time used so far, user and system, milliseconds.
+    pub cpu_ms: u64,
     /// Open descriptors.
     pub fds: u64,
     /// Soft limit of descriptors.

@@ -188,7 +188,7 @@ impl Supervisor {
         });
         let waiting = self
             .slots()
-            .filter(|slot| self.fleet.seated(*slot).next().is_none())
+            .filter(|slot| !self.parked && self.fleet.seated(*slot).next().is_none())
             .filter_map(|slot| {
                 let backoff = &self.seats.get(slot.0 as usize)?.backoff;
                 let left = backoff.not_before().0.saturating_sub(now.0);

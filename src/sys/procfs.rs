@@ -1,8 +1,17 @@
 //! What `/proc` tells. Every answer may be missing: other systems, other users.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    path::Path,
+};
 
-use crate::supervisor::Pid;
+use nix::{
+    sys::signal::Signal,
+    unistd::{SysconfVar, sysconf},
+};
+
+use crate::supervisor::{Pid, Usage};
 
 /// Who listens on a TCP port, as `name (pid N)`.
 pub fn port_owner(port: u16) -> Option<String> {
@@ -81,4 +90,66 @@ pub fn command_line(pid: Pid) -> Option<String> {
             .trim()
             .to_owned(),
     )
+}
+
+/// One line of `/proc/PID/FILE` that begins with a name, without it.
+fn line_of(pid: Pid, file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().to_owned())
+}
+
+/// The fields of `/proc/PID/stat` from the state on (`proc_pid_stat(5)`): the
+/// name before them may hold anything.
+fn stat(pid: Pid) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(") ")?;
+    Some(fields.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// Whether a process is stopped (SIGSTOP) or traced by a debugger.
+pub fn is_stopped(pid: Pid) -> bool {
+    stat(pid).is_some_and(|fields| matches!(fields.first().map(String::as_str), Some("T" | "t")))
+}
+
+/// Whether a process has a handler for a signal (`SigCgt` in `proc_pid_status(5)`).
+pub fn catches(pid: Pid, signal: Signal) -> bool {
+    line_of(pid, "status", "SigCgt:")
+        .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
+        .is_some_and(|mask| (mask >> (signal as i32 - 1)) & 1 == 1)
+}
+
+/// TCP ports on which a process listens.
+pub fn ports(pid: Pid) -> BTreeSet<u16> {
+    let inodes: HashSet<u64> = sockets(pid).collect();
+    let ours = listening().into_iter().filter(|(_, i)| inodes.contains(i));
+    ours.map(|(port, _)| port).collect()
+}
+
+/// What the kernel counts for a process.
+pub fn usage(pid: Pid) -> Option<Usage> {
+    let unsigned = |n: i64| u64::try_from(n).ok();
+    let page = unsigned(sysconf(SysconfVar::PAGE_SIZE).ok()??)?;
+    let ticks = unsigned(sysconf(SysconfVar::CLK_TCK).ok()??)?;
+    let fields = stat(pid)?;
+    // utime is field 14, stime 15, rss 24; the state is field 3.
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let limit = line_of(pid, "limits", "Max open files")?;
+    let limit = limit.split_ascii_whitespace().next()?;
+    Some(Usage {
+        memory: number(24)? * page,
+        cpu_ms: (number(14)? + number(15)?) * 1000 / ticks.max(1),
+        fds: descriptors(pid)?,
+        // "unlimited" is no limit.
+        fd_limit: limit.parse().unwrap_or(0),
+    })
+}
+
+fn descriptors(pid: Pid) -> Option<u64> {
+    let folder = format!("/proc/{pid}/fd");
+    // Their number is the folder's size since Linux 6.2.
+    match fs::metadata(&folder).ok()?.len() {
+        0 => Some(fs::read_dir(folder).ok()?.count() as u64),
+        count => Some(count),
+    }
 }

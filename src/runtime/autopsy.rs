@@ -1,0 +1,141 @@
+//! Where a worker hangs: its inspector is opened for a moment, on a loopback
+//! port that the kernel chooses then (`--inspect-port=0`), and asked for the
+//! JavaScript stack. SIGUSR1 starts the inspector in a thread of its own, so
+//! this works while the event loop is blocked. What it speaks is V8's
+//! inspector protocol, its `Debugger` domain.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+    time::Duration,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Request, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+use crate::{supervisor::Pid, sys::procfs};
+
+/// Frames that are kept.
+const FRAMES: usize = 25;
+/// How often to look whether the inspector listens.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The stack of what a process executes right now. `open` are the loopback
+/// ports that it had before it was sent SIGUSR1. Bounded by the caller.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) async fn examine(pid: Pid, open: &BTreeSet<u16>) -> Result<String, String> {
+    let port = loop {
+        if let Some(port) = procfs::ports(pid).difference(open).next() {
+            break *port;
+        }
+        tokio::time::sleep(LOOK).await;
+    };
+    let path = target(port).await?;
+    let stream = connect(port).await?;
+    let url = format!("ws://127.0.0.1:{port}{path}");
+    let (mut socket, _) = client_async(url, stream)
+        .await
+        .map_err(|e| format!("failed to speak to its inspector: {e}"))?;
+    for (id, method) in [(1, "Debugger.enable"), (2, "Debugger.pause")] {
+        let text = json!({"id": id, "method": method}).to_string();
+        let sent = socket.send(Message::text(text)).await;
+        sent.map_err(|e| format!("its inspector went away: {e}"))?;
+    }
+    let mut files = HashMap::new();
+    while let Some(message) = socket.next().await {
+        let message = message.map_err(|e| format!("its inspector went away: {e}"))?;
+        let Message::Text(text) = message else {
+            continue;
+        };
+        let Ok(value) = serde_json::from_str::<Value>(&text) else {
+            continue;
+        };
+        // They all come when the debugger is enabled; frames name a script by its number.
+        if value["method"] == "Debugger.scriptParsed"
+            && let (Some(id), Some(url)) = (
+                value["params"]["scriptId"].as_str(),
+                value["params"]["url"].as_str(),
+            )
+        {
+            files.insert(id.to_owned(), url.to_owned());
+        }
+        if value["method"] == "Debugger.paused" {
+            // When the connection ends the debugger lets it run on.
+            let _ = socket.close(None).await;
+            return Ok(stack(&value["params"]["callFrames"], &files));
+        }
+    }
+    Err("its inspector said nothing".to_owned())
+}
+
+async fn connect(port: u16) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await;
+    stream.map_err(|e| format!("failed to reach its inspector: {e}"))
+}
+
+/// The path of the one debugging target (`/json/list`).
+async fn target(port: u16) -> Result<String, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("failed to ask its inspector: {e}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connect(port).await?))
+        .await
+        .map_err(|e| failed(&e))?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .uri("/json/list")
+        .header("host", format!("127.0.0.1:{port}"))
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| failed(&e))?;
+    let answer = sender.send_request(request).await.map_err(|e| failed(&e))?;
+    let body = Limited::new(answer.into_body(), 64 * 1024);
+    let bytes = body.collect().await.map_err(|e| failed(&e))?.to_bytes();
+    let list: Value = serde_json::from_slice(&bytes).map_err(|e| failed(&e))?;
+    let id = list[0]["id"].as_str();
+    id.map(|id| format!("/{id}"))
+        .ok_or_else(|| "its inspector names no target".to_owned())
+}
+
+/// One frame a line, innermost first: function, file, line and column from 1.
+fn stack(frames: &Value, files: &HashMap<String, String>) -> String {
+    let mut text = String::new();
+    for frame in frames.as_array().into_iter().flatten().take(FRAMES) {
+        let name = frame["functionName"].as_str().filter(|n| !n.is_empty());
+        let name = name.unwrap_or("(anonymous)");
+        let script = frame["location"]["scriptId"].as_str().unwrap_or("");
+        let url = files.get(script).map_or("", String::as_str);
+        let file = url.strip_prefix("file://").unwrap_or(url);
+        let at = &frame["location"];
+        let number = |key: &str| at[key].as_u64().unwrap_or(0) + 1;
+        let (line, column) = (number("lineNumber"), number("columnNumber"));
+        let separator = if text.is_empty() { "" } else { "\n" };
+        let _ = write!(text, "{separator}at {name} ({file}:{line}:{column})");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_become_lines_that_count_from_one() {
+        let frames = json!([
+            {"functionName": "spin", "location": {"scriptId": "1", "lineNumber": 4, "columnNumber": 2}},
+            {"functionName": "", "location": {"scriptId": "2", "lineNumber": 0, "columnNumber": 0}},
+        ]);
+        let files = [("1", "file:///app/a.js"), ("2", "node:events")];
+        let files = files
+            .map(|(id, url)| (id.to_owned(), url.to_owned()))
+            .into();
+        assert_eq!(
+            stack(&frames, &files),
+            "at spin (/app/a.js:5:3)\nat (anonymous) (node:events:1:1)"
+        );
+    }
+}

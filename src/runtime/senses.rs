@@ -1,0 +1,143 @@
+//! What the master learns of a worker besides what it says: the kernel's
+//! counts, its health, where it hangs. Nothing here is waited for.
+
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc::Sender;
+
+use super::{autopsy, effects::World, health, link::FromLink};
+use crate::{
+    ipc::outbound,
+    supervisor::{Event, Exit, Fact, Finding, Pid, Policy, Supervisor, Usage, WorkerId},
+    sys::{cgroup, procfs},
+};
+
+/// The counter of the cgroup as it was when it was last read.
+#[derive(Debug)]
+pub(super) struct OomCounter(Option<u64>);
+
+impl OomCounter {
+    pub(super) fn start() -> Self {
+        Self(cgroup::oom_kills())
+    }
+
+    /// By how much it has risen since.
+    fn risen(&mut self) -> Option<u64> {
+        let now = cgroup::oom_kills()?;
+        let before = self.0.replace(now)?;
+        now.checked_sub(before).filter(|n| *n > 0)
+    }
+}
+
+impl World {
+    fn report(&self, id: WorkerId) -> impl FnOnce(Fact) -> Reporting + use<> {
+        let inbox = self.inbox.clone();
+        move |fact| Reporting(inbox, id, fact)
+    }
+
+    pub(super) fn pid_of(&self, id: WorkerId) -> Option<Pid> {
+        self.pids
+            .iter()
+            .find(|(_, worker)| **worker == id)
+            .map(|(pid, _)| *pid)
+    }
+
+    /// Looks what the kernel counts for a worker.
+    pub(super) fn measure(&self, id: WorkerId) -> Option<Event> {
+        let usage: Usage = procfs::usage(self.pid_of(id)?)?;
+        Some(Event::Worker {
+            id,
+            fact: Fact::Measured(usage),
+        })
+    }
+
+    /// Asks a worker's own server for the health path.
+    pub(super) fn probe(&mut self, id: WorkerId, supervisor: &Supervisor) -> Option<Event> {
+        let bad = |why: String| {
+            Some(Event::Worker {
+                id,
+                fact: Fact::Probed(Err(why)),
+            })
+        };
+        let launch = self.launch_of(id, supervisor);
+        let (Some(health), Some(path)) = (supervisor.policy().health, launch.health_path.clone())
+        else {
+            return None;
+        };
+        let Some((key, tls)) = self.listeners.first_of(id) else {
+            return bad("it has no listener that speaks TCP or HTTP".to_owned());
+        };
+        let (ours, theirs) = match crate::sys::fd_pass::channel() {
+            Ok(pair) => pair,
+            Err(error) => return bad(format!("failed to make a socket pair: {error}")),
+        };
+        let link = self.links.get(&id)?;
+        self.probes += 1;
+        link.send_handle(outbound::new_connection(&key, self.probes), theirs.into());
+        let report = self.report(id);
+        tokio::spawn(async move {
+            let answer = health::ask(ours, &path, tls, health.timeout).await;
+            let answer = answer.map_err(|why| format!("GET {path}: {why}"));
+            report(Fact::Probed(answer)).send().await;
+        });
+        None
+    }
+
+    /// Looks into a silent worker.
+    pub(super) fn examine(&mut self, id: WorkerId, supervisor: &Supervisor) -> Option<Event> {
+        let found = |finding| {
+            Some(Event::Worker {
+                id,
+                fact: Fact::Examined(finding),
+            })
+        };
+        let pid = self.pid_of(id)?;
+        if procfs::is_stopped(pid) {
+            return found(Finding::Stopped);
+        }
+        let launch = self.launch_of(id, supervisor);
+        if !launch.autopsy {
+            return found(Finding::Unknown("--no-autopsy".to_owned()));
+        }
+        if !procfs::catches(pid, Signal::SIGUSR1) {
+            let why = "node does not listen to SIGUSR1 (--disable-sigusr1?)";
+            return found(Finding::Unknown(why.to_owned()));
+        }
+        let report = self.report(id);
+        let open = procfs::ports(pid);
+        crate::sys::process::signal(pid, Signal::SIGUSR1);
+        tokio::spawn(async move {
+            let limit = Policy::EXAMINATION.mul_f32(0.9);
+            let finding = match tokio::time::timeout(limit, autopsy::examine(pid, &open)).await {
+                Ok(Ok(stack)) => Finding::Busy { stack },
+                Ok(Err(why)) => Finding::Unknown(why),
+                Err(_) => Finding::Unknown("its inspector did not answer in time".to_owned()),
+            };
+            report(Fact::Examined(finding)).send().await;
+        });
+        None
+    }
+
+    /// What must be told of a worker's end before the end itself: that the kernel
+    /// killed it for memory.
+    pub(super) fn post_mortem(&mut self, id: WorkerId, exit: Exit) -> Option<Event> {
+        if !exit.is_kill() {
+            return None;
+        }
+        let kills = self.oom.risen()?;
+        Some(Event::Worker {
+            id,
+            fact: Fact::OutOfMemory { kills },
+        })
+    }
+}
+
+/// A fact on its way to the loop.
+struct Reporting(Sender<(WorkerId, FromLink)>, WorkerId, Fact);
+
+impl Reporting {
+    async fn send(self) {
+        let Self(inbox, id, fact) = self;
+        // Fails only when the loop has ended.
+        let _ = inbox.send((id, FromLink::Fact(fact))).await;
+    }
+}
