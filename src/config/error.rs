@@ -1,0 +1,60 @@
+//! What can be wrong with a configuration.
+
+use std::{path::PathBuf, time::Duration};
+
+use thiserror::Error;
+
+use super::MAX_WORKERS;
+use crate::sys::identity::IdentityError;
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No SCRIPT.
+    #[error("no script given: rcluster [OPTIONS] SCRIPT [ARGS]... (see rcluster --help)")]
+    NoScript,
+    /// `-w`.
+    #[error(
+        "failed to read the number of workers from {origin}: `{value}` is neither a number from 1 to {MAX_WORKERS} nor `auto`"
+    )]
+    Workers {
+        /// Where it stands.
+        origin: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// `-b`.
+    #[error(
+        "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH"
+    )]
+    Bind(String, String),
+    /// `--stop-signal`.
+    #[error("failed to read the stop signal: `{0}` is no signal; write TERM, INT or the like")]
+    Signal(String),
+    /// `--bake`.
+    #[error("--bake is longer than a day ({})", humantime::format_duration(*.0))]
+    Bake(Duration),
+    /// A duration that must not be zero.
+    #[error("{0} must be longer than 0")]
+    Zero(&'static str),
+    /// `--health-path`.
+    #[error("failed to use the health path `{0}`: write a path as in /healthz, without spaces")]
+    HealthPath(String),
+    /// `--max-lifetime`, `--max-rss` or `--max-heap`.
+    #[error("{0} is too small: {1}")]
+    Limit(&'static str, &'static str),
+    /// Options that need the shim.
+    #[error("{0} needs the shim: leave --no-shim out")]
+    NeedsShim(&'static str),
+    /// `--name`.
+    #[error(
+        "failed to use the name `{0}`: it becomes a file name; use letters, digits, `.`, `-` and `_`"
+    )]
+    Name(String),
+    /// `--user`, `--group`.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The working directory.
+    #[error("failed to use the working directory {0}: {1}")]
+    Cwd(PathBuf, #[source] std::io::Error),
+}
