@@ -23,6 +23,8 @@ use crate::{
     },
 };
 
+/// Default of `--min-uptime`; where somebody waits at the screen it is zero.
+const MIN_UPTIME: Duration = Duration::from_millis(500);
 /// Longest `--bake`.
 const MAX_BAKE: Duration = Duration::from_hours(24);
 /// Most workers: a typing error must not fork ten thousand processes.
@@ -130,6 +132,8 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     /// Time to serve on after TERM.
     pub pre_stop: Duration,
+    /// Globs of `--watch`; `None`: nobody watches.
+    pub watch: Option<Vec<String>>,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
     /// What all this was made from, for the next reload.
@@ -196,12 +200,19 @@ impl Config {
         }
         limits(args)?;
         let policy = Policy {
-            workers: workers(args.workers.as_deref())?,
+            workers: match &args.workers {
+                None if watching(args) => 1,
+                given => workers(given.as_deref())?,
+            },
             readiness: args.ready.into(),
             ready_timeout: args.ready_timeout,
             drain_timeout: args.drain_timeout,
             kill_timeout: args.kill_timeout,
-            min_uptime: args.min_uptime,
+            min_uptime: if watching(args) && args.min_uptime == MIN_UPTIME {
+                Duration::ZERO
+            } else {
+                args.min_uptime
+            },
             bake: args.bake,
             surge: args.surge,
             switch: args.switch.into(),
@@ -255,10 +266,17 @@ impl Config {
                 .filter(|path| !path.as_os_str().is_empty())
                 .map(|path| absolute(pwd, path)),
             pre_stop: args.host.pre_stop,
+            watch: watching(args).then(|| args.host.watch.clone()),
             identity: None,
             line: Line::default(),
         })
     }
+}
+
+/// `--watch`, or its variable, unless it says no.
+fn watching(args: &RunArgs) -> bool {
+    let off = |glob: &String| ["0", "false", "no"].contains(&glob.as_str());
+    !args.host.watch.is_empty() && !args.host.watch.iter().all(off)
 }
 
 /// The working directory as the shell names it: `PWD` if it is true, for its

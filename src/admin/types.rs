@@ -21,6 +21,8 @@ pub enum Request {
     Scale(Scale, oneshot::Sender<ScaleReply>),
     /// A slot's worker anew; answered at once, `None` if none serves there.
     Restart(Slot, oneshot::Sender<Option<RestartReply>>),
+    /// A file of the app has changed (`--watch`).
+    Changed(std::path::PathBuf),
     /// A stop; answered when every worker is gone.
     Stop {
         /// SIGKILL at once.

@@ -25,6 +25,10 @@ pub struct HostArgs {
     #[arg(long, value_name = "DUR", default_value = "0s", value_parser = super::duration, env = "RCLUSTER_PRE_STOP")]
     pub pre_stop: Duration,
 
+    /// For development: reload when a file changes that git does not ignore (JavaScript, TypeScript, JSON, .env), or one that matches a GLOB; repeatable. One worker unless -w says otherwise; a broken first start waits for the next change.
+    #[arg(long, value_name = "GLOB", num_args = 0..=1, require_equals = true, default_missing_value = "", env = "RCLUSTER_WATCH")]
+    pub watch: Vec<String>,
+
     /// The table `[env]` of the configuration file.
     #[arg(skip)]
     pub env: Vec<(OsString, OsString)>,

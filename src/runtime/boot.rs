@@ -15,6 +15,7 @@ use super::{
     rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
+    watch::Watch,
 };
 use crate::{
     admin,
@@ -52,6 +53,9 @@ pub enum BootError {
     /// The pid file.
     #[error("failed to write the pid file {0}: {1}")]
     Pidfile(PathBuf, #[source] io::Error),
+    /// `--watch`.
+    #[error("{0}")]
+    Watch(String),
     /// The machine.
     #[error("failed to {0}: {1}")]
     System(&'static str, #[source] io::Error),
@@ -61,7 +65,9 @@ impl BootError {
     /// The exit code that goes with it.
     pub fn code(&self) -> ExitCode {
         match self {
-            Self::Release(_) | Self::Control(_) | Self::Pidfile(..) => ExitCode::Usage,
+            Self::Release(_) | Self::Control(_) | Self::Pidfile(..) | Self::Watch(_) => {
+                ExitCode::Usage
+            }
             Self::Bind(_) => ExitCode::BindFailed,
             Self::System(..) => ExitCode::Internal,
         }
@@ -77,17 +83,48 @@ impl Drop for Pidfile {
     }
 }
 
-/// Runs a master to its end.
+/// Runs a master to its end; with `--watch` a first boot that fails waits for the next change.
 ///
 /// # Errors
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
 pub async fn run(config: Config) -> Result<Verdict, BootError> {
+    loop {
+        let verdict = run_once(config.clone()).await?;
+        let failed = matches!(verdict.code, ExitCode::BootFailed | ExitCode::NeverReady);
+        let Some(globs) = config.watch.as_deref().filter(|_| failed) else {
+            return Ok(verdict);
+        };
+        let mut signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+        let mut watch = Watch::start(&config.launch, globs).map_err(BootError::Watch)?;
+        info!("waiting for a change");
+        let changed = tokio::select! {
+            path = watch.changed() => path,
+            () = signals.ended() => None,
+        };
+        match changed {
+            Some(path) => info!(path = %path.display(), "changed: starting again"),
+            None => return Ok(verdict),
+        }
+    }
+}
+
+/// Runs a master to its end.
+///
+/// # Errors
+/// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
+async fn run_once(config: Config) -> Result<Verdict, BootError> {
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     let inherited = inherit::inherited();
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     let release = Release::resolve(&config.launch)?;
+    let watch = config
+        .watch
+        .as_deref()
+        .map(|globs| Watch::start(&config.launch, globs))
+        .transpose()
+        .map_err(BootError::Watch)?;
     if config.control_is_default
         && let Some(folder) = config.control.parent()
     {
@@ -118,6 +155,16 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let socket = tokio::net::UnixListener::from_std(socket)
         .map_err(|e| BootError::System("listen on the control socket", e))?;
+    if let Some(mut watch) = watch {
+        let changes = requests_in.clone();
+        tokio::spawn(async move {
+            while let Some(path) = watch.changed().await {
+                if changes.send(admin::Request::Changed(path)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
     tokio::spawn(admin::serve(socket, requests_in));
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     info!(

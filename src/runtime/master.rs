@@ -241,6 +241,10 @@ impl Master {
                     Event::Reload { ticket }
                 });
             }
+            Request::Changed(path) => {
+                info!(path = %path.display(), "changed: reload");
+                self.dispatch(Event::Reload { ticket: None });
+            }
             Request::Scale(scale, reply) => {
                 self.scale("request", scale);
                 let _ = reply.send(ScaleReply {

@@ -22,6 +22,7 @@ mod rights;
 mod senses;
 mod shim_file;
 mod signals;
+mod watch;
 
 pub use master::Verdict;
 pub use release::{Release, ReleaseError};

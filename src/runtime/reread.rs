@@ -24,6 +24,7 @@ const FIXED: &[&str] = &[
     "group",
     "strict-bind",
     "pre-stop",
+    "watch",
 ];
 
 /// Reads the configuration again, and remembers what is in force.

@@ -56,6 +56,18 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Waits for a signal that ends a master.
+    pub(super) async fn ended(&mut self) {
+        loop {
+            if matches!(
+                self.next().await,
+                Told::Term | Told::Int | Told::Quit | Told::Hup
+            ) {
+                return;
+            }
+        }
+    }
+
     /// The next signal. Cancel-safe.
     pub(super) async fn next(&mut self) -> Told {
         tokio::select! {

@@ -3,6 +3,7 @@
 use std::{
     os::fd::{FromRawFd, OwnedFd},
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use socket2::{SockRef, Type};
@@ -23,6 +24,10 @@ pub struct Inherited {
 /// Takes over what was handed to this process; whatever is no stream or UDP
 /// socket that is bound is closed. To be called once, before anything else is opened.
 pub fn inherited() -> Vec<Inherited> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return vec![];
+    }
     let Ok(list) = sd_notify::listen_fds_with_names() else {
         return vec![];
     };
