@@ -436,6 +436,9 @@ impl Supervisor {
 
     fn never_ready(&self, worker: &super::Worker) -> String {
         let what = match self.policy.readiness {
+            _ if worker.readiness_seen && self.lacks_health(worker) => {
+                "its health check was never answered well"
+            }
             Readiness::Listening => {
                 "it never listened (an app without a server needs --ready online or --ready message)"
             }
@@ -443,7 +446,11 @@ impl Supervisor {
             Readiness::Online => "node never came online",
         };
         let timeout = crate::names::duration(self.policy.ready_timeout);
-        match &worker.last_error {
+        let error = worker
+            .last_error
+            .as_ref()
+            .or(worker.pulse.complaint.as_ref());
+        match error {
             Some(error) => format!("not ready after {timeout}: {what}; its last error: {error}"),
             None => format!("not ready after {timeout}: {what}"),
         }

@@ -1,0 +1,41 @@
+// A server that can be made ill by its paths. Nothing here knows of rcluster.
+'use strict';
+const http = require('node:http');
+
+if (process.env.SPIN_IN_BOOT === '1') for (;;) { /* never listens */ }
+let sick = process.env.SICK === '1';
+const kept = [];
+
+const server = http.createServer((req, res) => {
+  const { pathname } = new URL(req.url, 'http://x');
+  const about = () => res.end(JSON.stringify({ pid: process.pid, slot: process.env.RCLUSTER_SLOT, args: process.execArgv }));
+  switch (pathname) {
+    case '/healthz':
+      if (process.env.SILENT === '1') return; // accepted, never answered
+      res.statusCode = sick ? 503 : 200;
+      if (process.env.HUGE === '1') { // whoever reads it all pays for it
+        (function more() { while (res.write(Buffer.alloc(65536))) { /* on */ } res.once('drain', more); }());
+        return;
+      }
+      return res.end('health');
+    case '/sick': sick = true; return about();
+    case '/spin': return spinForEver();
+    case '/pause': { // comes to itself again
+      about();
+      const end = Date.now() + 1800;
+      setImmediate(() => { while (Date.now() < end) { /* blocks */ } });
+      return;
+    }
+    case '/close': about(); return server.close();
+    case '/leak': kept.push(Buffer.alloc(96 << 20, 1)); return about();
+    case '/heap': for (let i = 0; i < 40; i++) kept.push(Array.from({ length: 100000 }, (_, n) => ({ n }))); return about();
+    case '/fds': for (let i = 0; i < 400; i++) kept.push(require('node:fs').openSync('/dev/null')); return about();
+    default: return about();
+  }
+});
+
+function spinForEver() {
+  for (;;) { /* the loop does not turn any more */ }
+}
+
+server.listen(Number(process.env.PORT || 0), '127.0.0.1');
