@@ -270,7 +270,10 @@ impl Supervisor {
                 }
             }
             Fact::Misbehaves(reason) => self.condemn(id, Kind::Misbehaved, &reason),
-            Fact::Hello => worker.heard = Some(self.now),
+            Fact::Hello => {
+                worker.heard = Some(self.now);
+                worker.doubted = None;
+            }
             Fact::Beat(beat) => self.beat(id, beat),
             Fact::Measured(usage) => self.measured(id, usage),
             Fact::Probed(answer) => self.probed(id, answer),

@@ -75,7 +75,7 @@ pub struct Supervisor {
     pub(super) parked: bool,
     /// When all workers are measured next.
     pub(super) measure_at: Time,
-    /// When a worker was last recycled.
+    /// When a worker was last recycled, or all were by a reload.
     pub(super) recycled_at: Option<Time>,
     next_id: u64,
     rng: u64,

@@ -251,6 +251,15 @@ impl Supervisor {
         due.max(self.budget.available_at(self.policy.workers))
     }
 
+    /// When an empty slot may be filled: by a spare after its backoff, by a
+    /// restart when the budget has one, too.
+    fn filled_at(&self, slot: Slot) -> impl Iterator<Item = Time> + use<> {
+        let seat = self.seats.get(slot.0 as usize);
+        let spared = seat.filter(|_| self.policy.spares > 0);
+        let spared = spared.map(|s| s.backoff.not_before());
+        spared.into_iter().chain([self.restart_at(slot)])
+    }
+
     /// Times at which reconciling may have something new to do while serving.
     pub(super) fn serving_deadlines(&self) -> Vec<Time> {
         let mut times = self.watch_deadlines();
@@ -260,10 +269,10 @@ impl Supervisor {
             let goal = self.goal(slot);
             match self.fleet.sound(slot, goal) {
                 Some(worker) => times.extend(self.proven_at(worker)),
-                None => times.push(self.restart_at(slot)),
+                None => times.extend(self.filled_at(slot)),
             }
             if self.lacks_stand_in(slot) {
-                times.push(self.restart_at(slot));
+                times.extend(self.filled_at(slot));
             }
         }
         times.extend(

@@ -31,13 +31,13 @@ impl Supervisor {
         worker.usage = Some(usage);
     }
 
-    /// When a worker's lifetime is over, if it is limited.
+    /// When a worker's lifetime is over, if it is limited: it counts from the
+    /// moment it serves, so that a spare that waited long is not old at once.
     fn lives_until(&self, worker: &Worker) -> Option<Time> {
         let lifetime = self.policy.recycle.lifetime?;
         let ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-        Some(Time(
-            worker.started.0.saturating_add(jittered(ms, worker.jitter)),
-        ))
+        let from = worker.ready_at?;
+        Some(Time(from.0.saturating_add(jittered(ms, worker.jitter))))
     }
 
     /// Which limit a worker has reached, in words.

@@ -35,6 +35,8 @@ pub(super) struct Reload {
     tickets: Vec<Ticket>,
     /// Slots below this number run the new generation.
     admitted: u32,
+    /// Workers were parked when it began, and nobody has parked them since.
+    pub(super) wakes: bool,
     /// What was wanted before the configuration was read anew, and how many workers it asks for.
     before: Option<(Box<Policy>, u32)>,
 }
@@ -187,6 +189,7 @@ impl Supervisor {
             switch: self.policy.switch,
             tickets: pending.tickets,
             admitted: 0,
+            wakes: self.parked,
             before: None,
         });
         self.out
@@ -343,7 +346,9 @@ impl Supervisor {
         }
         self.previous = Some(self.committed);
         self.committed = reload.generation;
-        self.parked = false;
+        self.parked &= !reload.wakes;
+        // Nobody is replaced again at once.
+        self.recycled_at = Some(self.now);
         self.retire_due = true;
         self.reloads_done += 1;
         self.last_reload_error = None;

@@ -32,7 +32,13 @@ impl Supervisor {
     }
 
     pub(super) fn ask_park(&mut self) {
-        if self.phase == Phase::Serving && !self.parked {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        if let Some(reload) = &mut self.reload {
+            reload.wakes = false;
+        }
+        if !self.parked {
             self.parked = true;
             self.out.push(Action::Report(Report::Parked));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::super::{Policy, Readiness, Recycle, Surge, Switch};
+use super::super::{Health, Policy, Readiness, Recycle, Surge, Switch};
 
 /// How wild a schedule is. Chances are in a thousand.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Chaos {
     pub(super) stops: u32,
     /// Longest pause between requests, milliseconds.
     pub(super) request_gap: u64,
+    /// An operator's wish is another number of workers, a rest, or one worker anew.
+    pub(super) scales: u32,
     /// Longest way of an event to the master, milliseconds.
     pub(super) delay: u64,
     /// Facts of one worker may overtake each other.
@@ -73,11 +75,19 @@ pub(super) fn policy(rng: &mut Rng) -> Policy {
             Surge::Percent(rng.u32(1..=100))
         },
         switch: pick(rng, &[Switch::Rolling, Switch::Rolling, Switch::Atomic]),
-        hang_timeout: Duration::ZERO,
-        boot_hang_timeout: Duration::ZERO,
-        health: None,
-        recycle: Recycle::default(),
-        spares: 0,
+        hang_timeout: pick_ms(rng, &[0, 0, 600, 3000]),
+        boot_hang_timeout: pick_ms(rng, &[0, 600, 10_000]),
+        health: (rng.u8(..3) == 0).then(|| Health {
+            interval: pick_ms(rng, &[100, 1000]),
+            timeout: pick_ms(rng, &[50, 500]),
+            threshold: rng.u32(1..=3),
+        }),
+        recycle: Recycle {
+            requests: (rng.u8(..3) == 0).then(|| rng.u64(10..2000)),
+            lifetime: (rng.u8(..4) == 0).then(|| pick_ms(rng, &[10_000, 60_000])),
+            ..Recycle::default()
+        },
+        spares: pick(rng, &[0, 0, 1, 2]),
     }
 }
 
@@ -93,6 +103,7 @@ impl Chaos {
             dead: pick(rng, &[0, 20, 100]),
             pauses: pick(rng, &[0, 0, 20]),
             stops: pick(rng, &[0, 0, 20, 150]),
+            scales: pick(rng, &[0, 100, 400]),
             request_gap: pick(rng, &[5, 300, 3000, 60_000]),
             delay: pick(rng, &[0, 2, 50]),
             odd_order: chance(rng, 200),
@@ -132,6 +143,14 @@ pub(super) enum Fate {
     Misbehaves,
     /// It closes a server, and opens it again.
     Reopens,
+    /// It closes all its servers, for good.
+    Closes,
+    /// Its event loop does not turn any more; it hears nothing.
+    Hangs,
+    /// The same for a while.
+    Pauses(u64),
+    /// Its health check is answered badly, or not at all.
+    Sickens { silent: bool },
 }
 
 /// What it does when it is told to drain.
@@ -222,6 +241,12 @@ impl Habit {
                         Fate::Disconnects,
                         Fate::Misbehaves,
                         Fate::Reopens,
+                        Fate::Closes,
+                        Fate::Hangs,
+                        Fate::Hangs,
+                        Fate::Pauses(rng.clone().u64(100..5000)),
+                        Fate::Sickens { silent: false },
+                        Fate::Sickens { silent: true },
                     ],
                 );
                 habit.fate_ms = pick(rng, &[0, 10, 300, 1500, 10_000, 90_000]);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    Action, Event, Fact, Gate, Generation, Policy, Report, Slot, State, Supervisor, Switch, Time,
-    Worker, WorkerId,
+    Action, Event, Fact, Gate, Generation, Kind, Policy, Report, Slot, State, Supervisor, Switch,
+    Time, Worker, WorkerId,
     machine::Phase,
     reload::{Reload, Stage},
 };
@@ -37,6 +37,9 @@ pub(super) fn check(step: &Step<'_>) -> Verdict {
     served_slots_stay_served(step)?;
     an_empty_slot_is_being_filled(step)?;
     reload_invariants::check(step)?;
+    spares_do_not_serve(step)?;
+    recycled_one_at_a_time(step)?;
+    a_silence_is_not_borne(step)?;
     the_end_is_empty(step)
 }
 
@@ -50,16 +53,23 @@ fn processes_are_bounded(step: &Step<'_>) -> Verdict {
         Switch::Rolling => (policy.surge.of(policy.workers) as usize).min(wanted),
         Switch::Atomic => wanted,
     };
-    let (have, most) = (step.after.fleet.iter().count(), wanted + extra + 2 * wanted);
-    ensure(have <= most, || format!("{have} processes, bound {most}"))
+    let spares = policy.spares as usize;
+    let most = wanted + extra + 2 * wanted + spares;
+    let have = step.after.fleet.iter().count();
+    // Fewer are wanted, or room was left for more: nothing is added beyond the bound.
+    let before = step.before.fleet.iter().count();
+    ensure(have <= most || have <= before, || {
+        format!("{have} processes, bound {most}")
+    })
 }
 
-/// While serving at most 2N drain; of those in excess the oldest are cut, and no others.
+/// While serving at most 2N drain, by the most seats there were; of those in excess the oldest are cut, and no others.
 fn draining_is_capped(step: &Step<'_>) -> Verdict {
     if step.after.phase != Phase::Serving {
         return Ok(());
     }
-    let cap = step.after.policy.draining_cap();
+    let seats = step.before.seats.len().max(step.after.seats.len());
+    let cap = step.after.policy.draining_cap().max(seats * 2);
     let draining = count(step.after, |w| w.state == State::Draining);
     ensure(draining <= cap, || format!("{draining} drain, cap {cap}"))?;
     let left: Vec<_> = moves(step.actions)
@@ -85,7 +95,7 @@ fn states_never_move_left(step: &Step<'_>) -> Verdict {
                 format!("worker {}: {} -> {}", worker.id, old.state, worker.state)
             })?;
             ensure(
-                old.slot == worker.slot
+                (old.slot == worker.slot || old.spare && !worker.spare)
                     && old.generation == worker.generation
                     && (old.pid.is_none() || old.pid == worker.pid),
                 || format!("worker {} changed its identity", worker.id),
@@ -107,9 +117,12 @@ fn waiting_has_a_deadline(step: &Step<'_>) -> Verdict {
             && step.after.reload.as_ref().is_some_and(|r| {
                 r.generation == worker.generation && matches!(r.stage, Stage::Replacing)
             });
+        let spare = worker.state == State::Held && worker.spare;
+        // One that hangs in its boot is looked into first.
+        let examined = worker.hung && worker.examined_by.is_some_and(|by| by > step.after.now);
         let fine = match worker.deadline {
             Some(at) => worker.state != State::Ready && at > step.after.now,
-            None => worker.state == State::Ready || held_by_reload,
+            None => worker.state == State::Ready || held_by_reload || spare || examined,
         };
         ensure(fine, || {
             format!(
@@ -177,6 +190,12 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
             .worker(old.id)
             .is_some_and(|w| w.condemned.is_some());
         let stands_in = (given_up || condemned) && m.reason.ends_with("stands in");
+        // Nobody is wanted there.
+        let unwanted = m.reason == "scaled down" && old.slot.0 >= step.after.policy.workers
+            || step.after.parked;
+        if unwanted {
+            continue;
+        }
         let proven = step
             .after
             .fleet
@@ -240,7 +259,8 @@ fn served_slots_stay_served(step: &Step<'_>) -> Verdict {
             .fleet
             .iter()
             .any(|w| w.slot == slot && w.is_ready() && is_about(step.event, w.id));
-        ensure(by_itself || now.contains(&slot), || {
+        let unwanted = step.after.parked || slot.0 >= step.after.policy.workers;
+        ensure(by_itself || unwanted || now.contains(&slot), || {
             format!("slot {slot} was emptied")
         })?;
     }
@@ -251,7 +271,10 @@ fn served_slots_stay_served(step: &Step<'_>) -> Verdict {
 /// backoff, the budget, or the end of a process; nothing else.
 fn an_empty_slot_is_being_filled(step: &Step<'_>) -> Verdict {
     let machine = step.after;
-    if machine.phase != Phase::Serving || machine.fleet.len() >= machine.policy.process_cap() {
+    if machine.parked
+        || machine.phase != Phase::Serving
+        || machine.fleet.len() >= machine.policy.process_cap()
+    {
         return Ok(());
     }
     for slot in machine.slots() {
@@ -266,6 +289,44 @@ fn an_empty_slot_is_being_filled(step: &Step<'_>) -> Verdict {
         })?;
     }
     Ok(())
+}
+
+/// A spare is behind the gate until it is one no more.
+fn spares_do_not_serve(step: &Step<'_>) -> Verdict {
+    let serves = |w: &&Worker| w.spare && (w.gate == Gate::Open || w.is_ready());
+    let wrong = step.after.fleet.iter().find(serves);
+    ensure(wrong.is_none(), || format!("a spare serves: {wrong:?}"))
+}
+
+/// Healthy workers are replaced one at a time, and not while code changes.
+fn recycled_one_at_a_time(step: &Step<'_>) -> Verdict {
+    let recycled = |machine: &Supervisor| {
+        count(machine, |w| {
+            w.trouble == Some(Kind::Recycled) && w.is_seated()
+        })
+    };
+    let (before, after) = (recycled(step.before), recycled(step.after));
+    ensure(after <= before.max(1), || {
+        format!("{after} are recycled at once")
+    })?;
+    let reloads = step.before.reload.is_some() && step.after.reload.is_some();
+    ensure(!reloads || after <= before, || {
+        "recycled during a reload".to_owned()
+    })
+}
+
+/// Nobody is silent for longer than the limit, the doubt, and the master's own sleep.
+fn a_silence_is_not_borne(step: &Step<'_>) -> Verdict {
+    let limit = step.after.policy.hang_timeout;
+    if limit.is_zero() || step.after.phase != Phase::Serving {
+        return Ok(());
+    }
+    let overdue = |w: &&Worker| {
+        let late = |since: Time| since + Policy::DOUBT <= step.after.now;
+        w.is_ready() && w.condemned.is_none() && w.doubted.is_some_and(late)
+    };
+    let borne = step.after.fleet.iter().find(overdue);
+    ensure(borne.is_none(), || format!("borne in silence: {borne:?}"))
 }
 
 /// The master ends only when nobody is left.
@@ -340,7 +401,9 @@ pub(super) fn is_quiet(machine: &Supervisor) -> bool {
         && machine.reload.is_none()
         && machine.pending.is_none()
         && machine.settling.is_empty()
-        && machine.fleet.iter().count() == machine.policy.workers as usize
+        && !machine.parked
+        && machine.fleet.iter().count() == (machine.policy.workers + machine.policy.spares) as usize
+        && count(machine, |w| w.spare && w.state == State::Held) == machine.policy.spares as usize
         && machine.slots().all(|slot| {
             machine
                 .fleet

@@ -2,7 +2,10 @@
 //! tell the master.
 
 use super::{
-    super::{Action, Event, Exit, Fact, Gate, Generation, Pid, StopSignal, Time, WorkerId},
+    super::{
+        Action, Beat, Event, Exit, Fact, Finding, Gate, Generation, Pid, StopSignal, Time, Usage,
+        WorkerId,
+    },
     habits::{Boot, Drains, Fate, Habit, chance},
     world::{Item, World, ms},
 };
@@ -18,6 +21,12 @@ pub(super) enum Deed {
         ends: bool,
     },
     Disconnect,
+    /// A sign of its event loop, and the next after so long.
+    Beat,
+    Hang,
+    Awake,
+    Sicken,
+    Probed,
     End(Exit),
 }
 
@@ -29,6 +38,12 @@ pub(super) struct Process {
     pub(super) gate_open: bool,
     pub(super) asked: bool,
     pub(super) channel: bool,
+    /// Its event loop stands still.
+    pub(super) hung: bool,
+    /// Its health check is answered badly.
+    pub(super) sick: bool,
+    /// It has a shim, and the shim has said hello.
+    pub(super) beats: u64,
     /// When its start is told.
     pub(super) born: Time,
     /// When the last of its facts arrives: they keep their order.
@@ -54,6 +69,38 @@ impl World {
                     }
                 }
             }
+            Action::Probe { id } => {
+                let soon = self.rng.u64(..=30);
+                self.after(soon, id, Deed::Probed);
+            }
+            Action::Measure { id } => {
+                let usage = Usage {
+                    memory: 1 << 20,
+                    fds: 20,
+                    fd_limit: 1000,
+                    ..Usage::default()
+                };
+                self.push(
+                    self.now,
+                    Item::Deliver(Event::Worker {
+                        id,
+                        fact: Fact::Measured(usage),
+                    }),
+                );
+            }
+            Action::Examine { id } => {
+                let finding = if self.rng.bool() {
+                    Finding::Stopped
+                } else {
+                    Finding::Unknown("nothing".to_owned())
+                };
+                let fact = Fact::Examined(finding);
+                // The runtime answers for it, and keeps its own limit; now and then nobody does.
+                if self.rng.u8(..8) > 0 {
+                    let at = self.now + ms(self.rng.u64(..2500));
+                    self.push(at, Item::Deliver(Event::Worker { id, fact }));
+                }
+            }
             Action::Drain { id } => self.drain(id),
             Action::Signal { id, signal } => {
                 let Some(process) = self.processes.get(&id) else {
@@ -68,6 +115,8 @@ impl World {
                         let soon = self.rng.u64(..=20);
                         self.after(soon, id, Deed::End(exit));
                     }
+                    // It stays pending: the handler is JavaScript.
+                    (StopSignal::Stop, Some(_)) if process.hung => {}
                     (StopSignal::Stop, Some(time)) => {
                         self.after(time, id, Deed::End(Exit::Code(0)));
                     }
@@ -75,9 +124,6 @@ impl World {
                 }
             }
             Action::Promote { .. }
-            | Action::Probe { .. }
-            | Action::Measure { .. }
-            | Action::Examine { .. }
             | Action::ReloadEnded { .. }
             | Action::Retire { .. }
             | Action::Report(_)
@@ -124,6 +170,9 @@ impl World {
             gate_open: gate == Gate::Open,
             asked: false,
             channel: true,
+            hung: false,
+            sick: false,
+            beats: 0,
             born: at,
             told: at,
         };
@@ -136,6 +185,11 @@ impl World {
     fn boot(&mut self, id: WorkerId, habit: Habit) {
         let Habit { boot_ms, .. } = habit;
         self.after(boot_ms / 2, id, Deed::Say(Fact::Online));
+        // Without a shim nothing beats.
+        if self.rng.u8(..8) > 0 {
+            self.after(boot_ms / 3, id, Deed::Say(Fact::Hello));
+            self.after(boot_ms / 3 + 1, id, Deed::Beat);
+        }
         match habit.boot {
             Boot::Serves => self.after(boot_ms, id, Deed::Say(Fact::AtGate)),
             Boot::Crashes => {
@@ -146,7 +200,11 @@ impl World {
                 );
                 self.after(boot_ms + 1, id, Deed::End(Exit::Code(1)));
             }
-            Boot::Hangs => {}
+            Boot::Hangs => {
+                if self.rng.bool() {
+                    self.after(boot_ms, id, Deed::Hang);
+                }
+            }
             Boot::CannotBind => {
                 self.after(
                     boot_ms,
@@ -192,6 +250,17 @@ impl World {
                 let end = at + self.rng.u64(1..=3000);
                 self.after(end, id, Deed::End(Exit::Code(0)));
             }
+            Fate::Closes => {
+                for key in 0..habit.keys {
+                    self.after(at, id, Deed::Close(key));
+                }
+            }
+            Fate::Hangs => self.after(at, id, Deed::Hang),
+            Fate::Pauses(time) => {
+                self.after(at, id, Deed::Hang);
+                self.after(at + time, id, Deed::Awake);
+            }
+            Fate::Sickens { .. } => self.after(at, id, Deed::Sicken),
             Fate::Disconnects => self.after(at, id, Deed::Disconnect),
             Fate::Misbehaves => {
                 self.after(at, id, Deed::Say(Fact::Misbehaves("flood".to_owned())));
@@ -203,7 +272,15 @@ impl World {
         }
     }
 
+    /// As the policy was when the schedule began.
+    fn beat_ms(&self) -> u64 {
+        u64::try_from(self.watch.machine.policy().beat().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn drain(&mut self, id: WorkerId) {
+        if self.processes.get(&id).is_some_and(|p| p.hung) {
+            return;
+        }
         let Some(Process { habit, .. }) = self.processes.get(&id) else {
             return;
         };
@@ -217,10 +294,41 @@ impl World {
     }
 
     pub(super) fn perform(&mut self, id: WorkerId, deed: Deed) {
+        let period = self.beat_ms();
         let Some(process) = self.processes.get_mut(&id).filter(|p| p.alive) else {
             return;
         };
+        // A loop that stands still says nothing; what it was about to do it never does.
+        if process.hung && !matches!(deed, Deed::Awake | Deed::End(_) | Deed::Beat | Deed::Probed) {
+            return;
+        }
         match deed {
+            Deed::Beat => {
+                process.beats += 1;
+                let (hung, requests) = (process.hung, process.beats * 10);
+                if !hung {
+                    let beat = Beat {
+                        requests,
+                        ..Beat::default()
+                    };
+                    self.tell(id, Fact::Beat(beat));
+                }
+                self.after(period, id, Deed::Beat);
+            }
+            Deed::Hang => process.hung = !self.quiet,
+            Deed::Awake => process.hung = false,
+            Deed::Sicken => process.sick = !self.quiet,
+            Deed::Probed => {
+                let silent = process.habit.fate == Fate::Sickens { silent: true };
+                let answer = if process.sick {
+                    Err("503".to_owned())
+                } else {
+                    Ok(())
+                };
+                if !(process.hung || process.sick && silent) {
+                    self.tell(id, Fact::Probed(answer));
+                }
+            }
             Deed::Say(fact) => {
                 if fact == Fact::AtGate {
                     process.asked = true;

@@ -1,6 +1,6 @@
 //! What must hold of every single step of a reload.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     super::{
@@ -74,7 +74,9 @@ fn gates_open_all_at_once(step: &Step<'_>) -> Verdict {
             let Action::OpenGate { id } = action else {
                 return None;
             };
-            Some(*id)
+            // A spare that is promoted is a matter of its own.
+            let promoted = |a: &Action| matches!(a, Action::Promote { id: one, .. } if one == id);
+            (!step.actions.iter().any(promoted)).then_some(*id)
         })
         .collect();
     let Some(reload) = step.before.reload.as_ref().filter(|_| !opened.is_empty()) else {
@@ -115,6 +117,7 @@ fn an_atomic_switch_drains_nobody_early(step: &Step<'_>) -> Verdict {
         .filter(|m| m.from == State::Ready && m.generation == step.after.committed)
         .filter(|m| !is_about(step.event, m.id) && admitted(reload) && !all_ready)
         .filter(|m| !m.reason.ends_with("stands in"))
+        .filter(|m| m.reason != "scaled down" && m.reason != "parked")
         // A step may give one reload up and begin the next; that one has not started yet.
         .filter(|_| generation_of(step.before.reload.as_ref()) == Some(reload.generation))
         .try_for_each(|m| Err(format!("worker {} left before the switch", m.id)))
@@ -153,19 +156,29 @@ fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
 /// that has lived `min_uptime`, and `bake`; and nobody else serves from then on.
 fn a_commit_is_proven(step: &Step<'_>) -> Verdict {
     let (machine, policy) = (step.after, &step.after.policy);
-    if step.before.committed == machine.committed {
+    // Parked, they go as soon as the code is theirs.
+    if step.before.committed == machine.committed || machine.parked {
         return Ok(());
     }
     let trial = match policy.switch {
         Switch::Rolling => policy.min_uptime + policy.bake,
         Switch::Atomic => policy.min_uptime.max(policy.bake),
     };
+    let ready = |slot| {
+        let worker = machine.fleet.sound(slot, machine.committed);
+        worker.and_then(|w| w.ready_at)
+    };
+    // A slot that was added during the bake is younger than the switch.
+    let first = machine.slots().filter_map(ready).min();
+    let least = match policy.switch {
+        Switch::Rolling => trial,
+        Switch::Atomic => Duration::ZERO,
+    };
+    ensure(first.is_some_and(|at| at + trial <= machine.now), || {
+        "committed, no slot is proven".to_owned()
+    })?;
     for slot in machine.slots() {
-        let proven = machine
-            .fleet
-            .sound(slot, machine.committed)
-            .and_then(|w| w.ready_at)
-            .is_some_and(|at| at + trial <= machine.now);
+        let proven = ready(slot).is_some_and(|at| at + least <= machine.now);
         ensure(proven, || format!("committed, slot {slot} is not proven"))?;
     }
     let others = count(machine, |w| {

@@ -239,7 +239,9 @@ impl Watch {
     /// Restarts (all spawns but the first of a generation in a slot, which a
     /// boot or a reload asks for) in any window stay within [`SpawnBudget`].
     fn restarts_are_bounded(&mut self, actions: &[Action]) -> Verdict {
-        let workers = self.machine.policy.workers;
+        // The budget grows with the fleet; what it was at its largest bounds it.
+        let seats = u32::try_from(self.machine.seats.len()).unwrap_or(u32::MAX);
+        let workers = self.machine.policy.workers.max(seats);
         for action in actions {
             let Action::Spawn {
                 slot, generation, ..

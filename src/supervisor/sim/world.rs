@@ -10,8 +10,8 @@ use fastrand::Rng;
 
 use super::{
     super::{
-        Event, Exit, Fact, Generation, Pid, Policy, Ticket, Time, Urgency, Worker, WorkerId,
-        machine::Phase,
+        Event, Exit, Fact, Generation, Pid, Policy, Scale, Slot, Switch, Ticket, Time, Urgency,
+        Worker, WorkerId, machine::Phase,
     },
     habits::{self, Chaos, chance},
     invariants::{self, Verdict, ensure},
@@ -108,6 +108,10 @@ impl World {
             self.advance()?;
         }
         self.quieten();
+        if self.watch.exit.is_none() {
+            // Whoever rests is woken.
+            self.step(&Event::Scale(Scale::By(0)))?;
+        }
         self.comes_to_rest()?;
         if self.watch.exit.is_none() {
             self.push(self.now, Item::Deliver(Event::Stop(Urgency::Graceful)));
@@ -131,12 +135,18 @@ impl World {
     /// From now on all behave; what has been started before may still be slow to go.
     fn quieten(&mut self) {
         self.quiet = true;
+        for process in self.processes.values_mut() {
+            process.sick = false;
+        }
         let harmful = |item: &Item| {
             matches!(
                 item,
                 Item::Do(
                     _,
-                    Deed::Say(Fact::Misbehaves(_)) | Deed::Disconnect | Deed::End(_)
+                    Deed::Say(Fact::Misbehaves(_))
+                        | Deed::Disconnect
+                        | Deed::Close(_)
+                        | Deed::End(_)
                 )
             )
         };
@@ -168,7 +178,7 @@ impl World {
                 return Ok(());
             }
             steps += 1;
-            ensure(self.now <= limit && steps < 4000, || {
+            ensure(self.now <= limit && steps < 60_000, || {
                 format!(
                     "not at rest at {} after {steps} steps: {:#?}",
                     self.now, self.watch.machine
@@ -235,7 +245,17 @@ impl World {
         for action in actions {
             self.execute(&action);
         }
-        self.spot_checks()?;
+        // Most beats are noted and no more: the next full step catches up with the clock.
+        let beat = matches!(
+            event,
+            Event::Worker {
+                fact: Fact::Beat(_),
+                ..
+            }
+        );
+        if !beat {
+            self.spot_checks()?;
+        }
         if self.watch.exit.is_none()
             && let Some(at) = self.stopped_at
         {
@@ -300,6 +320,21 @@ impl World {
             } else {
                 Urgency::Graceful
             }));
+        }
+        // The invariants of the one moment of an atomic switch know one number of slots.
+        let machine = &self.watch.machine;
+        let switching = machine.policy.switch == Switch::Atomic && machine.reload.is_some();
+        if chance(&mut self.rng, self.chaos.scales) && !switching {
+            let event = match self.rng.u8(..5) {
+                0 => Event::Park,
+                1 => Event::Restart {
+                    slot: Slot(self.rng.u32(..6)),
+                    reason: "asked for".to_owned(),
+                },
+                2 => Event::Scale(Scale::To(self.rng.u32(..8))),
+                _ => Event::Scale(Scale::By(self.rng.i32(-2..=2))),
+            };
+            return self.step(&event);
         }
         for _ in 0..*[1, 1, 1, 3].get(self.rng.usize(..4)).unwrap_or(&1) {
             self.next_ticket += 1;
