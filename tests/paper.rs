@@ -35,7 +35,12 @@ fn options(help: &str) -> Vec<String> {
         .filter(|line| line.trim_start().starts_with('-'));
     starts
         .filter_map(first)
-        .map(|word| word.trim_end_matches(',').to_owned())
+        .map(|word| {
+            word.split([',', '[', '='])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        })
         .collect()
 }
 
