@@ -160,6 +160,8 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Go back to the release that ran before the last reload.
     Rollback(ReloadArgs),
+    /// Show what went wrong lately: the last 20 incidents, with errors and the stacks of workers that hung.
+    Incidents(StatusArgs),
     /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
     Scale(ScaleArgs),
     /// Replace the worker of one slot: the new one first, then the old one drains.

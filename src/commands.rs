@@ -1,6 +1,9 @@
 //! The commands to a running master: ask, print, and an honest exit code.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -12,7 +15,7 @@ use crate::{
     },
     cli::{ReloadArgs, RestartArgs, ScaleArgs, StatusArgs, StopArgs},
     exit_code::ExitCode,
-    supervisor::{Pid, State, WorkerView},
+    supervisor::{Incident, Pid, State, WorkerView},
     sys::process,
 };
 
@@ -122,7 +125,11 @@ pub fn render(status: &Status) -> String {
             worker.pid.map_or("-".to_owned(), |p| p.to_string()),
             worker.id.to_string(),
             worker.generation.to_string(),
-            worker.state.to_string(),
+            if worker.spare {
+                "spare".to_owned()
+            } else {
+                worker.state.to_string()
+            },
             age(worker.uptime_ms),
             worker.restarts.to_string(),
         ]);
@@ -228,6 +235,59 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
+}
+
+/// `rcluster incidents`
+pub async fn incidents(args: &StatusArgs) -> ExitCode {
+    let status = match Client::find(&args.which).await {
+        Ok(client) => ask_status(&client).await,
+        Err(error) => Err(error),
+    };
+    match status {
+        Ok(status) => {
+            let incidents = &status.fleet.incidents;
+            if args.json {
+                print_json(incidents);
+            } else if incidents.is_empty() {
+                println!("no incidents");
+            }
+            if !args.json {
+                for incident in incidents {
+                    print!("{}", story(incident, status.clock_ms));
+                }
+            }
+            ExitCode::Ok
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// An incident for people: what, who, why, and what is known of it.
+fn story(incident: &Incident, now_ms: u64) -> String {
+    let ago = age(now_ms.saturating_sub(incident.at.0));
+    let pid = incident
+        .pid
+        .map_or_else(String::new, |pid| format!(", pid {pid}"));
+    let mut text = format!(
+        "{ago} ago: {}: slot {}, worker {}{pid}, generation {}: {}\n",
+        incident.kind.name(),
+        incident.slot,
+        incident.worker,
+        incident.generation,
+        incident.reason
+    );
+    if let Some(exit) = incident.exit {
+        let _ = writeln!(text, "    ended: {exit}");
+    }
+    for (title, lines) in [("error", &incident.error), ("it hung", &incident.stack)] {
+        if let Some(lines) = lines {
+            let _ = writeln!(text, "    {title}:");
+            for line in lines.lines() {
+                let _ = writeln!(text, "        {}", line.trim());
+            }
+        }
+    }
+    text
 }
 
 /// `rcluster scale`

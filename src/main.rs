@@ -85,6 +85,7 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::stop(args).await,
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
+        Command::Incidents(args) => commands::incidents(args).await,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
         Command::Check(_)

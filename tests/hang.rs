@@ -74,6 +74,11 @@ fn a_busy_loop_is_replaced_and_its_stack_is_told(node: Node) {
         log.contains("hung: no heartbeat for") && log.contains("at spinForEver"),
         "{log}"
     );
+    let told = master.command(&["incidents"]);
+    let text = String::from_utf8_lossy(&told.stdout);
+    for words in ["ago: hung: slot", "ended: killed by SIGKILL", "at spinForEver"] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
     // Its own request is lost, and nothing else.
     assert!(conn.read().is_err());
     master.wait_ready(2);

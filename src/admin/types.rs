@@ -134,6 +134,9 @@ pub struct Status {
     pub name: String,
     /// The master's process.
     pub pid: u32,
+    /// The master's clock, to which the times of incidents refer: milliseconds since its start, less its own pauses.
+    #[serde(default)]
+    pub clock_ms: u64,
     /// The workers and what goes on with them.
     #[serde(flatten)]
     pub fleet: FleetView,

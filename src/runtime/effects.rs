@@ -451,6 +451,7 @@ impl World {
             version: Status::VERSION,
             name: self.config.name.clone(),
             pid: std::process::id(),
+            clock_ms: 0,
             fleet,
             listeners: self
                 .listeners

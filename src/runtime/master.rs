@@ -220,9 +220,11 @@ impl Master {
     fn request(&mut self, request: Request) {
         match request {
             Request::Status(reply) => {
-                let fleet = self.supervisor.view(self.clock.now());
+                let now = self.clock.now();
+                let mut status = self.world.status(self.supervisor.view(now));
+                status.clock_ms = now.0;
                 // Whoever asked may have gone.
-                let _ = reply.send(self.world.status(fleet));
+                let _ = reply.send(status);
             }
             Request::Readiness(reply) => {
                 let brief = self.supervisor.brief();
