@@ -76,7 +76,11 @@ fn a_busy_loop_is_replaced_and_its_stack_is_told(node: Node) {
     );
     let told = master.command(&["incidents"]);
     let text = String::from_utf8_lossy(&told.stdout);
-    for words in ["ago: hung: slot", "ended: killed by SIGKILL", "at spinForEver"] {
+    for words in [
+        "ago: hung: slot",
+        "ended: killed by SIGKILL",
+        "at spinForEver",
+    ] {
         assert!(text.contains(words), "{words:?} in {text}");
     }
     // Its own request is lost, and nothing else.

@@ -318,3 +318,34 @@ fn one_worker_that_cannot_boot_does_not_take_the_others_down() {
     assert!(!master.has_ended());
     master.stop();
 }
+
+/// The delay of each death, as the log tells it.
+fn delays(master: &Master) -> Vec<u64> {
+    let log = master.log();
+    log.lines()
+        .filter(|line| line.contains("worker died"))
+        .filter_map(|line| line.rsplit_once("retry_ms=")?.1.trim().parse().ok())
+        .collect()
+}
+
+#[test]
+fn a_minute_of_health_clears_the_record_of_a_slot() {
+    let mut master = http(Node::V24);
+    for deaths in 1..=2 {
+        let worker = master.wait_ready(2).remove(0);
+        kill(worker.process(), SIGKILL);
+        master.wait_replaced(&worker);
+        assert_eq!(delays(&master).len(), deaths);
+    }
+    let before = delays(&master);
+    assert!(before[0] == 0 && before[1] >= 50, "the control: {before:?}");
+    // 60 s of readiness count; the test waits for what status tells, and no longer.
+    let healthy = wait_until("a minute of health", common::LONG * 2, || {
+        let worker = master.status().in_slot(0)?;
+        (worker.uptime_ms > 61_000).then_some(worker)
+    });
+    kill(healthy.process(), SIGKILL);
+    master.wait_replaced(&healthy);
+    assert_eq!(delays(&master)[2], 0, "replaced at once again");
+    master.stop();
+}

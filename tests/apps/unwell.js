@@ -30,6 +30,10 @@ const server = http.createServer((req, res) => {
     case '/leak': kept.push(Buffer.alloc(96 << 20, 1)); return about();
     case '/heap': for (let i = 0; i < 40; i++) kept.push(Array.from({ length: 100000 }, (_, n) => ({ n }))); return about();
     case '/fds': for (let i = 0; i < 400; i++) kept.push(require('node:fs').openSync('/dev/null')); return about();
+    case '/path': { // a listener where the environment says
+      const other = http.createServer(about).on('error', (err) => res.end(JSON.stringify({ code: err.code })));
+      return other.listen(process.env.OTHER, () => res.end(JSON.stringify({ code: 'listens' })));
+    }
     default: return about();
   }
 });
