@@ -21,6 +21,7 @@ struct Scene {
     addr: Addr,
     rss: u64,
     fds: usize,
+    backlog: Option<u32>,
 }
 
 impl Scene {
@@ -42,11 +43,14 @@ impl Scene {
             .start();
         let ready = master.wait_ready(2);
         let (rss, fds) = (rss_kib(master.pid()), fd_count(master.pid()));
+        let addr = Addr::parse(&master.status().addresses()[0]).expect("a TCP address");
+        let backlog = backlog_of(addr.tcp_port());
         fs::write(go, "").expect("the sign to begin");
         Self {
             bad: ready[0].clone(),
             good: ready[1].clone(),
-            addr: Addr::parse(&master.status().addresses()[0]).expect("a TCP address"),
+            addr,
+            backlog,
             master,
             rss,
             fds,
@@ -264,8 +268,8 @@ fn a_lowered_backlog_is_repaired() {
         return;
     }
     let scene = Scene::new("lowers_backlog", "");
-    let port = scene.master.addr().tcp_port();
-    let before = backlog_of(port).expect("a backlog");
+    let port = scene.addr.tcp_port();
+    let before = scene.backlog.expect("a backlog");
     assert!(before >= 511, "the backlog is {before} from the start");
     scene.master.wait_events("lowered", 1);
     wait_until("the repaired backlog", common::BOOT, || {
