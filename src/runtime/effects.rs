@@ -1,8 +1,7 @@
 //! Carrying out orders: one arm an [`Action`]. Never waits for a worker.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    ffi::OsString,
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -26,34 +25,14 @@ use crate::{
     config::{Config, Launch},
     ipc::{Query, outbound},
     supervisor::{
-        Action, Event, FleetView, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal,
-        Supervisor, Ticket, WorkerId,
+        Action, Event, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal, Supervisor,
+        Ticket, WorkerId,
     },
-    sys::{
-        fd_pass,
-        guard::Guard,
-        process,
-        spawn::{self, CHANNEL_FD, Spawn},
-    },
+    sys::{guard::Guard, process},
 };
 
-/// A port that the kernel chooses when the inspector is opened; the shim hides it from `process.execArgv`.
-const INSPECT: &str = "--inspect-port=127.0.0.1:0";
 /// Part of the drain timeout that is left for the worker's report to arrive.
 const REPORT_TIME: Duration = Duration::from_millis(300);
-
-/// What a service manager tells the master, and is not for its workers (`sd_notify(3)`, `sd_listen_fds(3)`, `sd_watchdog_enabled(3)`).
-const MANAGERS: [&str; 9] = [
-    "NOTIFY_SOCKET",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDNAMES",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "FDSTORE",
-    "MAINPID",
-];
 
 /// Who waits for a reload, and until when.
 #[derive(Debug)]
@@ -83,9 +62,9 @@ pub(super) struct World {
     /// A stop was asked for, although it may not have begun yet.
     pub(super) leaving: bool,
     pub(super) pids: BTreeMap<Pid, WorkerId>,
-    releases: BTreeMap<Generation, Release>,
-    shim: Option<ShimFile>,
-    guard: Option<Guard>,
+    pub(super) releases: BTreeMap<Generation, Release>,
+    pub(super) shim: Option<ShimFile>,
+    pub(super) guard: Option<Guard>,
     pub(super) inbox: Sender<(WorkerId, FromLink)>,
     waiting: BTreeMap<Ticket, Waiter>,
     /// Waiters for the last worker of older generations.
@@ -242,92 +221,6 @@ impl World {
             .map_or(&self.config.launch, |release| &release.launch)
     }
 
-    fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Pid, String> {
-        let release = self
-            .releases
-            .get(&generation)
-            .ok_or_else(|| format!("generation {generation} is forgotten"))?;
-        let what = self.command(id, slot, release)?;
-        let failed = |what: &str, error: &std::io::Error| format!("failed to {what}: {error}");
-        let (ours, theirs) = fd_pass::channel().map_err(|e| failed("make a channel", &e))?;
-        let pid = spawn::spawn(&what, &theirs)
-            .map_err(|e| failed(&format!("start {}", what.program.display()), &e))?;
-        self.pids.insert(pid, id);
-        self.links
-            .insert(id, Link::open(id, ours, self.inbox.clone()));
-        if self.guard.as_mut().is_some_and(|g| g.add(pid).is_err()) {
-            warn!("the guard is gone; it is started again");
-            self.restart_guard();
-        }
-        Ok(pid)
-    }
-
-    fn command(&self, id: WorkerId, slot: Slot, release: &Release) -> Result<Spawn, String> {
-        let launch = &release.launch;
-        let (script, cwd) = release.paths();
-        let mut args: Vec<OsString> = launch.node_args.clone();
-        let mut set: Vec<(OsString, OsString)> = vec![];
-        let mut variable = |name: &str, value: String| set.push((name.into(), value.into()));
-        variable("NODE_CHANNEL_FD", CHANNEL_FD.to_string());
-        variable("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned());
-        variable("NODE_UNIQUE_ID", id.to_string());
-        variable("NODE_APP_INSTANCE", slot.to_string());
-        variable("RCLUSTER_SLOT", slot.to_string());
-        if let Some(shim) = &self.shim {
-            let path = shim
-                .path()
-                .map_err(|e| format!("failed to write the shim: {e}"))?;
-            args.extend(["--require".into(), path.into()]);
-            let inspects = args
-                .iter()
-                .any(|a| a.as_encoded_bytes().starts_with(b"--inspect"));
-            if launch.autopsy && !inspects {
-                // Opens nothing: it says where SIGUSR1 would.
-                args.push(INSPECT.into());
-            }
-            let beat_ms = self.config.policy.beat().as_millis();
-            let drain_ms = self.config.policy.drain_timeout.as_millis();
-            let message = launch.shutdown_message;
-            variable(
-                "RCLUSTER_SHIM",
-                format!(
-                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message}}}"#
-                ),
-            );
-        }
-        if let Some((user, home)) = self.config.identity.as_ref().and_then(|i| i.home.as_ref()) {
-            variable("USER", user.clone());
-            variable("LOGNAME", user.clone());
-            variable("HOME", home.to_string_lossy().into_owned());
-        }
-        if let Some(port) = self.listeners.declared_port()
-            && std::env::var_os("PORT").is_none()
-        {
-            variable("PORT", port.to_string());
-        }
-        set.extend(release.env.iter().cloned());
-        args.push(script.into());
-        args.extend(launch.args.iter().cloned());
-        let kept: BTreeSet<_> = set.iter().map(|(name, _)| name.clone()).collect();
-        let remove = std::env::vars_os()
-            .map(|(name, _)| name)
-            .filter(|name| {
-                let ours = name.as_encoded_bytes().starts_with(b"RCLUSTER_")
-                    || name.to_str().is_some_and(|name| MANAGERS.contains(&name));
-                ours && !kept.contains(name)
-            })
-            .collect();
-        set.push(("PWD".into(), cwd.into()));
-        Ok(Spawn {
-            program: release.node.clone(),
-            args,
-            cwd: cwd.to_owned(),
-            set,
-            remove,
-            identity: self.config.identity.clone(),
-        })
-    }
-
     fn open_gate(&mut self, id: WorkerId, supervisor: &Supervisor) -> Option<Event> {
         let generation = supervisor.worker(id)?.generation;
         let mut failed = None;
@@ -385,7 +278,7 @@ impl World {
         self.listeners.forget(id);
     }
 
-    fn restart_guard(&mut self) {
+    pub(super) fn restart_guard(&mut self) {
         let path = self.config.control.with_extension("guard");
         match Guard::start(&path, self.config.policy.drain_timeout) {
             Ok(mut guard) => {

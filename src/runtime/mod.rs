@@ -22,6 +22,7 @@ mod rights;
 mod senses;
 mod shim_file;
 mod signals;
+mod start;
 mod watch;
 
 pub use master::Verdict;
