@@ -6,15 +6,18 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
 mod health;
 mod help;
 mod host;
+mod upgrade;
 
 pub use health::HealthArgs;
 pub use help::command;
+pub use upgrade::UpgradeArgs;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
@@ -166,6 +169,8 @@ pub enum Command {
     Scale(ScaleArgs),
     /// Replace the worker of one slot: the new one first, then the old one drains.
     Restart(RestartArgs),
+    /// Replace the master's own program in place: same pid, same workers, nothing is lost.
+    Upgrade(UpgradeArgs),
     /// Start one worker of SCRIPT without its port and say whether it gets ready: `nginx -t` for Node.
     Check(Box<CheckArgs>),
     /// Try SCRIPT before production: load, reloads, killed and paused workers, and an account of every request.
@@ -430,7 +435,7 @@ impl From<SwitchArg> for Switch {
 }
 
 /// `--log-format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -439,7 +444,7 @@ pub enum LogFormat {
 }
 
 /// `--log-level`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum LogLevel {
     /// Nothing.
     Off,

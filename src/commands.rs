@@ -19,6 +19,10 @@ use crate::{
     sys::process,
 };
 
+mod upgrade;
+
+pub use upgrade::upgrade;
+
 fn failed(error: &ClientError) -> ExitCode {
     eprintln!("rcluster: {error}");
     match error {

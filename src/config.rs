@@ -10,15 +10,17 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    cli::RunArgs,
+    cli::{LogFormat, LogLevel, RunArgs},
     settings::Line,
     supervisor::{Health, Policy, Recycle},
     sys::{control_dir, identity::Identity, listener::Endpoint},
 };
 
 mod error;
+mod signal;
 
 pub use error::ConfigError;
 
@@ -30,7 +32,7 @@ const MAX_BAKE: Duration = Duration::from_hours(24);
 const MAX_WORKERS: u32 = 1024;
 
 /// Where and what to run; resolved anew for each generation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Launch {
     /// The script, absolute, symbolic links as given.
     pub script: PathBuf,
@@ -49,6 +51,7 @@ pub struct Launch {
     /// PM2's 'shutdown' message at a drain.
     pub shutdown_message: bool,
     /// The stop signal.
+    #[serde(with = "signal")]
     pub stop_signal: Signal,
     /// `--health-path`.
     pub health_path: Option<String>,
@@ -57,7 +60,7 @@ pub struct Launch {
 }
 
 /// A validated configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// The numbers.
     pub policy: Policy,
@@ -83,6 +86,8 @@ pub struct Config {
     pub watch: Option<Vec<String>>,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
+    /// How much is logged, and in which form.
+    pub log: (LogLevel, LogFormat),
     /// What all this was made from, for the next reload.
     pub line: Line,
 }
@@ -215,6 +220,7 @@ impl Config {
             pre_stop: args.host.pre_stop,
             watch: watching(args).then(|| args.host.watch.clone()),
             identity: None,
+            log: (args.log_level, args.log_format),
             line: Line::default(),
         })
     }

@@ -33,6 +33,8 @@ pub enum ExitCode {
     Lost = 14,
     /// `status --ready`: a master answers, but wants no new traffic.
     NotReady = 15,
+    /// Upgrade: refused, by the new binary or because of the moment; all goes on as before.
+    Refused = 16,
     /// Rehearsal: ended early by SIGINT or SIGTERM, and put away.
     Interrupted = 130,
 }

@@ -8,7 +8,7 @@ use rcluster::{
     config::{self, Config},
     exit_code::ExitCode,
     host, rehearse,
-    runtime::{Verdict, boot},
+    runtime::{BootError, Verdict, boot, upgrade},
     settings::{Line, LineError},
     sys,
 };
@@ -18,6 +18,20 @@ fn main() -> process::ExitCode {
     // Before anything else: until the handlers are in place, no signal may
     // have its default action.
     sys::process::block_signals();
+    match upgrade::resumption() {
+        None => {}
+        Some(Ok(resumption)) => {
+            log(resumption.log());
+            return finish(on_runtime(async { Ok(end(boot::resume(resumption).await)) }));
+        }
+        Some(Err(error)) => {
+            eprintln!("rcluster: {error}");
+            return ExitCode::Internal.into();
+        }
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == upgrade::ASK) {
+        return upgrade::answer().into();
+    }
     let line = Line {
         words: std::env::args_os().collect(),
         // A deleted one matters only to those who need it.
@@ -88,6 +102,7 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Incidents(args) => commands::incidents(args).await,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
+        Command::Upgrade(args) => commands::upgrade(args).await,
         Command::Check(_)
         | Command::Rehearse(_)
         | Command::Config(_)
@@ -121,28 +136,33 @@ fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return usage(&error),
     };
-    log(args);
+    log(config.log);
     config.line = line;
     on_runtime(async {
         let verdict = match mode {
             Mode::Serve => boot::run(config).await,
             Mode::Check => boot::check(config).await,
         };
-        match verdict {
-            Ok(Verdict { code, reason }) => {
-                match reason {
-                    Some(reason) if code == ExitCode::Ok => println!("{reason}"),
-                    Some(reason) => eprintln!("rcluster: {}", one_line(&reason)),
-                    None => {}
-                }
-                Ok(code)
-            }
-            Err(error) => {
-                eprintln!("rcluster: {error}");
-                Ok(error.code())
-            }
-        }
+        Ok(end(verdict))
     })
+}
+
+/// Says how it ended.
+fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
+    match verdict {
+        Ok(Verdict { code, reason }) => {
+            match reason {
+                Some(reason) if code == ExitCode::Ok => println!("{reason}"),
+                Some(reason) => eprintln!("rcluster: {}", one_line(&reason)),
+                None => {}
+            }
+            code
+        }
+        Err(error) => {
+            eprintln!("rcluster: {error}");
+            error.code()
+        }
+    }
 }
 
 /// A reason with a stack as one line: the error, and where it was thrown. The
@@ -156,8 +176,8 @@ fn one_line(reason: &str) -> String {
     }
 }
 
-fn log(args: &RunArgs) {
-    let level = match args.log_level {
+fn log((level, format): (LogLevel, LogFormat)) {
+    let level = match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -169,7 +189,7 @@ fn log(args: &RunArgs) {
         .with_max_level(level)
         .with_target(false)
         .with_writer(std::io::stderr);
-    match args.log_format {
+    match format {
         LogFormat::Text => builder
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .init(),

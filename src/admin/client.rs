@@ -116,6 +116,24 @@ impl Client {
         self.ask(Method::POST, route, body.into()).await
     }
 
+    /// `POST` where the answer is the same document whatever its status says.
+    ///
+    /// # Errors
+    /// [`ClientError::NoMaster`] or [`ClientError::Answer`].
+    pub async fn post_for_any_status<T: DeserializeOwned>(
+        &self,
+        route: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| self.answer_error(&e))?;
+        let (status, bytes) = self.exchange(Method::POST, route, body.into()).await?;
+        serde_json::from_slice(&bytes).map_err(|_| {
+            // An older master does not know the route.
+            let text = String::from_utf8_lossy(&bytes);
+            self.answer_error(&format!("{status}: {text}"))
+        })
+    }
+
     fn answer_error(&self, why: &impl ToString) -> ClientError {
         ClientError::Answer {
             path: self.path.clone(),

@@ -11,5 +11,5 @@ pub use client::{Client, ClientError, find_masters};
 pub use routes::{SocketFile, serve};
 pub use types::{
     ListenerStatus, Readiness, ReloadReply, ReloadWish, Request, RestartReply, ScaleReply,
-    ScaleWish, Status, StopReply, StopWish,
+    ScaleWish, Status, StopReply, StopWish, UpgradeReply, UpgradeView, UpgradeWish,
 };

@@ -16,7 +16,9 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::types::{ReloadReply, ReloadWish, Request, ScaleWish, Status, StopReply, StopWish};
+use super::types::{
+    ReloadReply, ReloadWish, Request, ScaleWish, Status, StopReply, StopWish, UpgradeWish,
+};
 use crate::supervisor::Slot;
 
 /// The control socket's file, removed with this value.
@@ -58,8 +60,12 @@ impl Listener for SameUser {
     }
 }
 
-/// Serves the control socket until the runtime ends.
-pub async fn serve(listener: UnixListener, requests: Sender<Request>) {
+/// Serves the control socket until `stop`; then answers what was asked, accepts nobody any more, and ends.
+pub async fn serve(
+    listener: UnixListener,
+    requests: Sender<Request>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
     let router = Router::new()
         .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
@@ -67,10 +73,13 @@ pub async fn serve(listener: UnixListener, requests: Sender<Request>) {
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
         .route("/v1/workers/{slot}/restart", post(restart))
-        .route("/v1/stop", post(stop))
+        .route("/v1/upgrade", post(upgrade))
+        .route("/v1/stop", post(stop_master))
         .with_state(requests);
     // Never returns an error: accept goes on by itself.
-    let _ = axum::serve(SameUser(listener), router).await;
+    let _ = axum::serve(SameUser(listener), router)
+        .with_graceful_shutdown(stop)
+        .await;
 }
 
 /// The loop has ended, or ends while it is asked.
@@ -155,7 +164,22 @@ async fn restart(
     })
 }
 
-async fn stop(
+/// Runs a binary of the caller's choice: for the control socket only, where the caller could do that anyway.
+async fn upgrade(
+    State(requests): State<Sender<Request>>,
+    wish: Option<Json<UpgradeWish>>,
+) -> Result<Response, Gone> {
+    let Json(wish) = wish.unwrap_or_default();
+    let Json(reply) = ask(&requests, |reply| Request::Upgrade(wish, reply)).await?;
+    let code = if reply.accepted {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::CONFLICT
+    };
+    Ok((code, Json(reply)).into_response())
+}
+
+async fn stop_master(
     State(requests): State<Sender<Request>>,
     wish: Option<Json<StopWish>>,
 ) -> Result<Json<StopReply>, Gone> {

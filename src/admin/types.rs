@@ -21,6 +21,8 @@ pub enum Request {
     Scale(Scale, oneshot::Sender<ScaleReply>),
     /// A slot's worker anew; answered at once, `None` if none serves there.
     Restart(Slot, oneshot::Sender<Option<RestartReply>>),
+    /// Another program for the master itself; answered when it has been asked whether it can.
+    Upgrade(UpgradeWish, oneshot::Sender<UpgradeReply>),
     /// A file of the app has changed (`--watch`).
     Changed(std::path::PathBuf),
     /// A stop; answered when every worker is gone.
@@ -137,6 +139,12 @@ pub struct Status {
     /// The master's clock, to which the times of incidents refer: milliseconds since its start, less its own pauses.
     #[serde(default)]
     pub clock_ms: u64,
+    /// The version of the program that runs.
+    #[serde(default)]
+    pub program: String,
+    /// Its own upgrades in place.
+    #[serde(default)]
+    pub upgrade: UpgradeView,
     /// The workers and what goes on with them.
     #[serde(flatten)]
     pub fleet: FleetView,
@@ -150,6 +158,61 @@ pub struct Status {
 impl Status {
     /// The present version.
     pub const VERSION: u32 = 1;
+}
+
+/// `POST /v1/upgrade`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UpgradeWish {
+    /// The binary, absolute; by default the path by which the master was started.
+    #[serde(default)]
+    pub binary: Option<std::path::PathBuf>,
+}
+
+/// The first answer to an upgrade. That it is done only the new program can
+/// say: by [`UpgradeView::answered`] in the status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UpgradeReply {
+    /// The attempt's number; 0 when it did not come to one.
+    pub attempt: u64,
+    /// Whether the binary can take over, and is about to.
+    pub accepted: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl UpgradeReply {
+    /// It is about to happen.
+    pub fn accepted(attempt: u64) -> Self {
+        Self {
+            attempt,
+            accepted: true,
+            reason: None,
+        }
+    }
+
+    /// Nothing has changed.
+    pub fn refused(attempt: u64, reason: &str) -> Self {
+        Self {
+            attempt,
+            accepted: false,
+            reason: Some(reason.to_owned()),
+        }
+    }
+}
+
+/// What became of attempts to replace the master's program in place. Counted over all its programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeView {
+    /// Attempts.
+    pub attempts: u64,
+    /// Those that succeeded.
+    pub done: u64,
+    /// The last attempt of which the outcome is known.
+    pub answered: u64,
+    /// Why that one changed nothing; none if it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// The answer to a reload or rollback.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Bytes that may wait for one worker.
@@ -11,9 +12,10 @@ const MAX_QUEUED: usize = 1 << 20;
 const MAX_RESENDS: u32 = 3;
 
 /// A message to a worker, with or without a handle.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outgoing<H> {
     /// The line, newline included.
+    #[serde(with = "super::text")]
     pub line: Vec<u8>,
     /// The handle that goes with it.
     pub handle: Option<H>,
@@ -30,12 +32,43 @@ pub struct Overflow;
 pub struct UnexpectedAck;
 
 /// Messages to one worker. `H` is a handle; this type never looks into it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Channel<H> {
     queue: VecDeque<Outgoing<H>>,
     queued: usize,
     /// Sent with its handle, not yet acknowledged; the count of resends.
     in_flight: Option<(Outgoing<H>, u32)>,
+}
+
+impl<H> Outgoing<H> {
+    /// The same with another kind of handle.
+    ///
+    /// # Errors
+    /// What `with` says.
+    pub fn map<T, E>(&self, with: impl FnOnce(&H) -> Result<T, E>) -> Result<Outgoing<T>, E> {
+        Ok(Outgoing {
+            line: self.line.clone(),
+            handle: self.handle.as_ref().map(with).transpose()?,
+        })
+    }
+}
+
+impl<H> Channel<H> {
+    /// The same with another kind of handle.
+    ///
+    /// # Errors
+    /// What `with` says first.
+    pub fn map<T, E>(&self, mut with: impl FnMut(&H) -> Result<T, E>) -> Result<Channel<T>, E> {
+        let queue = self.queue.iter().map(|message| message.map(&mut with));
+        let queue = queue.collect::<Result<_, E>>()?;
+        let in_flight = self.in_flight.as_ref();
+        let in_flight = in_flight.map(|(message, resends)| Ok((message.map(with)?, *resends)));
+        Ok(Channel {
+            queue,
+            queued: self.queued,
+            in_flight: in_flight.transpose()?,
+        })
+    }
 }
 
 impl<H> Default for Channel<H> {

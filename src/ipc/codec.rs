@@ -1,5 +1,7 @@
 //! Framing: one JSON value a line (`lib/internal/child_process/serialization.js`, `json`).
 
+use serde::{Deserialize, Serialize};
+
 /// Longest line that is kept, in bytes, without its newline.
 pub const MAX_LINE: usize = 1 << 20;
 
@@ -13,8 +15,9 @@ pub enum Line<'a> {
 }
 
 /// Cuts a byte stream into lines. Holds at most [`MAX_LINE`] bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LineDecoder {
+    #[serde(with = "super::text")]
     partial: Vec<u8>,
     dropping: bool,
 }
@@ -97,6 +100,18 @@ mod tests {
         let long = vec![b'x'; MAX_LINE];
         assert_eq!(decode(&[&long, b"\n"]), [Some(long.clone())]);
         assert_eq!(decode(&[&long, b"x\n"]), [None]);
+    }
+
+    #[test]
+    fn a_line_goes_on_after_it_was_written_out_between_two_of_its_bytes() {
+        let mut decoder = LineDecoder::default();
+        // The first two of the three bytes of a character.
+        decoder.feed(b"\"\xe2\x82", |_| unreachable!());
+        let text = serde_json::to_string(&decoder).unwrap();
+        let mut read: LineDecoder = serde_json::from_str(&text).unwrap();
+        let mut lines = vec![];
+        read.feed(b"\xac\"\n", |line| lines.push(format!("{line:?}")));
+        assert_eq!(lines, [format!("{:?}", Line::Whole("\"€\"".as_bytes()))]);
     }
 
     proptest! {

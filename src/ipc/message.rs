@@ -53,7 +53,7 @@ impl AddressType {
 }
 
 /// `act: "queryServer"`: a worker wants a listening socket.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Query {
     /// To be echoed as `ack`.
     pub seq: Value,

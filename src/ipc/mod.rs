@@ -7,6 +7,7 @@
 mod channel;
 mod codec;
 mod message;
+mod text;
 
 pub use channel::{Channel, Outgoing, Overflow, UnexpectedAck};
 pub use codec::{Line, LineDecoder, MAX_LINE};

@@ -1,6 +1,6 @@
 //! From a configuration to a running master, and out again.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -15,13 +15,15 @@ use super::{
     rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
+    upgrade::{self, Hold, Resumption, Serving, Unpacking, Upgrade},
     watch::Watch,
 };
 use crate::{
     admin,
     config::Config,
     exit_code::ExitCode,
-    supervisor::Supervisor,
+    settings::Line,
+    supervisor::{Generation, Supervisor},
     sys::{
         control_dir::{self, ControlError, Lock},
         guard::{self, Guard},
@@ -75,7 +77,8 @@ impl BootError {
 }
 
 /// The pid file, removed with this value.
-struct Pidfile(PathBuf);
+#[derive(Debug)]
+pub(super) struct Pidfile(pub(super) PathBuf);
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
@@ -139,33 +142,25 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     listeners.adopt(inherited);
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;
-    let _socket_file = admin::SocketFile(config.control.clone());
-    let _pidfile = match &config.pidfile {
-        Some(path) => {
-            std::fs::write(path, format!("{}\n", std::process::id()))
-                .map_err(|e| BootError::Pidfile(path.clone(), e))?;
-            Some(Pidfile(path.clone()))
-        }
-        None => None,
+    let mut hold = Hold {
+        pidfile: None,
+        socket_file: admin::SocketFile(config.control.clone()),
+        socket,
+        lock,
     };
+    if let Some(path) = &config.pidfile {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .map_err(|e| BootError::Pidfile(path.clone(), e))?;
+        hold.pidfile = Some(Pidfile(path.clone()));
+    }
     let (shim, guard) = helpers(&config)?;
+    let program = started_by(&config.line);
     // The master must not hold a release folder that a deploy wants to delete.
     std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
 
     let (requests_in, requests) = mpsc::channel(REQUESTS);
-    let socket = tokio::net::UnixListener::from_std(socket)
-        .map_err(|e| BootError::System("listen on the control socket", e))?;
-    if let Some(mut watch) = watch {
-        let changes = requests_in.clone();
-        tokio::spawn(async move {
-            while let Some(path) = watch.changed().await {
-                if changes.send(admin::Request::Changed(path)).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    tokio::spawn(admin::serve(socket, requests_in));
+    follow(watch, &requests_in);
+    let serving = serve(&hold, &requests_in)?;
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     info!(
         name = config.name,
@@ -177,21 +172,110 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         "rcluster starts"
     );
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
-    let world = World::new(config, release, listeners, shim, guard, inbox_in);
+    let releases = first(release);
+    let world = World::new(config, releases, listeners, shim, Some(guard), inbox_in);
+    let view = admin::UpgradeView::default();
+    let upgrade = Upgrade::new(hold, requests_in, serving, program, view);
     let inputs = Inputs {
         signals,
         requests,
         inbox,
     };
-    let verdict = Master::new(supervisor, world, Manager::of_process())
-        .run(inputs)
-        .await;
+    let master = Master::new(supervisor, world, Manager::of_process(), upgrade);
+    Ok(conclude(master.run(inputs).await))
+}
+
+/// Goes on with a master whose program was replaced by this one.
+///
+/// # Errors
+/// A [`BootError`] when it cannot; its workers finish what they have, and the guard ends them.
+pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
+    let taken = |e| BootError::System("take over what the program before this one left open", e);
+    let Resumption { mut state, back } = resumption;
+    spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
+    identity::forbid_dumps();
+    let mut unpacking = Unpacking::default();
+    let hold = upgrade::hold(&state, &mut unpacking)?;
+    let (requests_in, requests) = mpsc::channel(REQUESTS);
+    let (inbox_in, inbox) = mpsc::channel(INBOX);
+    let world = upgrade::world(&mut state, &mut unpacking, &inbox_in).map_err(taken)?;
+    if let Some(globs) = world.config.watch.as_deref() {
+        match Watch::start(&world.config.launch, globs) {
+            Ok(watch) => follow(Some(watch), &requests_in),
+            Err(error) => warn!(error, "files are not watched any more"),
+        }
+    }
+    let serving = serve(&hold, &requests_in)?;
+    let view = upgrade::view(&state, back);
+    info!(
+        name = world.config.name,
+        program = env!("CARGO_PKG_VERSION"),
+        upgrades = view.done,
+        refused = view.refused,
+        "rcluster goes on"
+    );
+    let clock = upgrade::clock(&state);
+    let upgrade = Upgrade::new(hold, requests_in, serving, state.program, view);
+    let master = Master::resume(state.supervisor, world, clock, upgrade);
+    // What came meanwhile is delivered now.
+    let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+    let inputs = Inputs {
+        signals,
+        requests,
+        inbox,
+    };
+    Ok(conclude(master.run(inputs).await))
+}
+
+fn serve(hold: &Hold, requests: &mpsc::Sender<admin::Request>) -> Result<Serving, BootError> {
+    Serving::start(&hold.socket, requests.clone())
+        .map_err(|e| BootError::System("listen on the control socket", e))
+}
+
+/// Passes changes of the app's files on to the loop.
+fn follow(watch: Option<Watch>, requests: &mpsc::Sender<admin::Request>) {
+    let Some(mut watch) = watch else { return };
+    let changes = requests.clone();
+    tokio::spawn(async move {
+        while let Some(path) = watch.changed().await {
+            if changes.send(admin::Request::Changed(path)).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn first(release: Release) -> BTreeMap<Generation, Release> {
+    BTreeMap::from([(Generation(1), release)])
+}
+
+/// The path by which this program was started: what an upgrade finds there
+/// later is what was put in its place. `/proc/self/exe` would be the old file.
+fn started_by(line: &Line) -> PathBuf {
+    let running = std::env::current_exe().unwrap_or_default();
+    let word = PathBuf::from(line.words.first().cloned().unwrap_or_default());
+    let same = |path: &PathBuf| {
+        let real = path.canonicalize();
+        real.is_ok_and(|real| Some(real) == running.canonicalize().ok())
+    };
+    let named = if word.components().count() > 1 {
+        Some(crate::config::absolute(&line.pwd, &word))
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|folder| crate::config::absolute(&line.pwd, &folder.join(&word)))
+            .find(same)
+    };
+    named.filter(same).unwrap_or(running)
+}
+
+fn conclude(verdict: Verdict) -> Verdict {
     match (&verdict.reason, verdict.code) {
         (_, ExitCode::Ok) => info!("rcluster stopped"),
         (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
         (reason, code) => error!(code = code as u8, reason, "rcluster gives up"),
     }
-    Ok(verdict)
+    verdict
 }
 
 /// Tries whether a release gets ready, without its port and without a name:
@@ -217,15 +301,16 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     // Nobody can send a request: there is no control socket.
     let (_requests_in, requests) = mpsc::channel(1);
     let supervisor = Supervisor::checking(&config.policy, fastrand::u64(..));
-    let world = World::new(config, release, Listeners::default(), shim, guard, inbox_in);
+    let listeners = Listeners::default();
+    let world = World::new(config, first(release), listeners, shim, Some(guard), inbox_in);
     let inputs = Inputs {
         signals,
         requests,
         inbox,
     };
-    Ok(Master::new(supervisor, world, Manager::default())
-        .run(inputs)
-        .await)
+    let upgrade = Upgrade::default();
+    let master = Master::new(supervisor, world, Manager::default(), upgrade);
+    Ok(master.run(inputs).await)
 }
 
 /// The shim's files and the guard.

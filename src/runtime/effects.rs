@@ -21,11 +21,11 @@ use super::{
     shim_file::ShimFile,
 };
 use crate::{
-    admin::{ReloadReply, Status, StopReply},
+    admin::{ReloadReply, Status, StopReply, UpgradeView},
     config::{Config, Launch},
     ipc::{Query, outbound},
     supervisor::{
-        Action, Event, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal, Supervisor,
+        Action, Event, Exit, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal, Supervisor,
         Ticket, WorkerId,
     },
     sys::{guard::Guard, process},
@@ -70,16 +70,18 @@ pub(super) struct World {
     /// Waiters for the last worker of older generations.
     drained: Vec<(Generation, oneshot::Sender<ReloadReply>)>,
     stopping: Vec<oneshot::Sender<StopReply>>,
-    next_ticket: u64,
+    pub(super) next_ticket: u64,
+    /// A binary that is being asked, and how it ended.
+    pub(super) probe: Option<(Pid, Option<Exit>)>,
 }
 
 impl World {
     pub(super) fn new(
         config: Config,
-        release: Release,
+        releases: BTreeMap<Generation, Release>,
         listeners: Listeners,
         shim: Option<ShimFile>,
-        guard: Guard,
+        guard: Option<Guard>,
         inbox: Sender<(WorkerId, FromLink)>,
     ) -> Self {
         let reread = Reread::new(&config);
@@ -97,14 +99,15 @@ impl World {
             probes: 0,
             leaving: false,
             pids: BTreeMap::new(),
-            releases: BTreeMap::from([(Generation(1), release)]),
+            releases,
             shim,
-            guard: Some(guard),
+            guard,
             inbox,
             waiting: BTreeMap::new(),
             drained: vec![],
             stopping: vec![],
             next_ticket: 0,
+            probe: None,
         }
     }
 
@@ -263,6 +266,8 @@ impl World {
             } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
                 warn!(%exit, "the guard ended; it is started again");
                 self.restart_guard();
+            } else if let Some((_, end)) = self.probe.as_mut().filter(|(asked, _)| *asked == pid) {
+                *end = Some(exit);
             } else {
                 debug!(pid = pid.0, %exit, "reaped a process that is not ours");
             }
@@ -326,6 +331,13 @@ impl World {
         }
     }
 
+    /// Whether a client waits for an answer that an event will bring.
+    pub(super) fn somebody_waits(&self) -> bool {
+        let waiting = self.waiting.values().map(|waiter| &waiter.reply);
+        let drained = self.drained.iter().map(|(_, reply)| reply);
+        waiting.chain(drained).any(|reply| !reply.is_closed())
+    }
+
     /// Answers those who wait for the last old worker.
     pub(super) fn answer_waiting(&mut self, supervisor: &Supervisor) {
         let over = |generation: Generation| !supervisor.has_older_than(generation);
@@ -345,6 +357,8 @@ impl World {
             name: self.config.name.clone(),
             pid: std::process::id(),
             clock_ms: 0,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            upgrade: UpgradeView::default(),
             fleet,
             listeners: self
                 .listeners

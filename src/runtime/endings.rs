@@ -24,6 +24,22 @@ struct Ending {
 pub(super) struct Endings(BTreeMap<WorkerId, Ending>);
 
 impl Endings {
+    /// What has come of each, for a master that is replaced in place.
+    pub(super) fn parts(&self) -> Vec<(WorkerId, bool, Option<Exit>)> {
+        let parts = self.0.iter().map(|(id, e)| (*id, e.closed, e.exit));
+        parts.collect()
+    }
+
+    /// The same in the next program; their patience begins anew.
+    pub(super) fn resume(parts: Vec<(WorkerId, bool, Option<Exit>)>) -> Self {
+        let mut endings = Self::default();
+        for (id, closed, exit) in parts {
+            let ending = endings.entry(id);
+            (ending.closed, ending.exit) = (closed, exit);
+        }
+        endings
+    }
+
     fn entry(&mut self, id: WorkerId) -> &mut Ending {
         self.0.entry(id).or_insert_with(|| Ending {
             closed: false,

@@ -12,7 +12,10 @@ use std::{
 use tokio::{
     io::Interest,
     net::UnixStream,
-    sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender},
+    sync::{
+        mpsc::{self, Sender, UnboundedReceiver, UnboundedSender},
+        oneshot,
+    },
 };
 use tracing::{debug, trace};
 
@@ -48,10 +51,34 @@ pub(super) enum FromLink {
 /// A message to a worker.
 pub(super) type ToWorker = Outgoing<Arc<OwnedFd>>;
 
+/// What the loop wants of a link's task.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// That it sends a message.
+    Send(ToWorker),
+    /// That it stands still and hands everything over.
+    Freeze(oneshot::Sender<Frozen>),
+}
+
+/// A link that stands still, between two lines of neither side.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    pub(super) task: Box<Task>,
+    /// What it was not told any more.
+    pub(super) orders: UnboundedReceiver<Order>,
+}
+
+impl Frozen {
+    /// Lets it go on as if nothing had been.
+    pub(super) fn thaw(self) {
+        tokio::spawn(self.task.run(self.orders));
+    }
+}
+
 /// The loop's end of a link. Dropping it closes the channel.
 #[derive(Debug)]
 pub(super) struct Link {
-    orders: UnboundedSender<ToWorker>,
+    orders: UnboundedSender<Order>,
     /// The worker has said hello through the shim.
     pub(super) has_shim: bool,
 }
@@ -63,8 +90,7 @@ impl Link {
         stream: UnixStream,
         inbox: Sender<(WorkerId, FromLink)>,
     ) -> Self {
-        let (orders, receiver) = mpsc::unbounded_channel();
-        let task = Task {
+        Self::start(Task {
             id,
             stream,
             inbox,
@@ -72,44 +98,72 @@ impl Link {
             channel: Channel::default(),
             writing: None,
             resend: None,
+            again: vec![],
             malformed: (Instant::now(), 0),
             complained: false,
-        };
-        tokio::spawn(task.run(receiver));
+            closed: false,
+        })
+    }
+
+    /// Lets a task go.
+    pub(super) fn start(task: Task) -> Self {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(Box::new(task).run(receiver));
         Self {
             orders,
             has_shim: false,
         }
     }
 
+    /// Asks the task to stand still. What it is told from then on it hears when it goes on.
+    pub(super) fn freeze(&self) -> oneshot::Receiver<Frozen> {
+        let (frozen, answer) = oneshot::channel();
+        let _ = self.orders.send(Order::Freeze(frozen));
+        answer
+    }
+
+    /// Sends a message. To a worker that is gone it goes nowhere.
+    pub(super) fn tell(&self, message: ToWorker) {
+        let _ = self.orders.send(Order::Send(message));
+    }
+
     /// Sends a line. To a worker that is gone it goes nowhere.
     pub(super) fn send(&self, line: Vec<u8>) {
-        let _ = self.orders.send(Outgoing { line, handle: None });
+        self.tell(Outgoing { line, handle: None });
     }
 
     /// Sends a line with a descriptor.
     pub(super) fn send_handle(&self, line: Vec<u8>, handle: Arc<OwnedFd>) {
         let handle = Some(handle);
-        let _ = self.orders.send(Outgoing { line, handle });
+        self.tell(Outgoing { line, handle });
     }
 }
 
-struct Task {
-    id: WorkerId,
-    stream: UnixStream,
-    inbox: Sender<(WorkerId, FromLink)>,
-    decoder: LineDecoder,
-    channel: Channel<Arc<OwnedFd>>,
+/// All of a link; it has no other owner than its task.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: WorkerId,
+    pub(super) stream: UnixStream,
+    pub(super) inbox: Sender<(WorkerId, FromLink)>,
+    pub(super) decoder: LineDecoder,
+    pub(super) channel: Channel<Arc<OwnedFd>>,
     /// The message on the wire and how much of it is written.
-    writing: Option<(ToWorker, usize)>,
-    resend: Option<ToWorker>,
-    malformed: (Instant, u32),
-    complained: bool,
+    pub(super) writing: Option<(ToWorker, usize)>,
+    pub(super) resend: Option<ToWorker>,
+    /// What it was told while it stood still.
+    pub(super) again: Vec<ToWorker>,
+    pub(super) malformed: (Instant, u32),
+    pub(super) complained: bool,
+    /// Its end was read and told.
+    pub(super) closed: bool,
 }
 
 impl Task {
-    async fn run(mut self, mut orders: UnboundedReceiver<ToWorker>) {
-        loop {
+    async fn run(mut self: Box<Self>, mut orders: UnboundedReceiver<Order>) {
+        for message in std::mem::take(&mut self.again) {
+            self.queue(message).await;
+        }
+        while !self.closed {
             if self.writing.is_none() {
                 let next = self.resend.take().or_else(|| self.channel.pop());
                 self.writing = next.map(|message| (message, 0));
@@ -120,12 +174,16 @@ impl Task {
             };
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(message) => self.queue(message).await,
+                    Some(Order::Send(message)) => self.queue(message).await,
+                    Some(Order::Freeze(to)) => return self.hand_over(orders, to),
                     // The worker was reaped.
                     None => return,
                 },
                 ready = self.stream.ready(interest) => {
-                    let Ok(ready) = ready else { break };
+                    let Ok(ready) = ready else {
+                        self.close().await;
+                        continue;
+                    };
                     if ready.is_writable() && self.write().is_err() {
                         // It no longer reads; what it still says is worth hearing.
                         self.writing = None;
@@ -133,15 +191,28 @@ impl Task {
                     if ready.is_readable() || ready.is_read_closed() {
                         match self.read().await {
                             Ok(true) => {}
-                            Ok(false) | Err(_) => break,
+                            Ok(false) | Err(_) => self.close().await,
                         }
                     }
                 }
             }
         }
-        self.tell(FromLink::Closed).await;
         // Orders to a closed channel go nowhere, until the worker is reaped.
-        while orders.recv().await.is_some() {}
+        while let Some(order) = orders.recv().await {
+            if let Order::Freeze(to) = order {
+                return self.hand_over(orders, to);
+            }
+        }
+    }
+
+    fn hand_over(self: Box<Self>, orders: UnboundedReceiver<Order>, to: oneshot::Sender<Frozen>) {
+        // Nobody waits any more only when the master ends.
+        let _ = to.send(Frozen { task: self, orders });
+    }
+
+    async fn close(&mut self) {
+        self.closed = true;
+        self.tell(FromLink::Closed).await;
     }
 
     async fn tell(&self, what: FromLink) {

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info;
 
@@ -18,6 +19,10 @@ use crate::{
     sys::inherit::Inherited,
     sys::listener::{self, BindError, Bound, Endpoint, SocketFile},
 };
+
+mod carried;
+
+pub(super) use carried::ListenersState;
 
 /// Most listeners of one master.
 const MAX_LISTENERS: usize = 64;
@@ -47,7 +52,7 @@ struct Declared {
 }
 
 /// Where a socket comes from that is there before a worker asks for it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Source {
     /// `--bind`.
     Bind,

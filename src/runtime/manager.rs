@@ -42,6 +42,14 @@ impl Manager {
         }
     }
 
+    /// The same in the next program of this process: the manager knows all of it.
+    pub(super) fn resumed(brief: Brief) -> Self {
+        Self {
+            said: Some(brief),
+            ..Self::of_process()
+        }
+    }
+
     /// When the loop must turn at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         self.watchdog.map(|(_, next)| next)

@@ -15,6 +15,7 @@ use super::{
     link::FromLink,
     manager::Manager,
     signals::{Signals, Told},
+    upgrade::Upgrade,
 };
 use crate::{
     admin::{Readiness, Request, RestartReply, ScaleReply},
@@ -45,23 +46,33 @@ enum Input {
     Request(Request),
     Link(WorkerId, FromLink),
     Tick,
+    /// The last answer before an upgrade is written.
+    Left,
 }
 
 /// The process master.
 #[derive(Debug)]
 pub(super) struct Master {
-    supervisor: Supervisor,
-    clock: Clock,
-    world: World,
+    pub(super) supervisor: Supervisor,
+    pub(super) clock: Clock,
+    pub(super) world: World,
     terminal: Option<Terminal>,
     manager: Manager,
     interrupted: bool,
     /// When the stop begins that was announced by `--pre-stop`.
     leave_at: Option<Instant>,
+    pub(super) upgrade: Upgrade,
+    /// The program before this one left it to us.
+    resumed: bool,
 }
 
 impl Master {
-    pub(super) fn new(supervisor: Supervisor, world: World, manager: Manager) -> Self {
+    pub(super) fn new(
+        supervisor: Supervisor,
+        world: World,
+        manager: Manager,
+        upgrade: Upgrade,
+    ) -> Self {
         Self {
             supervisor,
             clock: Clock::start(),
@@ -70,11 +81,28 @@ impl Master {
             manager,
             interrupted: false,
             leave_at: None,
+            upgrade,
+            resumed: false,
+        }
+    }
+
+    /// The master that ran in the program before this one.
+    pub(super) fn resume(supervisor: Supervisor, world: World, clock: Clock, upgrade: Upgrade) -> Self {
+        let manager = Manager::resumed(supervisor.brief());
+        Self {
+            clock,
+            resumed: true,
+            ..Self::new(supervisor, world, manager, upgrade)
         }
     }
 
     /// Runs until every worker is gone.
     pub(super) async fn run(mut self, mut inputs: Inputs) -> Verdict {
+        if self.resumed {
+            // Nobody was told of a child that ended meanwhile.
+            self.signal(Told::Child);
+            self.dispatch(Event::Resumed);
+        }
         self.dispatch(Event::Tick);
         loop {
             if let Some(verdict) = self.world.verdict.take() {
@@ -106,26 +134,30 @@ impl Master {
                     }
                     self.dispatch(Event::Tick);
                 }
+                Input::Left => {}
             }
+            self.turn_upgrade(&mut inputs).await;
         }
     }
 
     async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
         let deadline = self.clock.plan(self.supervisor.deadline());
         let wake = deadline.into_iter().chain(self.world.endings.due());
-        let wake = wake.chain(self.manager.due()).chain(self.leave_at).min();
+        let wake = wake.chain(self.manager.due()).chain(self.leave_at);
+        let wake = wake.chain(self.upgrade.due()).min();
         // Signals first: a child that ended must be reaped before anything is sent to it.
         tokio::select! {
             biased;
             told = inputs.signals.next() => Input::Signal(told),
             Some(request) = inputs.requests.recv() => Input::Request(request),
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
+            () = self.upgrade.left() => Input::Left,
             Some((id, what)) = inputs.inbox.recv() => Input::Link(id, what),
         }
     }
 
     /// One event and all that its orders bring about.
-    fn dispatch(&mut self, event: Event) {
+    pub(super) fn dispatch(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             if let Event::Exited { id, .. } = &event {
@@ -143,7 +175,7 @@ impl Master {
         self.world.answer_waiting(&self.supervisor);
     }
 
-    fn signal(&mut self, told: Told) {
+    pub(super) fn signal(&mut self, told: Told) {
         match told {
             Told::Child => {
                 for event in self.world.reap() {
@@ -184,6 +216,7 @@ impl Master {
                 info!(signal = "SIGWINCH", "drain of all workers asked for");
                 self.dispatch(Event::Park);
             }
+            Told::Usr2 => self.upgrade.wanted = true,
             Told::Other(signal) => warn!(signal, "this signal has no meaning yet; ignored"),
         }
     }
@@ -217,12 +250,13 @@ impl Master {
         self.dispatch(Event::Scale(scale));
     }
 
-    fn request(&mut self, request: Request) {
+    pub(super) fn request(&mut self, request: Request) {
         match request {
             Request::Status(reply) => {
                 let now = self.clock.now();
                 let mut status = self.world.status(self.supervisor.view(now));
                 status.clock_ms = now.0;
+                status.upgrade = self.upgrade.view.clone();
                 // Whoever asked may have gone.
                 let _ = reply.send(status);
             }
@@ -262,6 +296,7 @@ impl Master {
                 }
                 let _ = reply.send(worker.map(|worker| RestartReply { slot, worker }));
             }
+            Request::Upgrade(wish, reply) => self.upgrade.ask(wish, reply),
             Request::Stop { now, reply } => {
                 self.world.wait_for_stop(reply);
                 let urgency = if now { Urgency::Now } else { Urgency::Graceful };

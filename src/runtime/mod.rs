@@ -23,7 +23,9 @@ mod senses;
 mod shim_file;
 mod signals;
 mod start;
+pub mod upgrade;
 mod watch;
 
+pub use boot::BootError;
 pub use master::Verdict;
 pub use release::{Release, ReleaseError};

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::Launch;
@@ -58,7 +59,7 @@ pub enum ReleaseError {
 }
 
 /// What one generation runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Release {
     script: PathBuf,
     real_script: PathBuf,

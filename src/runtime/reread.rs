@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::{
@@ -28,7 +29,7 @@ const FIXED: &[&str] = &[
 ];
 
 /// Reads the configuration again, and remembers what is in force.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Reread {
     line: Line,
     policy: Policy,

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::listener::{BindError, Endpoint};
 
 /// The bind rights of all workers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Rights {
     /// `--strict-bind`.
     strict: bool,

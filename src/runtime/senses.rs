@@ -2,6 +2,7 @@
 //! counts, its health, where it hangs. Nothing here is waited for.
 
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
 use super::{autopsy, effects::World, health, link::FromLink};
@@ -12,7 +13,8 @@ use crate::{
 };
 
 /// The counter of the cgroup as it was when it was last read.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct OomCounter(Option<u64>);
 
 impl OomCounter {

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::identity::Identity;
 
 /// The first is the one that node is told; it requires the others.
@@ -22,6 +24,18 @@ const FILES: [(&str, &str); 4] = [
 pub(super) struct ShimFile {
     folder: PathBuf,
     main: PathBuf,
+    /// Where the first program of this master wrote its own.
+    first: PathBuf,
+    /// Those of other versions: workers read files of theirs as late as at their drain.
+    older: Vec<PathBuf>,
+}
+
+/// A [`ShimFile`] written out. It removes nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ShimState {
+    folder: PathBuf,
+    first: PathBuf,
+    older: Vec<PathBuf>,
 }
 
 impl ShimFile {
@@ -35,9 +49,54 @@ impl ShimFile {
         };
         let shim = Self {
             main: folder.join(FILES[0].0),
+            first: folder.clone(),
             folder,
+            older: vec![],
         };
         shim.write()?;
+        Ok(shim)
+    }
+
+    /// Written out, for the next program of this process.
+    pub(super) fn state(&self) -> ShimState {
+        ShimState {
+            folder: self.folder.clone(),
+            first: self.first.clone(),
+            older: self.older.clone(),
+        }
+    }
+
+    /// Goes on with what the program before this one had: in its folder, if its
+    /// shim was the same; else in one beside it, and the old ones stay.
+    pub(super) fn resume(state: ShimState) -> io::Result<Self> {
+        let ShimState {
+            mut folder,
+            first,
+            mut older,
+        } = state;
+        let ours = |folder: &Path| {
+            let same = |(name, text): &(&str, &str)| {
+                fs::read(folder.join(name)).is_ok_and(|there| there == text.as_bytes())
+            };
+            FILES.iter().all(same)
+        };
+        if !ours(&folder) {
+            older.push(folder);
+            folder = match older.iter().position(|folder| ours(folder)) {
+                Some(index) => older.remove(index),
+                None => of_version(&first),
+            };
+            older.retain(|other| *other != folder);
+        }
+        let shim = Self {
+            main: folder.join(FILES[0].0),
+            folder,
+            first,
+            older,
+        };
+        if !ours(&shim.folder) {
+            shim.write()?;
+        }
         Ok(shim)
     }
 
@@ -96,6 +155,16 @@ fn open_folder() -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
+/// A folder for this version's files beside the first one.
+fn of_version(first: &Path) -> PathBuf {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    FILES.hash(&mut hasher);
+    let stem = first.file_stem().unwrap_or_default().to_string_lossy();
+    let name = format!("{stem}.{:08x}.shim", hasher.finish() as u32);
+    first.with_file_name(name)
+}
+
 /// One for each control path, the same after a restart.
 fn own_name(control: &Path) -> String {
     control
@@ -106,9 +175,11 @@ fn own_name(control: &Path) -> String {
 
 impl Drop for ShimFile {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-        if self.folder.extension().is_none_or(|e| e != "shim")
-            && let Some(parent) = self.folder.parent()
+        for folder in self.older.iter().chain([&self.folder]) {
+            let _ = fs::remove_dir_all(folder);
+        }
+        if self.first.extension().is_none_or(|e| e != "shim")
+            && let Some(parent) = self.first.parent()
         {
             // Fails where another master's is still in it.
             let _ = fs::remove_dir(parent);

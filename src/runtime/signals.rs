@@ -17,6 +17,7 @@ pub(super) enum Told {
     Ttin,
     Ttou,
     Winch,
+    Usr2,
     /// A signal that has no meaning yet; it must not have its default action.
     Other(&'static str),
 }
@@ -78,7 +79,7 @@ impl Signals {
             _ = self.quit.recv() => Told::Quit,
             _ = self.hup.recv() => Told::Hup,
             _ = self.usr1.recv() => Told::Other("SIGUSR1"),
-            _ = self.usr2.recv() => Told::Other("SIGUSR2"),
+            _ = self.usr2.recv() => Told::Usr2,
             _ = self.ttin.recv() => Told::Ttin,
             _ = self.ttou.recv() => Told::Ttou,
             _ = self.winch.recv() => Told::Winch,

@@ -16,7 +16,7 @@ use crate::{
 /// A port that the kernel chooses when the inspector is opened; the shim hides it from `process.execArgv`.
 const INSPECT: &str = "--inspect-port=127.0.0.1:0";
 /// What a service manager tells the master, and is not for its workers (`sd_notify(3)`, `sd_listen_fds(3)`, `sd_watchdog_enabled(3)`).
-const MANAGERS: [&str; 9] = [
+pub(super) const MANAGERS: [&str; 9] = [
     "NOTIFY_SOCKET",
     "LISTEN_FDS",
     "LISTEN_PID",

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, FromArgMatches, parser::ValueSource};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// What was typed, and where. Kept, so that a reload can read the file anew.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Line {
     /// The words, that of the program first.
     pub words: Vec<OsString>,
@@ -39,7 +40,7 @@ pub enum LineError {
 }
 
 /// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// The command line.
     Flag,
@@ -63,7 +64,7 @@ impl fmt::Display for Origin {
 }
 
 /// One option as it is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// Its name: that of the flag.
     pub key: String,

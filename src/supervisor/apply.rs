@@ -15,6 +15,7 @@ impl Supervisor {
     pub(super) fn apply(&mut self, event: Event) {
         match event {
             Event::Tick => {}
+            Event::Resumed => self.resumed(),
             Event::Spawned { id, pid } => self.spawned(id, pid),
             Event::SpawnFailed { id, reason } => self.spawn_failed(id, &reason),
             Event::Worker { id, fact } => self.fact(id, fact),

@@ -221,6 +221,8 @@ pub enum Event {
         /// What happened, and to what.
         reason: String,
     },
+    /// The master was replaced in place: what it was finding out by itself (health, where a worker hangs) will not be told any more.
+    Resumed,
     /// Stop the master.
     Stop(Urgency),
     /// Another number of workers.

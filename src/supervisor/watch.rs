@@ -189,6 +189,21 @@ impl Supervisor {
         }
     }
 
+    /// Questions that nobody will answer any more are asked again; no answer is nobody's fault.
+    pub(super) fn resumed(&mut self) {
+        let asked = self.fleet.ids(|w| w.pulse.answer_by.is_some());
+        for id in asked {
+            if let Some(worker) = self.fleet.worker_mut(id) {
+                worker.pulse.answer_by = None;
+                worker.pulse.due = self.now;
+            }
+        }
+        for id in self.fleet.ids(|w| w.examined_by.is_some()) {
+            let why = "the master was replaced in place meanwhile".to_owned();
+            self.examined(id, Finding::Unknown(why));
+        }
+    }
+
     /// Whether readiness still lacks a good answer to the health check.
     pub(super) fn lacks_health(&self, worker: &Worker) -> bool {
         self.policy.health.is_some() && !worker.pulse.well

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -118,7 +121,7 @@ pub fn check_path(path: &Path) -> Result<(), ControlError> {
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 impl Lock {
@@ -161,9 +164,28 @@ impl Lock {
                     .map_err(failed)?;
                 return Ok(Self {
                     path,
-                    _file: locked,
+                    file: locked,
                 });
             }
+        }
+    }
+}
+
+impl Lock {
+    /// The locked file, for the next program of this process.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The lock that the program before this one took: it goes with the open file.
+    ///
+    /// # Errors
+    /// [`ControlError::Lock`] for a file that another one has locked meanwhile.
+    pub fn resume(control: &Path, file: OwnedFd) -> Result<Self, ControlError> {
+        let path = control.with_extension("lock");
+        match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { path, file }),
+            Err((_, errno)) => Err(ControlError::Lock(path, errno.into())),
         }
     }
 }

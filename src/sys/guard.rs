@@ -15,7 +15,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{fs::OpenOptionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
@@ -86,6 +86,20 @@ impl Guard {
     /// The guard's process.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The pipe to it, for the next program of this process.
+    pub fn pipe(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// The guard that the program before this one started.
+    pub fn resume(path: &Path, pid: Pid, pipe: OwnedFd) -> Self {
+        Self {
+            pid,
+            pipe: pipe.into(),
+            path: path.to_owned(),
+        }
     }
 
     /// Puts a worker under guard.

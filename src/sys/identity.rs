@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::unistd::{Gid, Group, Uid, User};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// `--user` or `--group` that cannot be used.
@@ -30,7 +31,7 @@ pub enum IdentityError {
 }
 
 /// Who workers are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Real, effective and saved user.
     pub uid: u32,

@@ -13,13 +13,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Backlog that the master asks for; the kernel cuts it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 
 /// Where to bind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Endpoint {
     /// TCP. `None` is "any": `::` for both families, or `0.0.0.0` without IPv6.
     Tcp {
@@ -304,6 +305,14 @@ pub struct SocketFile {
     inode: (u64, u64),
 }
 
+/// A [`SocketFile`] written out. It removes nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SocketFileState {
+    path: PathBuf,
+    spare: PathBuf,
+    inode: (u64, u64),
+}
+
 impl SocketFile {
     /// The file of a socket that is bound there.
     ///
@@ -323,6 +332,21 @@ impl SocketFile {
             spare,
             inode: (meta.dev(), meta.ino()),
         })
+    }
+
+    /// Written out, for the next program of this process.
+    pub fn state(&self) -> SocketFileState {
+        SocketFileState {
+            path: self.path.clone(),
+            spare: self.spare.clone(),
+            inode: self.inode,
+        }
+    }
+
+    /// The file that the program before this one made; from now on it is ours to remove.
+    pub fn resume(state: SocketFileState) -> Self {
+        let SocketFileState { path, spare, inode } = state;
+        Self { path, spare, inode }
     }
 
     fn is_ours(&self, path: &Path) -> bool {

@@ -160,6 +160,7 @@ impl Watch {
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::Scale(_)
+            | Event::Resumed
             | Event::Park
             | Event::Restart { .. } => {}
         }
@@ -181,6 +182,7 @@ impl Watch {
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::Scale(_)
+            | Event::Resumed
             | Event::Park
             | Event::Restart { .. }
             | Event::Stop(_) => None,
@@ -411,6 +413,7 @@ impl Watch {
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::Scale(_)
+            | Event::Resumed
             | Event::Park
             | Event::Restart { .. }
             | Event::Stop(_) => None,
