@@ -1,0 +1,18 @@
+//! The master's own upgrade: another binary in the same process, which goes on
+//! where this one stands. ARCHITECTURE.md tells why it is made as it is.
+
+mod attempt;
+mod fds;
+mod freeze;
+mod pack;
+mod probe;
+mod resume;
+mod state;
+
+pub(in crate::runtime) use attempt::{Hold, Serving, Upgrade};
+pub(in crate::runtime) use fds::{Fd, Packing, Unpacking};
+pub use probe::{ASK, answer};
+pub(in crate::runtime) use resume::{clock, hold, view, world};
+pub use resume::{Resumption, resumption};
+pub use state::StateError;
+pub(in crate::runtime) use state::State;

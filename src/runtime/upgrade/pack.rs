@@ -1,0 +1,152 @@
+//! A master written out: what it holds, with the numbers of its descriptors.
+
+use std::{convert::Infallible, sync::Arc};
+
+use super::{
+    Hold, Packing,
+    freeze::Still,
+    state::{GuardState, Header, LinkState, State},
+};
+use crate::{
+    admin::UpgradeView,
+    ipc::Outgoing,
+    runtime::{
+        link::{Frozen, Order, ToWorker},
+        master::Master,
+    },
+    sys::handover,
+};
+
+/// A variable that makes debug builds misbehave on purpose, for tests.
+const TEST: &str = "RCLUSTER_TEST_UPGRADE";
+
+/// Whether a test asks a debug build to do something wrong.
+pub(super) fn is_asked_to(what: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var_os(TEST).is_some_and(|value| value == what)
+}
+
+/// Writes as another version would: with fields of which this one knows nothing.
+#[cfg(debug_assertions)]
+pub(super) fn pretend(state: &State) -> Result<Option<Vec<u8>>, serde_json::Error> {
+    let by = match std::env::var(TEST).as_deref() {
+        Ok("newer") => 1,
+        Ok("much-newer") => 2,
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    let mut value = serde_json::to_value(state)?;
+    for path in [
+        "",
+        "/config",
+        "/config/launch",
+        "/supervisor",
+        "/supervisor/policy",
+        "/links/0",
+        "/listeners/keys/0",
+        "/header",
+    ] {
+        if let Some(object) = value.pointer_mut(path).and_then(|v| v.as_object_mut()) {
+            let news = serde_json::json!({"a": [1, {"b": null}]});
+            object.insert("of_a_later_version".to_owned(), news);
+        }
+    }
+    value["header"]["version"] = (super::state::VERSION + by).into();
+    value["header"]["readable_from"] = (super::state::VERSION + by - 1).into();
+    serde_json::to_vec(&value).map(Some)
+}
+
+fn message(message: &ToWorker, packing: &mut Packing) -> Outgoing<super::Fd> {
+    let Ok(packed) = message.map(|handle| Ok::<_, Infallible>(packing.carry(handle)));
+    packed
+}
+
+fn link(frozen: &mut Frozen, has_shim: bool, packing: &mut Packing) -> LinkState {
+    let mut orders: Vec<ToWorker> = vec![];
+    // Into the queue of the task itself they may not fit.
+    while let Ok(order) = frozen.orders.try_recv() {
+        if let Order::Send(message) = order {
+            orders.push(message);
+        }
+    }
+    let task = &frozen.task;
+    let Ok(channel) = task
+        .channel
+        .map(|handle: &Arc<_>| Ok::<_, Infallible>(packing.carry(handle)));
+    let mut state = LinkState {
+        id: task.id,
+        stream: packing.carry(&task.stream),
+        has_shim,
+        decoder: task.decoder.clone(),
+        channel,
+        writing: task
+            .writing
+            .as_ref()
+            .map(|(m, written)| (message(m, packing), *written)),
+        resend: task.resend.as_ref().map(|m| message(m, packing)),
+        orders: (task.again.iter().chain(&orders))
+            .map(|m| message(m, packing))
+            .collect(),
+        malformed: task.malformed.1,
+        complained: task.complained,
+        closed: task.closed,
+    };
+    // Should the exec fail, it goes on with them.
+    frozen.task.again.extend(orders);
+    if is_asked_to("forget-buffers") {
+        state.decoder = Default::default();
+        state.channel = Default::default();
+        (state.writing, state.resend, state.orders) = (None, None, vec![]);
+    }
+    state
+}
+
+/// Everything, while the links stand still.
+pub(super) fn pack(
+    master: &Master,
+    hold: &Hold,
+    program: std::path::PathBuf,
+    upgrade: UpgradeView,
+    still: &mut Still,
+    packing: &mut Packing,
+) -> State {
+    let world = &master.world;
+    let links = still.iter_mut().map(|(id, frozen)| {
+        let has_shim = world.links.get(id).is_some_and(|link| link.has_shim);
+        link(frozen, has_shim, packing)
+    });
+    let links = links.collect();
+    let then = handover::monotonic().as_micros();
+    State {
+        header: Header::new(),
+        clock: (master.clock.now(), u64::try_from(then).unwrap_or(u64::MAX)),
+        supervisor: master.supervisor.clone(),
+        config: world.config.clone(),
+        reread: world.reread.clone(),
+        releases: world
+            .releases
+            .iter()
+            .map(|(g, release)| (*g, release.clone()))
+            .collect(),
+        pids: world.pids.iter().map(|(pid, id)| (*pid, *id)).collect(),
+        links,
+        listeners: world.listeners.pack(packing),
+        withheld: world
+            .withheld
+            .iter()
+            .map(|(id, queries)| (*id, queries.clone()))
+            .collect(),
+        endings: world.endings.parts(),
+        refused: world.refused.iter().cloned().collect(),
+        oom: world.oom.clone(),
+        probes: world.probes,
+        next_ticket: world.next_ticket,
+        shim: world.shim.as_ref().map(|shim| shim.state()),
+        guard: world.guard.as_ref().map(|guard| GuardState {
+            pid: guard.pid(),
+            pipe: packing.carry(&guard.pipe()),
+        }),
+        control: (packing.carry(&hold.socket), packing.carry(&hold.lock.file())),
+        pidfile: hold.pidfile.is_some(),
+        program,
+        upgrade,
+    }
+}

@@ -1,0 +1,170 @@
+//! A binary is asked whether it can go on with the state, before anything changes.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::Signal,
+};
+use tokio::time::Instant;
+
+use super::State;
+use crate::{
+    exit_code::ExitCode,
+    runtime::start::MANAGERS,
+    supervisor::{Exit, Pid},
+    sys::{handover, process},
+};
+
+/// The word by which a binary is asked; the state is on its standard input.
+pub const ASK: &str = "--probe-state";
+/// How long it may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// What is read of its answer, in bytes.
+const ANSWER: u64 = 4096;
+
+/// The asked binary's side: reads all of the state, and says so.
+pub fn answer() -> ExitCode {
+    let read = handover::unseal(io::stdin()).map_err(|error| error.to_string());
+    let state = read.and_then(|bytes| State::read(&bytes).map_err(|error| error.to_string()));
+    match state {
+        Ok(state) => {
+            println!("{}", wanted(state.header.nonce));
+            ExitCode::Ok
+        }
+        Err(why) => {
+            eprintln!("rcluster: {why}");
+            ExitCode::Usage
+        }
+    }
+}
+
+/// What an answer must be: nobody says it by chance.
+fn wanted(nonce: u64) -> String {
+    format!("rcluster can go on with {nonce:016x}")
+}
+
+/// A binary that is being asked.
+#[derive(Debug)]
+pub(super) struct Probe {
+    pub(super) pid: Pid,
+    pub(super) binary: PathBuf,
+    /// Which file it was.
+    pub(super) identity: [i64; 5],
+    pub(super) until: Instant,
+    nonce: u64,
+    out: ChildStdout,
+    err: ChildStderr,
+}
+
+impl Probe {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Why it cannot be started, in words.
+    pub(super) fn start(binary: &Path, state: &State) -> Result<Self, String> {
+        let cannot = |what: &str, error: &dyn std::fmt::Display| {
+            format!("failed to {what} {}: {error}", binary.display())
+        };
+        let identity = handover::identity(binary).map_err(|e| cannot("find", &e))?;
+        let bytes = state
+            .write()
+            .map_err(|e| format!("failed to write the state down: {e}"))?;
+        let sealed: OwnedFd = handover::seal(&bytes)
+            .map_err(|e| format!("failed to write the state into a file in memory: {e}"))?;
+        let mut command = Command::new(binary);
+        command
+            .arg(ASK)
+            .current_dir("/")
+            .stdin(Stdio::from(sealed))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        for name in MANAGERS {
+            command.env_remove(name);
+        }
+        // Never waited for here: the master has one reaper.
+        let mut child: Child = command.spawn().map_err(|e| cannot("run", &e))?;
+        let pid = i32::try_from(child.id()).map(Pid);
+        let pid = pid.map_err(|e| cannot("run", &e))?;
+        let pipes = child.stdout.take().zip(child.stderr.take());
+        let (out, err) = pipes.ok_or_else(|| cannot("run", &"no pipe"))?;
+        for pipe in [out.as_fd(), err.as_fd()] {
+            // A process that it leaves behind must not hold us up.
+            fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+                .map_err(|e| cannot("listen to", &e))?;
+        }
+        Ok(Self {
+            pid,
+            binary: binary.to_owned(),
+            identity,
+            until: Instant::now() + LIMIT,
+            nonce: state.header.nonce,
+            out,
+            err,
+        })
+    }
+
+    /// Whether it may take over, after it has ended.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn verdict(&mut self, exit: Exit) -> Result<(), String> {
+        let name = self.binary.display();
+        let said = text(&mut self.out);
+        if exit == Exit::Code(0) && said.trim() == wanted(self.nonce) {
+            return Ok(());
+        }
+        let complaint = text(&mut self.err);
+        let complaint = complaint.lines().rfind(|line| !line.trim().is_empty());
+        Err(match (complaint, exit) {
+            (Some(line), _) if line.starts_with("rcluster: ") => {
+                format!("{name}: {}", line.trim_start_matches("rcluster: "))
+            }
+            (_, Exit::Code(0)) => format!(
+                "{name} ended well but did not say that it can go on: it is no rcluster, or one that cannot be upgraded to in place"
+            ),
+            (complaint, exit) => {
+                let said = complaint.map_or(String::new(), |line| format!(": {line}"));
+                format!("{name} cannot take over ({exit}){said}")
+            }
+        })
+    }
+
+    /// Why it is not waited for any longer.
+    pub(super) fn late(&self) -> String {
+        let limit = crate::names::duration(LIMIT);
+        format!("{} did not answer within {limit}", self.binary.display())
+    }
+
+    /// Ends it. Its end is noticed as any child's.
+    pub(super) fn kill(&self) {
+        process::signal_group(self.pid, Signal::SIGKILL);
+    }
+}
+
+/// What a pipe holds, up to a limit.
+fn text(pipe: &mut impl Read) -> String {
+    let mut bytes = vec![];
+    // It ends with an error where a grandchild still holds the other end; what was read is there.
+    let _ = pipe.take(ANSWER).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The program that this process runs, to go back to it.
+///
+/// # Errors
+/// The errno of `open(2)`.
+pub(super) fn own_program() -> io::Result<File> {
+    File::open("/proc/self/exe")
+}

@@ -1,0 +1,225 @@
+//! The next program's first moments: it takes over what the one before it left open.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::UnixStream, sync::mpsc::Sender};
+
+use super::{
+    Fd, Hold, Packing, Unpacking,
+    state::{LinkState, State, StateError},
+};
+use crate::{
+    admin::{SocketFile, UpgradeView},
+    cli::{LogFormat, LogLevel},
+    ipc::Outgoing,
+    runtime::{
+        boot::{BootError, Pidfile},
+        clock::Clock,
+        endings::Endings,
+        effects::World,
+        link::{FromLink, Link, Task, ToWorker},
+        listeners::Listeners,
+        shim_file::ShimFile,
+    },
+    supervisor::WorkerId,
+    sys::{control_dir::Lock, guard::Guard, handover},
+};
+
+/// Tells the next program where the state is: our pid, its descriptor, and that of the program to go back to.
+pub(super) const VARIABLE: &str = "RCLUSTER_STATE";
+
+/// What [`VARIABLE`] says.
+pub(super) fn variable(sealed: &OwnedFd, back: Option<&File>, packing: &mut Packing) -> String {
+    packing.carry(sealed);
+    let back = back.map_or(-1, |file| {
+        packing.carry(file);
+        file.as_raw_fd()
+    });
+    format!("{},{},{back}", std::process::id(), sealed.as_raw_fd())
+}
+
+/// A master that was replaced in place and goes on here.
+#[derive(Debug)]
+pub struct Resumption {
+    pub(in crate::runtime) state: State,
+    /// Why this is the program that was to be replaced, if it is.
+    pub(in crate::runtime) back: Option<&'static str>,
+}
+
+impl Resumption {
+    /// How it logged.
+    pub fn log(&self) -> (LogLevel, LogFormat) {
+        self.state.config.log
+    }
+}
+
+/// What the program before this one left for us, if there was one.
+///
+/// # Errors
+/// Why it cannot be read, when there is no way back either.
+pub fn resumption() -> Option<Result<Resumption, StateError>> {
+    let text = std::env::var(VARIABLE).ok()?;
+    let mut numbers = text.split(',').map(str::parse::<i32>);
+    let mut number = || numbers.next()?.ok();
+    let (pid, sealed, back) = (number()?, number()?, number()?);
+    if u32::try_from(pid) != Ok(std::process::id()) {
+        return None;
+    }
+    let sealed = handover::adopt(sealed).ok()?;
+    let bytes = handover::unseal(&sealed).ok()?;
+    let state = State::read(&bytes);
+    let state = if super::pack::is_asked_to("fail") && back >= 0 {
+        Err(StateError::Malformed(serde::de::Error::custom("a test")))
+    } else {
+        state
+    };
+    // Closed by the next exec, or here.
+    let program = (back >= 0).then(|| handover::adopt(back).ok()).flatten();
+    if let (Err(error), Some(program)) = (&state, &program) {
+        eprintln!("rcluster: {error}; going back to the program that ran before");
+        go_back(&sealed, program);
+    }
+    let back = (back == BACK).then_some("the new binary could not take over; the old one went on");
+    Some(state.map(|state| Resumption { state, back }))
+}
+
+/// Stands for "you are the one that was gone back to".
+const BACK: i32 = -2;
+
+/// Returns when that fails, too.
+fn go_back(sealed: &OwnedFd, program: &OwnedFd) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let value = format!("{},{},{BACK}", std::process::id(), sealed.as_raw_fd());
+    let path = PathBuf::from(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    // What was left open for us stays open; only this one was closed again by `adopt`.
+    let carried = [sealed.as_raw_fd()].into();
+    let error = handover::exec(&path, &words, (VARIABLE, &value), &carried);
+    eprintln!("rcluster: failed to go back: {error}");
+}
+
+fn message(message: &Outgoing<Fd>, unpacking: &mut Unpacking) -> io::Result<ToWorker> {
+    message.map(|fd| unpacking.shared(*fd))
+}
+
+fn link(
+    state: &LinkState,
+    inbox: &Sender<(WorkerId, FromLink)>,
+    unpacking: &mut Unpacking,
+) -> io::Result<Link> {
+    let stream = std::os::unix::net::UnixStream::from(unpacking.own(state.stream)?);
+    let writing = state.writing.as_ref();
+    let writing = writing.map(|(m, written)| Ok::<_, io::Error>((message(m, unpacking)?, *written)));
+    let writing = writing.transpose()?;
+    let resend = state.resend.as_ref().map(|m| message(m, unpacking));
+    let resend = resend.transpose()?;
+    let again = state.orders.iter().map(|m| message(m, unpacking));
+    let again = again.collect::<io::Result<_>>()?;
+    let mut link = Link::start(Task {
+        id: state.id,
+        stream: UnixStream::from_std(stream)?,
+        inbox: inbox.clone(),
+        decoder: state.decoder.clone(),
+        channel: state.channel.map(|fd| unpacking.shared(*fd))?,
+        writing,
+        resend,
+        again,
+        malformed: (Instant::now(), state.malformed),
+        complained: state.complained,
+        closed: state.closed,
+    });
+    link.has_shim = state.has_shim;
+    Ok(link)
+}
+
+/// The world as the program before this one left it.
+///
+/// # Errors
+/// The first descriptor that was not left open.
+pub(in crate::runtime) fn world(
+    state: &mut State,
+    unpacking: &mut Unpacking,
+    inbox: &Sender<(WorkerId, FromLink)>,
+) -> io::Result<World> {
+    let shim = state.shim.take().map(ShimFile::resume).transpose()?;
+    let guard = state.guard.take().map(|guard| {
+        let path = state.config.control.with_extension("guard");
+        let pipe = unpacking.own(guard.pipe)?;
+        Ok::<_, io::Error>(Guard::resume(&path, guard.pid, pipe))
+    });
+    let guard = guard.transpose()?;
+    let listeners = Listeners::unpack(std::mem::take(&mut state.listeners), unpacking)?;
+    let mut world = World::new(
+        state.config.clone(),
+        std::mem::take(&mut state.releases).into_iter().collect(),
+        listeners,
+        shim,
+        guard,
+        inbox.clone(),
+    );
+    for state in &state.links {
+        world
+            .links
+            .insert(state.id, link(state, inbox, unpacking)?);
+    }
+    world.reread = state.reread.clone();
+    world.pids = state.pids.iter().copied().collect();
+    world.withheld = std::mem::take(&mut state.withheld).into_iter().collect();
+    world.endings = Endings::resume(std::mem::take(&mut state.endings));
+    world.refused = std::mem::take(&mut state.refused).into_iter().collect();
+    world.oom = state.oom.clone();
+    world.probes = state.probes;
+    world.next_ticket = state.next_ticket;
+    if world.guard.is_none() {
+        world.restart_guard();
+    }
+    Ok(world)
+}
+
+/// What the master holds besides its workers.
+///
+/// # Errors
+/// A [`BootError`] for the lock or the control socket.
+pub(in crate::runtime) fn hold(
+    state: &State,
+    unpacking: &mut Unpacking,
+) -> Result<Hold, BootError> {
+    let (socket, lock) = state.control;
+    let taken = |e| BootError::System("take over the control socket", e);
+    let control = &state.config.control;
+    Ok(Hold {
+        lock: Lock::resume(control, unpacking.own(lock).map_err(taken)?)?,
+        socket: unpacking.own(socket).map_err(taken)?.into(),
+        socket_file: SocketFile(control.clone()),
+        pidfile: state
+            .config
+            .pidfile
+            .clone()
+            .filter(|_| state.pidfile)
+            .map(Pidfile),
+    })
+}
+
+/// The attempt that brought us here, answered.
+pub(in crate::runtime) fn view(state: &State, back: Option<&str>) -> UpgradeView {
+    let UpgradeView { attempts, done, .. } = state.upgrade;
+    UpgradeView {
+        attempts,
+        done: done + u64::from(back.is_none()),
+        answered: attempts,
+        refused: back.map(str::to_owned),
+    }
+}
+
+/// What the clock said, and when.
+pub(in crate::runtime) fn clock(state: &State) -> Clock {
+    let (at, then) = state.clock;
+    let then = Duration::from_micros(then);
+    Clock::resume(at, then, handover::monotonic())
+}

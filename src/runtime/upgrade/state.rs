@@ -1,0 +1,231 @@
+//! What one program of a master tells the next, and who can read what.
+//!
+//! Plain structs as JSON. A field that is added carries `#[serde(default)]`, so
+//! that an older state is read; one that is not known is skipped, so that a
+//! newer one is. What would be misread that way makes [`VERSION`] grow, and
+//! [`READABLE_FROM`] with it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Fd;
+use crate::{
+    admin::UpgradeView,
+    config::Config,
+    ipc::{Channel, LineDecoder, Outgoing, Query},
+    runtime::{
+        listeners::ListenersState, release::Release, reread::Reread, senses::OomCounter,
+        shim_file::ShimState,
+    },
+    supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
+};
+
+/// The version that is written.
+pub(super) const VERSION: u32 = 1;
+/// The oldest version that is read.
+const OLDEST: u32 = 1;
+/// Programs that read this version or a newer one read what is written: they
+/// skip what they do not know.
+const READABLE_FROM: u32 = 1;
+
+/// Why a state cannot be read.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Written by a newer program, in a way that older ones would misread.
+    #[error(
+        "the running master (rcluster {program}) writes state version {version}, which needs a binary that reads {needs}; this one (rcluster {ours}) reads {OLDEST} to {VERSION}",
+        ours = env!("CARGO_PKG_VERSION")
+    )]
+    TooNew {
+        /// The version.
+        version: u32,
+        /// The least version that a reader must know.
+        needs: u32,
+        /// The version of the program that wrote it.
+        program: String,
+    },
+    /// Written by a program that is too old.
+    #[error(
+        "the running master (rcluster {program}) writes state version {version}; this binary (rcluster {ours}) reads {OLDEST} to {VERSION}: upgrade to a version between them first",
+        ours = env!("CARGO_PKG_VERSION")
+    )]
+    TooOld {
+        /// The version.
+        version: u32,
+        /// The version of the program that wrote it.
+        program: String,
+    },
+    /// No state at all, or one that breaks its own rules.
+    #[error("this binary (rcluster {ours}) cannot read the state of the running master: {0}", ours = env!("CARGO_PKG_VERSION"))]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// What every version can read of every other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) version: u32,
+    /// A reader must know this version or a newer one.
+    pub(super) readable_from: u32,
+    /// The program that wrote it.
+    pub(super) program: String,
+    /// The master's process.
+    pub(super) pid: u32,
+    /// A number that only a reader of this state can know.
+    pub(super) nonce: u64,
+}
+
+impl Header {
+    pub(super) fn new() -> Self {
+        Self {
+            version: VERSION,
+            readable_from: READABLE_FROM,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            nonce: fastrand::u64(..),
+        }
+    }
+
+    fn check(&self) -> Result<(), StateError> {
+        let (version, program) = (self.version, self.program.clone());
+        if self.readable_from > VERSION {
+            let needs = self.readable_from;
+            return Err(StateError::TooNew {
+                version,
+                needs,
+                program,
+            });
+        }
+        if version < OLDEST {
+            return Err(StateError::TooOld { version, program });
+        }
+        Ok(())
+    }
+}
+
+/// The envelope that is looked at before the letter is read.
+#[derive(Deserialize)]
+struct Envelope {
+    header: Header,
+}
+
+/// One worker's channel.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct LinkState {
+    pub(super) id: WorkerId,
+    pub(super) stream: Fd,
+    pub(super) has_shim: bool,
+    /// The line that has not ended yet.
+    pub(super) decoder: LineDecoder,
+    /// What waits, and the handle that is not acknowledged.
+    pub(super) channel: Channel<Fd>,
+    /// The message on the wire, and how much of it is written.
+    pub(super) writing: Option<(Outgoing<Fd>, usize)>,
+    #[serde(default)]
+    pub(super) resend: Option<Outgoing<Fd>>,
+    /// What the loop said last.
+    #[serde(default)]
+    pub(super) orders: Vec<Outgoing<Fd>>,
+    #[serde(default)]
+    pub(super) malformed: u32,
+    #[serde(default)]
+    pub(super) complained: bool,
+    #[serde(default)]
+    pub(super) closed: bool,
+}
+
+/// The guard's process and the pipe to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct GuardState {
+    pub(super) pid: Pid,
+    pub(super) pipe: Fd,
+}
+
+/// All of a master.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct State {
+    pub(super) header: Header,
+    /// The clock, and what `CLOCK_MONOTONIC` said then, in microseconds.
+    pub(super) clock: (Time, u64),
+    pub(super) supervisor: Supervisor,
+    pub(super) config: Config,
+    pub(super) reread: Reread,
+    pub(super) releases: Vec<(Generation, Release)>,
+    pub(super) pids: Vec<(Pid, WorkerId)>,
+    pub(super) links: Vec<LinkState>,
+    pub(super) listeners: ListenersState,
+    #[serde(default)]
+    pub(super) withheld: Vec<(WorkerId, Vec<Query>)>,
+    #[serde(default)]
+    pub(super) endings: Vec<(WorkerId, bool, Option<Exit>)>,
+    #[serde(default)]
+    pub(super) refused: Vec<(WorkerId, String)>,
+    pub(super) oom: OomCounter,
+    #[serde(default)]
+    pub(super) probes: u64,
+    #[serde(default)]
+    pub(super) next_ticket: u64,
+    pub(super) shim: Option<ShimState>,
+    pub(super) guard: Option<GuardState>,
+    /// The control socket, and its lock.
+    pub(super) control: (Fd, Fd),
+    /// Whether the pid file is there.
+    #[serde(default)]
+    pub(super) pidfile: bool,
+    /// The binary that the next upgrade takes unless it is told another.
+    pub(super) program: PathBuf,
+    /// The path of the program that replaced the one before; its attempt's number is in `upgrade`.
+    pub(super) upgrade: UpgradeView,
+}
+
+impl State {
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub(super) fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
+        #[cfg(debug_assertions)]
+        if let Some(bytes) = super::pack::pretend(self)? {
+            return Ok(bytes);
+        }
+        serde_json::to_vec(self)
+    }
+
+    /// # Errors
+    /// A [`StateError`].
+    pub(in crate::runtime) fn read(bytes: &[u8]) -> Result<Self, StateError> {
+        let envelope: Envelope = serde_json::from_slice(bytes)?;
+        envelope.header.check()?;
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by the first version that could be replaced in place. If this
+    /// fails, a field was added without `#[serde(default)]`, or one that is
+    /// needed has changed: masters that run now could not be upgraded.
+    #[test]
+    fn the_state_of_an_older_version_is_read() {
+        let text = include_bytes!("state-1.json");
+        let state = State::read(text).unwrap();
+        assert_eq!(state.header.version, 1);
+        assert!(!state.links.is_empty() && !state.pids.is_empty());
+    }
+
+    #[test]
+    fn who_can_read_what() {
+        let header = |version, readable_from| Header {
+            version,
+            readable_from,
+            ..Header::new()
+        };
+        assert!(header(VERSION, READABLE_FROM).check().is_ok());
+        assert!(header(VERSION + 1, VERSION).check().is_ok());
+        let new = header(VERSION + 2, VERSION + 1).check().unwrap_err();
+        assert!(new.to_string().contains("needs a binary that reads 2"), "{new}");
+        let old = header(OLDEST - 1, 0).check().unwrap_err();
+        assert!(matches!(old, StateError::TooOld { version: 0, .. }));
+    }
+}
