@@ -19,11 +19,15 @@ use crate::{
     sys::process,
 };
 
+mod logs;
+
+pub use logs::logs;
+
 fn failed(error: &ClientError) -> ExitCode {
     eprintln!("rcluster: {error}");
     match error {
         ClientError::NoMaster { .. } | ClientError::NoneRuns(_) => ExitCode::NoMaster,
-        ClientError::Several(_) => ExitCode::Usage,
+        ClientError::Several(_) | ClientError::Refused(_) => ExitCode::Usage,
         ClientError::Answer { .. } => ExitCode::Internal,
     }
 }

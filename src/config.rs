@@ -12,7 +12,8 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    cli::RunArgs,
+    cli::{LogFormat, RunArgs},
+    logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
     sys::{control_dir, identity::Identity, listener::Endpoint},
@@ -81,6 +82,8 @@ pub struct Config {
     pub pre_stop: Duration,
     /// Globs of `--watch`; `None`: nobody watches.
     pub watch: Option<Vec<String>>,
+    /// What is done with what workers print; `None`: it does not pass through the master.
+    pub output: Option<logs::Plan>,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
     /// What all this was made from, for the next reload.
@@ -214,6 +217,7 @@ impl Config {
                 .map(|path| absolute(pwd, path)),
             pre_stop: args.host.pre_stop,
             watch: watching(args).then(|| args.host.watch.clone()),
+            output: output(args, pwd)?,
             identity: None,
             line: Line::default(),
         })
@@ -270,6 +274,22 @@ fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
 pub fn cpus() -> u32 {
     std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1).min(MAX_WORKERS))
+}
+
+fn output(args: &RunArgs, pwd: &Path) -> Result<Option<logs::Plan>, ConfigError> {
+    let given = args.logs.log_file.as_ref();
+    let given = given.filter(|path| !path.as_os_str().is_empty());
+    let wrong = |path: &Path, why| ConfigError::LogFile(path.to_owned(), why);
+    let path = given
+        .map(|path| logs::PathPlan::new(pwd.join(path)).map_err(|why| wrong(path, why)))
+        .transpose()?;
+    Ok(
+        (args.logs.log_prefix || path.is_some()).then(|| logs::Plan {
+            prefix: args.logs.log_prefix,
+            json: args.logs.log_format == LogFormat::Json,
+            file: path,
+        }),
+    )
 }
 
 fn health_path(path: Option<&str>) -> Result<Option<String>, ConfigError> {

@@ -22,6 +22,7 @@ pub mod exit_code;
 pub mod host;
 pub mod ipc;
 pub mod ledger;
+pub mod logs;
 pub mod names;
 pub mod rehearse;
 pub mod runtime;

@@ -7,7 +7,9 @@ use rcluster::{
     commands,
     config::{self, Config},
     exit_code::ExitCode,
-    host, rehearse,
+    host,
+    logs::OwnLog,
+    rehearse,
     runtime::{Verdict, boot},
     settings::{Line, LineError},
     sys,
@@ -86,6 +88,7 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
         Command::Incidents(args) => commands::incidents(args).await,
+        Command::Logs(args) => commands::logs(args).await,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
         Command::Check(_)
@@ -157,7 +160,7 @@ fn one_line(reason: &str) -> String {
 }
 
 fn log(args: &RunArgs) {
-    let level = match args.log_level {
+    let level = match args.logs.log_level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -168,8 +171,8 @@ fn log(args: &RunArgs) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
-        .with_writer(std::io::stderr);
-    match args.log_format {
+        .with_writer(OwnLog::default);
+    match args.logs.log_format {
         LogFormat::Text => builder
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .init(),

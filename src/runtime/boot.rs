@@ -1,6 +1,6 @@
 //! From a configuration to a running master, and out again.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use crate::{
     admin,
     config::Config,
     exit_code::ExitCode,
+    logs::{Logs, LogsError},
     supervisor::Supervisor,
     sys::{
         control_dir::{self, ControlError, Lock},
@@ -56,6 +57,9 @@ pub enum BootError {
     /// `--watch`.
     #[error("{0}")]
     Watch(String),
+    /// `--log-file`.
+    #[error(transparent)]
+    Logs(#[from] LogsError),
     /// The machine.
     #[error("failed to {0}: {1}")]
     System(&'static str, #[source] io::Error),
@@ -65,9 +69,11 @@ impl BootError {
     /// The exit code that goes with it.
     pub fn code(&self) -> ExitCode {
         match self {
-            Self::Release(_) | Self::Control(_) | Self::Pidfile(..) | Self::Watch(_) => {
-                ExitCode::Usage
-            }
+            Self::Release(_)
+            | Self::Control(_)
+            | Self::Pidfile(..)
+            | Self::Watch(_)
+            | Self::Logs(_) => ExitCode::Usage,
             Self::Bind(_) => ExitCode::BindFailed,
             Self::System(..) => ExitCode::Internal,
         }
@@ -148,6 +154,14 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         }
         None => None,
     };
+    let logs = match &config.output {
+        Some(plan) => {
+            let careful = config.identity.is_some();
+            let logs = Logs::start(plan, &config.control, config.policy.workers, careful)?;
+            Some(Arc::new(logs))
+        }
+        None => None,
+    };
     let (shim, guard) = helpers(&config)?;
     // The master must not hold a release folder that a deploy wants to delete.
     std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
@@ -177,7 +191,8 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         "rcluster starts"
     );
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
-    let world = World::new(config, release, listeners, shim, guard, inbox_in);
+    let mut world = World::new(config, release, listeners, shim, guard, inbox_in);
+    world.logs.clone_from(&logs);
     let inputs = Inputs {
         signals,
         requests,
@@ -190,6 +205,10 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         (_, ExitCode::Ok) => info!("rcluster stopped"),
         (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
         (reason, code) => error!(code = code as u8, reason, "rcluster gives up"),
+    }
+    if let Some(logs) = logs {
+        // Last: what was said above goes the same way.
+        logs.finish();
     }
     Ok(verdict)
 }

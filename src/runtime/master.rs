@@ -184,6 +184,13 @@ impl Master {
                 info!(signal = "SIGWINCH", "drain of all workers asked for");
                 self.dispatch(Event::Park);
             }
+            Told::Usr1 => {
+                if self.world.logs.as_ref().is_some_and(|logs| logs.reopen()) {
+                    info!("log files are opened anew");
+                } else {
+                    warn!("SIGUSR1: there are no log files to open anew (--log-file); ignored");
+                }
+            }
             Told::Other(signal) => warn!(signal, "this signal has no meaning yet; ignored"),
         }
     }
@@ -252,6 +259,9 @@ impl Master {
                 let _ = reply.send(ScaleReply {
                     workers: self.supervisor.policy().workers,
                 });
+            }
+            Request::Logs(wish, reply) => {
+                let _ = reply.send(self.world.logs.as_ref().map(|logs| logs.feed(wish)));
             }
             Request::Restart(slot, reply) => {
                 let worker = self.supervisor.serving(slot);

@@ -17,6 +17,7 @@ pub(super) enum Told {
     Ttin,
     Ttou,
     Winch,
+    Usr1,
     /// A signal that has no meaning yet; it must not have its default action.
     Other(&'static str),
 }
@@ -77,7 +78,7 @@ impl Signals {
             _ = self.int.recv() => Told::Int,
             _ = self.quit.recv() => Told::Quit,
             _ = self.hup.recv() => Told::Hup,
-            _ = self.usr1.recv() => Told::Other("SIGUSR1"),
+            _ = self.usr1.recv() => Told::Usr1,
             _ = self.usr2.recv() => Told::Other("SIGUSR2"),
             _ = self.ttin.recv() => Told::Ttin,
             _ = self.ttou.recv() => Told::Ttou,
