@@ -209,6 +209,10 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     if let Some(logs) = logs {
         // Last: what was said above goes the same way.
         logs.finish();
+        // Those who follow (`rcluster logs -f`) get the last lines from their connections' tasks.
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
     }
     Ok(verdict)
 }
