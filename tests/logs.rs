@@ -17,7 +17,9 @@ fn prints(workers: u32) -> Launch {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |n: u8| char::from_digit(n.into(), 16).expect("a digit");
+    let both = |byte: &u8| [digit(byte >> 4), digit(byte & 15)];
+    bytes.iter().flat_map(both).collect()
 }
 
 /// Asks a worker to print `bytes`, and waits until it has.
@@ -57,7 +59,7 @@ fn unread_fifo(path: &Path) -> File {
 
 /// Takes what a FIFO holds now.
 fn drain(fifo: &mut File, into: &mut Vec<u8>) {
-    let mut buffer = [0; 65536];
+    let mut buffer = [0; 8192];
     while let Ok(count @ 1..) = fifo.read(&mut buffer) {
         into.extend_from_slice(&buffer[..count]);
     }
@@ -416,7 +418,7 @@ fn long_lines_come_in_pieces_and_that_is_said() {
     let (last, first) = pieces.split_last().expect("pieces");
     let fine =
         |piece: &&str| piece.len() < 66_000 && piece.starts_with("w0 | x") && piece.ends_with(mark);
-    assert!(first.len() > 100 && first.iter().all(|piece| fine(&piece)));
+    assert!(first.len() > 100 && first.iter().all(fine));
     assert!(last.len() < 66_000 && !last.ends_with(mark));
     wait_text("a word about it", &log(&master), |log| {
         log.contains("cut into pieces")
