@@ -139,7 +139,7 @@ pub(super) mod tests {
                     "slot": slot, "id": id, "pid": 100 + id, "generation": 1, "state": "ready",
                     "restarts": 0, "uptime_ms": clock_ms, "silent_ms": 0,
                     "beat": {"requests": requests, "connections": 3, "heap_used": 1 << 24,
-                        "heap_limit": 1 << 31, "delay_us": 1500 * id, "busy": 250},
+                        "heap_limit": 1u64 << 31, "delay_us": 1500 * id, "busy": 250},
                     "usage": {"memory": 1 << 26, "cpu_ms": 5, "fds": 20, "fd_limit": 1024},
                 })
             })
