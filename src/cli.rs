@@ -13,6 +13,7 @@ use crate::supervisor::{Readiness, Surge, Switch};
 mod health;
 mod help;
 mod host;
+mod logs;
 mod upgrade;
 
 pub use health::HealthArgs;
@@ -21,6 +22,7 @@ pub use upgrade::UpgradeArgs;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
+pub use logs::{LogArgs, LogsArgs, TopArgs};
 
 /// A small, fast process master for Node.js.
 ///
@@ -131,13 +133,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", env = "RCLUSTER_PIDFILE")]
     pub pidfile: Option<PathBuf>,
 
-    /// Form of the log on stderr.
-    #[arg(long, value_enum, default_value = "text", env = "RCLUSTER_LOG_FORMAT")]
-    pub log_format: LogFormat,
-
-    /// How much to log.
-    #[arg(long, value_enum, default_value = "info", env = "RCLUSTER_LOG_LEVEL")]
-    pub log_level: LogLevel,
+    /// Logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
 
     /// When a worker is unhealthy, or old enough.
     #[command(flatten)]
@@ -165,6 +163,10 @@ pub enum Command {
     Rollback(ReloadArgs),
     /// Show what went wrong lately: the last 20 incidents, with errors and the stacks of workers that hung.
     Incidents(StatusArgs),
+    /// Show what workers printed lately, and with -f what they print, if the master carries it (--log-prefix or --log-file).
+    Logs(LogsArgs),
+    /// Watch a master live in the terminal: workers, requests, event loops, memory, incidents; keys to reload, scale and restart.
+    Top(TopArgs),
     /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
     Scale(ScaleArgs),
     /// Replace the worker of one slot: the new one first, then the old one drains.

@@ -19,15 +19,17 @@ use crate::{
     sys::process,
 };
 
+mod logs;
 mod upgrade;
 
+pub use logs::logs;
 pub use upgrade::upgrade;
 
-fn failed(error: &ClientError) -> ExitCode {
+pub(crate) fn failed(error: &ClientError) -> ExitCode {
     eprintln!("rcluster: {error}");
     match error {
         ClientError::NoMaster { .. } | ClientError::NoneRuns(_) => ExitCode::NoMaster,
-        ClientError::Several(_) => ExitCode::Usage,
+        ClientError::Several(_) | ClientError::Refused(_) => ExitCode::Usage,
         ClientError::Answer { .. } => ExitCode::Internal,
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cli::{LogFormat, LogLevel, RunArgs},
+    logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
     sys::{control_dir, identity::Identity, listener::Endpoint},
@@ -84,6 +85,9 @@ pub struct Config {
     pub pre_stop: Duration,
     /// Globs of `--watch`; `None`: nobody watches.
     pub watch: Option<Vec<String>>,
+    /// What is done with what workers print; `None`: it does not pass through the master.
+    #[serde(default)]
+    pub output: Option<logs::Plan>,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
     /// How much is logged, and in which form.
@@ -219,8 +223,9 @@ impl Config {
                 .map(|path| absolute(pwd, path)),
             pre_stop: args.host.pre_stop,
             watch: watching(args).then(|| args.host.watch.clone()),
+            output: output(args, pwd)?,
             identity: None,
-            log: (args.log_level, args.log_format),
+            log: (args.logs.log_level, args.logs.log_format),
             line: Line::default(),
         })
     }
@@ -276,6 +281,22 @@ fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
 pub fn cpus() -> u32 {
     std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1).min(MAX_WORKERS))
+}
+
+fn output(args: &RunArgs, pwd: &Path) -> Result<Option<logs::Plan>, ConfigError> {
+    let given = args.logs.log_file.as_ref();
+    let given = given.filter(|path| !path.as_os_str().is_empty());
+    let wrong = |path: &Path, why| ConfigError::LogFile(path.to_owned(), why);
+    let path = given
+        .map(|path| logs::PathPlan::new(pwd.join(path)).map_err(|why| wrong(path, why)))
+        .transpose()?;
+    Ok(
+        (args.logs.log_prefix || path.is_some()).then(|| logs::Plan {
+            prefix: args.logs.log_prefix,
+            json: args.logs.log_format == LogFormat::Json,
+            file: path,
+        }),
+    )
 }
 
 fn health_path(path: Option<&str>) -> Result<Option<String>, ConfigError> {

@@ -7,10 +7,12 @@ use rcluster::{
     commands,
     config::{self, Config},
     exit_code::ExitCode,
-    host, rehearse,
+    host,
+    logs::OwnLog,
+    rehearse,
     runtime::{BootError, Verdict, boot, upgrade},
     settings::{Line, LineError},
-    sys,
+    sys, top,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -100,6 +102,8 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Reload(args) => commands::reload(args, false).await,
         Command::Rollback(args) => commands::reload(args, true).await,
         Command::Incidents(args) => commands::incidents(args).await,
+        Command::Logs(args) => commands::logs(args).await,
+        Command::Top(args) => top::top(args).await?,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
         Command::Upgrade(args) => commands::upgrade(args).await,
@@ -188,7 +192,7 @@ fn log((level, format): (LogLevel, LogFormat)) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
-        .with_writer(std::io::stderr);
+        .with_writer(OwnLog::default);
     match format {
         LogFormat::Text => builder
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

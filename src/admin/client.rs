@@ -2,11 +2,16 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -32,6 +37,9 @@ pub enum ClientError {
     /// More than one runs.
     #[error("several masters run here; name one with --name: {0}")]
     Several(String),
+    /// The master cannot do that, and says why.
+    #[error("{0}")]
+    Refused(String),
     /// The connection broke, or the answer makes no sense.
     #[error("failed to read the answer of {path}: {why}")]
     Answer {
@@ -134,6 +142,39 @@ impl Client {
         })
     }
 
+    /// `GET`, given out as it comes until `each` breaks it off.
+    ///
+    /// # Errors
+    /// [`ClientError::NoMaster`], [`ClientError::Answer`], or [`ClientError::Refused`] with the master's own words.
+    pub async fn stream(
+        &self,
+        route: &str,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let response = self.send(Method::GET, route, Bytes::new()).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if status != StatusCode::OK {
+            let bytes = body.collect().await.map_err(|e| self.answer_error(&e))?;
+            let error = serde_json::from_slice::<serde_json::Value>(&bytes.to_bytes())
+                .ok()
+                .and_then(|value| Some(value["error"].as_str()?.to_owned()));
+            return Err(ClientError::Refused(
+                error.unwrap_or_else(|| status.to_string()),
+            ));
+        }
+        while let Some(frame) = body.frame().await {
+            // A master that was killed ends it, too.
+            let Ok(frame) = frame else { break };
+            if let Some(bytes) = frame.data_ref()
+                && each(bytes).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn answer_error(&self, why: &impl ToString) -> ClientError {
         ClientError::Answer {
             path: self.path.clone(),
@@ -161,6 +202,23 @@ impl Client {
         route: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.send(method, route, body).await?;
+        let status = response.status();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.answer_error(&e))?
+            .to_bytes();
+        Ok((status, bytes))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        route: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream =
             UnixStream::connect(&self.path)
                 .await
@@ -179,18 +237,10 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|e| self.answer_error(&e))?;
-        let response = sender
+        sender
             .send_request(request)
             .await
-            .map_err(|e| self.answer_error(&e))?;
-        let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| self.answer_error(&e))?
-            .to_bytes();
-        Ok((status, bytes))
+            .map_err(|e| self.answer_error(&e))
     }
 }
 

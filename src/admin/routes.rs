@@ -69,6 +69,7 @@ pub async fn serve(
     let router = Router::new()
         .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
+        .route("/v1/logs", get(super::logs::logs))
         .route("/v1/reload", post(reload))
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))

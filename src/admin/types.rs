@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     exit_code::ExitCode,
+    logs,
     supervisor::{FleetView, Generation, Policy, ReloadOutcome, Scale, Slot, WorkerId},
 };
 
@@ -19,6 +20,8 @@ pub enum Request {
     Reload(ReloadWish, oneshot::Sender<ReloadReply>),
     /// Another number of workers; answered at once.
     Scale(Scale, oneshot::Sender<ScaleReply>),
+    /// What workers printed, `None` where the master does not carry it.
+    Logs(logs::Wish, oneshot::Sender<Option<logs::Feed>>),
     /// A slot's worker anew; answered at once, `None` if none serves there.
     Restart(Slot, oneshot::Sender<Option<RestartReply>>),
     /// Another program for the master itself; answered when it has been asked whether it can.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use thiserror::Error;
 
 use super::MAX_WORKERS;
-use crate::sys::identity::IdentityError;
+use crate::{logs::PathError, sys::identity::IdentityError};
 
 /// A configuration that cannot be used.
 #[derive(Debug, Error)]
@@ -51,6 +51,9 @@ pub enum ConfigError {
         "failed to use the name `{0}`: it becomes a file name; use letters, digits, `.`, `-` and `_`"
     )]
     Name(String),
+    /// `--log-file`.
+    #[error("failed to use the log file {0}: {1}")]
+    LogFile(PathBuf, #[source] PathError),
     /// `--user`, `--group`.
     #[error(transparent)]
     Identity(#[from] IdentityError),

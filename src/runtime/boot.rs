@@ -1,6 +1,6 @@
 //! From a configuration to a running master, and out again.
 
-use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use crate::{
     admin,
     config::Config,
     exit_code::ExitCode,
+    logs::{Logs, LogsError},
     settings::Line,
     supervisor::{Generation, Supervisor},
     sys::{
@@ -58,6 +59,9 @@ pub enum BootError {
     /// `--watch`.
     #[error("{0}")]
     Watch(String),
+    /// `--log-file`.
+    #[error(transparent)]
+    Logs(#[from] LogsError),
     /// The machine.
     #[error("failed to {0}: {1}")]
     System(&'static str, #[source] io::Error),
@@ -67,9 +71,11 @@ impl BootError {
     /// The exit code that goes with it.
     pub fn code(&self) -> ExitCode {
         match self {
-            Self::Release(_) | Self::Control(_) | Self::Pidfile(..) | Self::Watch(_) => {
-                ExitCode::Usage
-            }
+            Self::Release(_)
+            | Self::Control(_)
+            | Self::Pidfile(..)
+            | Self::Watch(_)
+            | Self::Logs(_) => ExitCode::Usage,
             Self::Bind(_) => ExitCode::BindFailed,
             Self::System(..) => ExitCode::Internal,
         }
@@ -144,7 +150,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     let socket = control_dir::bind_socket(&config.control, &lock)?;
     let mut hold = Hold {
         pidfile: None,
-        socket_file: admin::SocketFile(config.control.clone()),
+        _socket_file: admin::SocketFile(config.control.clone()),
         socket,
         lock,
     };
@@ -153,6 +159,14 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
             .map_err(|e| BootError::Pidfile(path.clone(), e))?;
         hold.pidfile = Some(Pidfile(path.clone()));
     }
+    let logs = match &config.output {
+        Some(plan) => {
+            let careful = config.identity.is_some();
+            let logs = Logs::start(plan, &config.control, config.policy.workers, careful)?;
+            Some(Arc::new(logs))
+        }
+        None => None,
+    };
     let (shim, guard) = helpers(&config)?;
     let program = started_by(&config.line);
     // The master must not hold a release folder that a deploy wants to delete.
@@ -173,7 +187,8 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     );
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
     let releases = first(release);
-    let world = World::new(config, releases, listeners, shim, Some(guard), inbox_in);
+    let mut world = World::new(config, releases, listeners, shim, Some(guard), inbox_in);
+    world.logs = logs;
     let view = admin::UpgradeView::default();
     let upgrade = Upgrade::new(hold, requests_in, serving, program, view);
     let inputs = Inputs {
@@ -182,7 +197,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         inbox,
     };
     let master = Master::new(supervisor, world, Manager::of_process(), upgrade);
-    Ok(conclude(master.run(inputs).await))
+    Ok(conclude(master, inputs).await)
 }
 
 /// Goes on with a master whose program was replaced by this one.
@@ -224,7 +239,7 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         requests,
         inbox,
     };
-    Ok(conclude(master.run(inputs).await))
+    Ok(conclude(master, inputs).await)
 }
 
 fn serve(hold: &Hold, requests: &mpsc::Sender<admin::Request>) -> Result<Serving, BootError> {
@@ -269,11 +284,22 @@ fn started_by(line: &Line) -> PathBuf {
     named.filter(same).unwrap_or(running)
 }
 
-fn conclude(verdict: Verdict) -> Verdict {
+/// Runs it to its end, and says how that was.
+async fn conclude(master: Master, inputs: Inputs) -> Verdict {
+    let logs = master.world.logs.clone();
+    let verdict = master.run(inputs).await;
     match (&verdict.reason, verdict.code) {
         (_, ExitCode::Ok) => info!("rcluster stopped"),
         (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
         (reason, code) => error!(code = code as u8, reason, "rcluster gives up"),
+    }
+    if let Some(logs) = logs {
+        // Last: what was said above goes the same way.
+        logs.finish();
+        // Those who follow (`rcluster logs -f`) get the last lines from their connections' tasks.
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
     }
     verdict
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,6 +25,7 @@ use crate::{
     admin::{ReloadReply, Status, StopReply, UpgradeView},
     config::{Config, Launch},
     ipc::{Query, outbound},
+    logs::Logs,
     supervisor::{
         Action, Event, Exit, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal, Supervisor,
         Ticket, WorkerId,
@@ -45,6 +47,8 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) config: Config,
+    /// Where workers print, if it passes through us.
+    pub(super) logs: Option<Arc<Logs>>,
     pub(super) links: HashMap<WorkerId, Link>,
     pub(super) listeners: Listeners,
     /// Queries of workers that are held at the gate.
@@ -87,6 +91,7 @@ impl World {
         let reread = Reread::new(&config);
         Self {
             config,
+            logs: None,
             links: HashMap::new(),
             listeners,
             withheld: HashMap::new(),
@@ -142,6 +147,9 @@ impl World {
             }
             Action::Promote { id, slot } => {
                 self.send(id, outbound::slot(slot.0));
+                if let Some(logs) = &self.logs {
+                    logs.promote(id.0, slot.0);
+                }
                 None
             }
             Action::Probe { id } => self.probe(id, supervisor),

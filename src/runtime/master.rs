@@ -217,7 +217,13 @@ impl Master {
                 self.dispatch(Event::Park);
             }
             Told::Usr2 => self.upgrade.wanted = true,
-            Told::Other(signal) => warn!(signal, "this signal has no meaning yet; ignored"),
+            Told::Usr1 => {
+                if self.world.logs.as_ref().is_some_and(|logs| logs.reopen()) {
+                    info!("log files are opened anew");
+                } else {
+                    warn!("SIGUSR1: there are no log files to open anew (--log-file); ignored");
+                }
+            }
         }
     }
 
@@ -286,6 +292,9 @@ impl Master {
                 let _ = reply.send(ScaleReply {
                     workers: self.supervisor.policy().workers,
                 });
+            }
+            Request::Logs(wish, reply) => {
+                let _ = reply.send(self.world.logs.as_ref().map(|logs| logs.feed(wish)));
             }
             Request::Restart(slot, reply) => {
                 let worker = self.supervisor.serving(slot);

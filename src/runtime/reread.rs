@@ -21,6 +21,8 @@ const FIXED: &[&str] = &[
     "pidfile",
     "log-format",
     "log-level",
+    "log-prefix",
+    "log-file",
     "user",
     "group",
     "strict-bind",

@@ -18,8 +18,7 @@ pub(super) enum Told {
     Ttou,
     Winch,
     Usr2,
-    /// A signal that has no meaning yet; it must not have its default action.
-    Other(&'static str),
+    Usr1,
 }
 
 /// All signals that the master listens to.
@@ -78,7 +77,7 @@ impl Signals {
             _ = self.int.recv() => Told::Int,
             _ = self.quit.recv() => Told::Quit,
             _ = self.hup.recv() => Told::Hup,
-            _ = self.usr1.recv() => Told::Other("SIGUSR1"),
+            _ = self.usr1.recv() => Told::Usr1,
             _ = self.usr2.recv() => Told::Usr2,
             _ = self.ttin.recv() => Told::Ttin,
             _ = self.ttou.recv() => Told::Ttou,

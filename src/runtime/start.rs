@@ -43,11 +43,16 @@ impl World {
             .releases
             .get(&generation)
             .ok_or_else(|| format!("generation {generation} is forgotten"))?;
-        let what = self.command(id, slot, release)?;
+        let mut what = self.command(id, slot, release)?;
         let failed = |what: &str, error: &std::io::Error| format!("failed to {what}: {error}");
         let (ours, theirs) = fd_pass::channel().map_err(|e| failed("make a channel", &e))?;
-        let pid = spawn::spawn(&what, &theirs)
-            .map_err(|e| failed(&format!("start {}", what.program.display()), &e))?;
+        let program = what.program.display().to_string();
+        if let Some(logs) = &self.logs {
+            let pipes = logs.pipes(id.0, slot.0);
+            what.output = Some(pipes.map_err(|e| failed("make pipes for its logs", &e))?);
+        }
+        let pid =
+            spawn::spawn(what, &theirs).map_err(|e| failed(&format!("start {program}"), &e))?;
         self.pids.insert(pid, id);
         self.links
             .insert(id, Link::open(id, ours, self.inbox.clone()));
@@ -121,6 +126,7 @@ impl World {
             set,
             remove,
             identity: self.config.identity.clone(),
+            output: None,
         })
     }
 }

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod inherit;
 pub mod limits;
 pub mod listener;
+pub mod log_pipe;
 pub mod process;
 pub mod procfs;
 pub mod spawn;

@@ -32,6 +32,17 @@ pub struct Spawn {
     pub remove: Vec<OsString>,
     /// Who it is to be; else who we are.
     pub identity: Option<Identity>,
+    /// Where it prints; else where we do.
+    pub output: Option<Output>,
+}
+
+/// Where a process prints.
+#[derive(Debug)]
+pub struct Output {
+    /// Its stdout.
+    pub stdout: OwnedFd,
+    /// Its stderr.
+    pub stderr: OwnedFd,
 }
 
 /// Occupies [`CHANNEL_FD`] in this process, so that no other descriptor can
@@ -49,12 +60,12 @@ pub fn reserve_channel_fd() -> io::Result<()> {
 }
 
 /// Starts a process in a process group of its own, with the channel on
-/// [`CHANNEL_FD`], stdin at `/dev/null`, stdout and stderr inherited, and no
-/// other descriptor.
+/// [`CHANNEL_FD`], stdin at `/dev/null`, stdout and stderr inherited unless
+/// [`Spawn::output`] says otherwise, and no other descriptor.
 ///
 /// # Errors
 /// The errno of `fork(2)`, `chdir(2)` or `execve(2)`.
-pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Pid> {
+pub fn spawn(what: Spawn, channel: &OwnedFd) -> io::Result<Pid> {
     let mut command = Command::new(&what.program);
     command
         .args(&what.args)
@@ -64,9 +75,12 @@ pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Pid> {
     for name in &what.remove {
         command.env_remove(name);
     }
-    command.envs(what.set.iter().map(|(k, v)| (k, v)));
+    command.envs(what.set);
     let channel = channel.as_raw_fd();
-    let identity = what.identity.clone();
+    let identity = what.identity;
+    if let Some(output) = what.output {
+        command.stdout(output.stdout).stderr(output.stderr);
+    }
     // SAFETY: the closure runs between fork and exec and calls only
     // async-signal-safe functions (dup2, fcntl, close_range, and those of Identity::assume).
     #[expect(unsafe_code)]

@@ -34,3 +34,9 @@ impl Terminal {
                 .is_some_and(|r| r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
     }
 }
+
+/// Waits until a descriptor takes bytes again, for a second at most.
+pub fn wait_writable(fd: impl AsFd) {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    let _ = poll(&mut fds, PollTimeout::from(1000u16));
+}

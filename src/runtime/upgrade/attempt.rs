@@ -37,7 +37,7 @@ const ROUNDS: u32 = 64;
 #[derive(Debug)]
 pub(in crate::runtime) struct Hold {
     pub(in crate::runtime) pidfile: Option<Pidfile>,
-    pub(in crate::runtime) socket_file: admin::SocketFile,
+    pub(in crate::runtime) _socket_file: admin::SocketFile,
     /// The control socket.
     pub(in crate::runtime) socket: UnixListener,
     pub(in crate::runtime) lock: Lock,
@@ -184,6 +184,11 @@ impl Master {
         }
         if self.world.leaving || self.world.verdict.is_some() || brief.state == "stopping" {
             return Some(Hindrance::Never("it is stopping"));
+        }
+        if self.world.logs.is_some() {
+            return Some(Hindrance::Never(
+                "with --log-prefix or --log-file workers' lines pass through the master",
+            ));
         }
         if brief.state == "booting" {
             return Some(Hindrance::Later("no worker has been ready yet"));

@@ -196,7 +196,7 @@ pub(in crate::runtime) fn hold(
     Ok(Hold {
         lock: Lock::resume(control, unpacking.own(lock).map_err(taken)?)?,
         socket: unpacking.own(socket).map_err(taken)?.into(),
-        socket_file: SocketFile(control.clone()),
+        _socket_file: SocketFile(control.clone()),
         pidfile: state
             .config
             .pidfile

@@ -148,7 +148,7 @@ pub(in crate::runtime) struct State {
     pub(super) header: Header,
     /// The clock, and what `CLOCK_MONOTONIC` said then, in microseconds.
     pub(super) clock: (Time, u64),
-    pub(super) supervisor: Supervisor,
+    pub(in crate::runtime) supervisor: Supervisor,
     pub(super) config: Config,
     pub(super) reread: Reread,
     pub(super) releases: Vec<(Generation, Release)>,
@@ -174,7 +174,7 @@ pub(in crate::runtime) struct State {
     #[serde(default)]
     pub(super) pidfile: bool,
     /// The binary that the next upgrade takes unless it is told another.
-    pub(super) program: PathBuf,
+    pub(in crate::runtime) program: PathBuf,
     /// The path of the program that replaced the one before; its attempt's number is in `upgrade`.
     pub(super) upgrade: UpgradeView,
 }

@@ -1,0 +1,410 @@
+//! The thread that reads what workers print.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::{
+    net::unix::pipe,
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tracing::{error, warn};
+
+use super::{
+    cutter::{Cutter, LINE_LIMIT, Piece},
+    files::Target,
+    hub::{Feed, Hub, Wish},
+    own,
+    plan::Plan,
+    render::{Origin, Stream, Style},
+    sink::{Chunk, Sink},
+};
+use crate::sys::{log_pipe::log_pipe, spawn::Output};
+
+/// Time between two warnings of one kind.
+const QUIET: Duration = Duration::from_secs(60);
+/// The end waits so long for a reader that is slow but alive.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Why lines cannot be carried.
+#[derive(Debug, Error)]
+pub enum LogsError {
+    /// `--log-file`.
+    #[error("failed to open the log file {0}: {1}; {hint}", hint = hint(.1))]
+    File(PathBuf, #[source] io::Error),
+    /// A thread, a descriptor.
+    #[error("failed to start the log's threads: {0}")]
+    System(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "its folder does not exist: make it first",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => "let the master's user write there",
+        Some(libc::ELOOP) => "a symbolic link is not followed when workers are another user's",
+        Some(libc::ENXIO) => "it is a FIFO that nobody reads",
+        Some(libc::EISDIR) => "it is a folder",
+        _ => "see --log-file",
+    }
+}
+
+enum Command {
+    Follow {
+        pipe: OwnedFd,
+        worker: u64,
+        slot: Arc<AtomicU32>,
+        stream: Stream,
+    },
+    Finish,
+}
+
+/// What carries workers' lines. Its threads end with [`Logs::finish`].
+#[derive(Debug)]
+pub struct Logs {
+    commands: mpsc::UnboundedSender<Command>,
+    files: Option<Sink>,
+    hub: Arc<Hub>,
+    /// Names of pipes, for a moment each.
+    pipe_name: PathBuf,
+    /// Slots of workers, by id; a spare's changes.
+    slots: Mutex<Vec<(u64, Arc<AtomicU32>)>>,
+    done: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+/// Where a stream's lines go, and how they look there.
+#[derive(Clone, Debug)]
+struct Way {
+    sink: Sink,
+    target_is_files: bool,
+    style: Style,
+}
+
+impl Logs {
+    /// Starts the threads. `folder` is the master's own; `slots` files are opened at once;
+    /// `careful`: workers are another user's.
+    ///
+    /// # Errors
+    /// A [`LogsError`].
+    pub fn start(
+        plan: &Plan,
+        control: &Path,
+        slots: u32,
+        careful: bool,
+    ) -> Result<Self, LogsError> {
+        let news = Arc::new(Notify::new());
+        let standard = |stream, news: &Arc<Notify>| {
+            let (name, target) = match stream {
+                Stream::Stdout => ("stdout", Target::standard(io::stdout())?),
+                Stream::Stderr => ("stderr", Target::standard(io::stderr())?),
+            };
+            Sink::start(name, target, Arc::clone(news))
+        };
+        let files = match &plan.file {
+            Some(path) => {
+                let target =
+                    Target::files(path, slots, careful).map_err(|(p, e)| LogsError::File(p, e))?;
+                Some(Sink::start("files", target, Arc::clone(&news))?)
+            }
+            None => None,
+        };
+        let stderr = standard(Stream::Stderr, &news)?;
+        let ways = [Stream::Stdout, Stream::Stderr]
+            .into_iter()
+            .map(|stream| {
+                let sink = match (&files, stream) {
+                    (Some(files), _) => files.clone(),
+                    (None, Stream::Stdout) => standard(stream, &news)?,
+                    (None, Stream::Stderr) => stderr.clone(),
+                };
+                let style = style(plan, stream);
+                Ok(Way {
+                    sink,
+                    target_is_files: files.is_some(),
+                    style,
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let (commands, orders) = mpsc::unbounded_channel();
+        let (done_in, done) = std::sync::mpsc::channel();
+        let hub = Arc::new(Hub::new());
+        let reader = Reader {
+            ways,
+            stderr: stderr.clone(),
+            hub: Arc::clone(&hub),
+            news,
+            long: Arc::default(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        thread::Builder::new()
+            .name("logs".to_owned())
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                runtime.block_on(reader.run(orders));
+                // Nobody waits any more if the master gave up.
+                let _ = done_in.send(());
+            })?;
+        own::follow(Some(stderr));
+        Ok(Self {
+            commands,
+            files,
+            hub,
+            pipe_name: control.with_extension("log-pipe"),
+            slots: Mutex::default(),
+            done: Mutex::new(done),
+        })
+    }
+
+    /// Pipes for a worker that is about to be started.
+    ///
+    /// # Errors
+    /// The errno of making a pipe.
+    pub fn pipes(&self, worker: u64, slot: u32) -> io::Result<Output> {
+        let slot = Arc::new(AtomicU32::new(slot));
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those whose streams have ended are of no use.
+        slots.retain(|(_, slot)| Arc::strong_count(slot) > 1);
+        let pipe = |stream| {
+            let (ours, theirs) = log_pipe(&self.pipe_name)?;
+            let order = Command::Follow {
+                pipe: ours,
+                worker,
+                slot: Arc::clone(&slot),
+                stream,
+            };
+            // It ends only with `finish`.
+            let _ = self.commands.send(order);
+            io::Result::Ok(theirs)
+        };
+        let output = Output {
+            stdout: pipe(Stream::Stdout)?,
+            stderr: pipe(Stream::Stderr)?,
+        };
+        slots.push((worker, slot));
+        Ok(output)
+    }
+
+    /// A spare has taken a slot.
+    pub fn promote(&self, worker: u64, slot: u32) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, known) in slots.iter().filter(|(id, _)| *id == worker) {
+            known.store(slot, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the files anew; whether there are any.
+    pub fn reopen(&self) -> bool {
+        self.files.iter().for_each(Sink::reopen);
+        self.files.is_some()
+    }
+
+    /// What was printed lately, and what will be.
+    pub fn feed(&self, wish: Wish) -> Feed {
+        self.hub.feed(wish)
+    }
+
+    /// Writes what there is and ends the threads. Every worker is gone. Waits a second
+    /// for a reader that takes nothing, [`FLUSH`] for one that is slow.
+    pub fn finish(&self) {
+        let _ = self.commands.send(Command::Finish);
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = done.recv_timeout(FLUSH * 2);
+        own::follow(None);
+    }
+}
+
+fn style(plan: &Plan, stream: Stream) -> Style {
+    use std::io::IsTerminal;
+    let terminal = plan.file.is_none()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && match stream {
+            Stream::Stdout => io::stdout().is_terminal(),
+            Stream::Stderr => io::stderr().is_terminal(),
+        };
+    match (plan.prefix, plan.json) {
+        (false, _) => Style::Raw,
+        (true, true) => Style::Json,
+        (true, false) => Style::Prefix { colour: terminal },
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The thread's side.
+struct Reader {
+    /// By stream.
+    ways: Vec<Way>,
+    stderr: Sink,
+    hub: Arc<Hub>,
+    news: Arc<Notify>,
+    /// Lines that had to be cut since it was last said.
+    long: Arc<AtomicU32>,
+}
+
+impl Reader {
+    async fn run(self, mut orders: mpsc::UnboundedReceiver<Command>) {
+        let (end, ending) = watch::channel(false);
+        let mut streams = JoinSet::new();
+        // Something is to be said, but not before this.
+        let (mut news, mut not_before) = (false, Instant::now());
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Command::Follow { pipe, worker, slot, stream }) => {
+                        if let Ok(pipe) = pipe::Receiver::from_owned_fd(pipe) {
+                            let way = self.ways[stream as usize].clone();
+                            let source = Source {
+                                worker, slot, stream, way,
+                                hub: Arc::clone(&self.hub),
+                                news: Arc::clone(&self.news),
+                                long: Arc::clone(&self.long),
+                            };
+                            streams.spawn(source.follow(pipe, ending.clone()));
+                        }
+                    }
+                    Some(Command::Finish) | None => break,
+                },
+                () = self.news.notified(), if !news => news = true,
+                () = sleep_until(not_before), if news => {
+                    self.tell();
+                    (news, not_before) = (false, Instant::now() + QUIET);
+                }
+                Some(_) = streams.join_next() => {}
+            }
+        }
+        let _ = end.send(true);
+        while streams.join_next().await.is_some() {}
+        self.tell();
+        for way in &self.ways {
+            way.sink.close(FLUSH).await;
+        }
+        self.stderr.close(FLUSH).await;
+    }
+
+    fn tell(&self) {
+        let mut sinks: Vec<&Sink> = self.ways.iter().map(|way| &way.sink).collect();
+        sinks.push(&self.stderr);
+        for sink in sinks {
+            for failed in sink.failed_reopens() {
+                error!(
+                    failed,
+                    "log file not reopened; lines go on into the old one"
+                );
+            }
+            if let Some(loss) = sink.loss() {
+                warn!(
+                    lines = loss.lines,
+                    output = sink.name,
+                    why = loss.why,
+                    "log lines dropped"
+                );
+            }
+        }
+        let long = self.long.swap(0, Ordering::Relaxed);
+        if long > 0 {
+            warn!(
+                cuts = long,
+                limit = LINE_LIMIT,
+                "log lines were too long and are cut into pieces"
+            );
+        }
+    }
+}
+
+/// One stream of one worker.
+struct Source {
+    worker: u64,
+    slot: Arc<AtomicU32>,
+    stream: Stream,
+    way: Way,
+    hub: Arc<Hub>,
+    news: Arc<Notify>,
+    long: Arc<AtomicU32>,
+}
+
+impl Source {
+    /// Until its end of file, which comes when every process that had it is gone;
+    /// or, when all this ends, until nothing is left in it.
+    async fn follow(self, pipe: pipe::Receiver, mut ending: watch::Receiver<bool>) {
+        let mut cutter = Cutter::new();
+        loop {
+            match pipe.try_read(cutter.room()) {
+                Ok(0) => break,
+                Ok(count) => {
+                    if let Some(piece) = cutter.took(count) {
+                        self.pass(piece).await;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if *ending.borrow_and_update() {
+                        break;
+                    }
+                    tokio::select! {
+                        _ = pipe.readable() => {}
+                        _ = ending.changed() => {}
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if let Ok(fd) = pipe.into_nonblocking_fd() {
+            // tokio's idea of what is readable may be older than the end.
+            let mut pipe = File::from(fd);
+            while let Ok(count @ 1..) = pipe.read(cutter.room()) {
+                if let Some(piece) = cutter.took(count) {
+                    self.pass(piece).await;
+                }
+            }
+        }
+        if let Some(piece) = cutter.rest() {
+            self.pass(piece).await;
+        }
+    }
+
+    async fn pass(&self, piece: Piece) {
+        let origin = Origin {
+            slot: self.slot.load(Ordering::Relaxed),
+            worker: self.worker,
+            stream: self.stream,
+        };
+        let Piece { bytes, cut } = piece;
+        if cut {
+            self.long.fetch_add(1, Ordering::Relaxed);
+            self.news.notify_one();
+        }
+        self.hub.add(origin, &bytes, cut);
+        let mut out = vec![];
+        let lines = self.way.style.render(origin, &bytes, cut, &mut out);
+        let key = if self.way.target_is_files {
+            (origin.slot, origin.stream)
+        } else {
+            (0, Stream::Stdout)
+        };
+        self.way
+            .sink
+            .put(Chunk {
+                key,
+                bytes: out,
+                lines,
+            })
+            .await;
+    }
+}
