@@ -61,6 +61,7 @@ impl Listener for SameUser {
 /// Serves the control socket until the runtime ends.
 pub async fn serve(listener: UnixListener, requests: Sender<Request>) {
     let router = Router::new()
+        .route("/", get(super::dashboard::page))
         .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
         .route("/v1/logs", get(super::logs::logs))
