@@ -83,7 +83,7 @@
       this.now = make('output', { className: 'now' });
       this.top = make('span', { className: 'top' });
       this.svg = shape('svg', { viewBox: '0 0 600 100', preserveAspectRatio: 'none', role: 'img', tabindex: '0' });
-      this.when = make('span', { textContent: '5 min ago' });
+      this.when = make('span');
       this.node = make('figure', {},
         make('figcaption', {}, make('span', { textContent: title }), this.now),
         make('div', { className: 'plot' }, this.svg, this.top),
@@ -110,9 +110,15 @@
       });
     }
 
+    // As much as there is, but a minute at least: in whole minutes, so that the curve does not stretch all the time.
+    width() {
+      const minutes = Math.ceil((samples[samples.length - 1].at - samples[0].at) / 60_000);
+      return Math.min(KEEP_MS, Math.max(1, minutes) * 60_000);
+    }
+
     point(share) {
       if (!samples.length) return;
-      const at = samples[samples.length - 1].at - KEEP_MS * (1 - share);
+      const at = samples[samples.length - 1].at - this.width() * (1 - share);
       const near = samples.reduce((a, b) => (Math.abs(b.at - at) < Math.abs(a.at - at) ? b : a));
       this.at = near.at;
       this.draw();
@@ -123,7 +129,9 @@
       this.node.hidden = known.length === 0;
       if (!known.length) return;
       const end = samples[samples.length - 1].at;
-      const x = (at) => 600 * (1 - (end - at) / KEEP_MS);
+      const width = this.width();
+      const x = (at) => 600 * (1 - (end - at) / width);
+      say(this.when, `${span(width)} ago`);
       const highest = Math.max(...known.map((s) => Math.max(...this.keys.map((k) => s.all[k]))));
       const ceiling = this.ceiling || highest * 1.15 || 1;
       const y = (value) => 98 - 94 * Math.min(1, value / ceiling);
@@ -141,7 +149,7 @@
       const words = (sample) => this.keys.map((key) => (this.keys.length > 1 ? `${key} ` : '') + this.format(sample.all[key])).join(', ');
       say(this.now, words(shown) + (chosen ? `, ${span(end - chosen.at)} ago` : ''));
       say(this.top, this.format(ceiling));
-      this.svg.setAttribute('aria-label', `${this.title}: now ${words(known[known.length - 1])}; highest ${this.format(highest)} in the last five minutes. Arrow keys read older values.`);
+      this.svg.setAttribute('aria-label', `${this.title}: now ${words(known[known.length - 1])}; highest ${this.format(highest)} since ${this.when.textContent}. Arrow keys read older values.`);
     }
   }
   const charts = [
