@@ -285,7 +285,7 @@
   function note(text) {
     const list = by('activity');
     const time = make('time', { textContent: new Date().toLocaleTimeString() });
-    list.prepend(make('li', {}, time, ` ${text}`));
+    list.prepend(make('p', {}, time, ` ${text}`));
     while (list.children.length > 60) list.lastChild.remove();
   }
 
