@@ -44,13 +44,13 @@
   let last = null;
 
   function measure(status) {
-    const all = { rate: 0, delay: 0, busy: 0, memory: 0, p50: null, p99: null };
+    const all = { rate: 0, delay: 0, busy: 0, memory: null, p50: null, p99: null };
     const slots = new Map();
     const seen = new Set();
     let beats = 0;
     for (const worker of status.workers) {
       seen.add(worker.id);
-      all.memory += worker.usage ? worker.usage.memory : 0;
+      if (worker.usage) all.memory = (all.memory || 0) + worker.usage.memory;
       if (!worker.beat) continue;
       beats++;
       all.busy += worker.beat.busy / 10;
