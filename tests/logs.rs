@@ -216,11 +216,12 @@ fn old_and_new_worker_of_a_slot_print_through_a_reload() {
 fn a_spare_prints_under_the_slot_that_it_takes() {
     let mut master = prints(1).options(["--log-prefix", "--spares", "1"]).start();
     let worker = master.wait_ready(1).remove(0);
-    master.wait_status("a spare", |status| {
-        (status.workers.len() == 2).then_some(())
+    let spare = master.wait_status("a booted spare", |status| {
+        let held = status.workers.iter().find(|worker| worker.state == "held");
+        held.map(|worker| worker.id)
     });
     common::kill(worker.process(), Signal::SIGKILL);
-    master.wait_replaced(&worker);
+    assert_eq!(master.wait_replaced(&worker).id, spare);
     print(&master.addr(), "", b"promoted\n");
     let all = wait_text("its line", &out(&master), |out| out.contains("promoted"));
     assert!(
