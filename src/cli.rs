@@ -18,11 +18,11 @@ mod upgrade;
 
 pub use health::HealthArgs;
 pub use help::command;
-pub use upgrade::UpgradeArgs;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
 pub use logs::{LogArgs, LogsArgs, TopArgs};
+pub use upgrade::UpgradeArgs;
 
 /// A small, fast process master for Node.js.
 ///

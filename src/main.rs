@@ -1,6 +1,6 @@
 //! The `rcluster` command: parse, set up the log, dispatch, exit code.
 
-use std::{process, time::Duration};
+use std::{io::Write as _, process, time::Duration};
 
 use rcluster::{
     cli::{Command, LogFormat, LogLevel, RunArgs, one_line as clap_line},
@@ -24,14 +24,19 @@ fn main() -> process::ExitCode {
         None => {}
         Some(Ok(resumption)) => {
             log(resumption.log());
-            return finish(on_runtime(async { Ok(end(boot::resume(resumption).await)) }));
+            let result = on_runtime(async { Ok(end(Box::pin(boot::resume(resumption)).await)) });
+            OwnLog::drain();
+            return finish(result);
         }
         Some(Err(error)) => {
             eprintln!("rcluster: {error}");
             return ExitCode::Internal.into();
         }
     }
-    if std::env::args_os().nth(1).is_some_and(|word| word == upgrade::ASK) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == upgrade::ASK)
+    {
         return upgrade::answer().into();
     }
     let line = Line {
@@ -142,13 +147,21 @@ fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
     };
     log(config.log);
     config.line = line;
-    on_runtime(async {
+    let result = on_runtime(async {
         let verdict = match mode {
             Mode::Serve => boot::run(config).await,
             Mode::Check => boot::check(config).await,
         };
         Ok(end(verdict))
-    })
+    });
+    OwnLog::drain();
+    result
+}
+
+/// The last line of a master, by the way of its log: whoever blocks that does not keep it from ending.
+fn complain(what: &str) {
+    // It never fails for good: there is nowhere else to say it.
+    let _ = writeln!(OwnLog, "rcluster: {what}");
 }
 
 /// Says how it ended.
@@ -157,13 +170,13 @@ fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
         Ok(Verdict { code, reason }) => {
             match reason {
                 Some(reason) if code == ExitCode::Ok => println!("{reason}"),
-                Some(reason) => eprintln!("rcluster: {}", one_line(&reason)),
+                Some(reason) => complain(&one_line(&reason)),
                 None => {}
             }
             code
         }
         Err(error) => {
-            eprintln!("rcluster: {error}");
+            complain(&error.to_string());
             error.code()
         }
     }

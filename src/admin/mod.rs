@@ -4,6 +4,7 @@
 //! request is a message to the loop with a place for the answer.
 
 mod client;
+mod dashboard;
 mod logs;
 mod routes;
 mod types;

@@ -67,6 +67,7 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let router = Router::new()
+        .route("/", get(super::dashboard::page))
         .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
         .route("/v1/logs", get(super::logs::logs))

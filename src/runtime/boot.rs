@@ -98,7 +98,7 @@ impl Drop for Pidfile {
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
 pub async fn run(config: Config) -> Result<Verdict, BootError> {
     loop {
-        let verdict = run_once(config.clone()).await?;
+        let verdict = Box::pin(run_once(config.clone())).await?;
         let failed = matches!(verdict.code, ExitCode::BootFailed | ExitCode::NeverReady);
         let Some(globs) = config.watch.as_deref().filter(|_| failed) else {
             return Ok(verdict);
@@ -328,7 +328,14 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     let (_requests_in, requests) = mpsc::channel(1);
     let supervisor = Supervisor::checking(&config.policy, fastrand::u64(..));
     let listeners = Listeners::default();
-    let world = World::new(config, first(release), listeners, shim, Some(guard), inbox_in);
+    let world = World::new(
+        config,
+        first(release),
+        listeners,
+        shim,
+        Some(guard),
+        inbox_in,
+    );
     let inputs = Inputs {
         signals,
         requests,

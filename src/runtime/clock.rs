@@ -75,7 +75,9 @@ mod tests {
         let clock = Clock::resume(Time(5000), 100 * second, 100 * second + second / 10);
         let now = clock.now().0;
         assert!((5100..6000).contains(&now), "{now}");
-        let slept = Clock::resume(Time(5000), 100 * second, 900 * second).now().0;
+        let slept = Clock::resume(Time(5000), 100 * second, 900 * second)
+            .now()
+            .0;
         assert!((6000..7000).contains(&slept), "{slept}");
     }
 }

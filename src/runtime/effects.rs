@@ -27,8 +27,8 @@ use crate::{
     ipc::{Query, outbound},
     logs::Logs,
     supervisor::{
-        Action, Event, Exit, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal, Supervisor,
-        Ticket, WorkerId,
+        Action, Event, Exit, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal,
+        Supervisor, Ticket, WorkerId,
     },
     sys::{guard::Guard, process},
 };

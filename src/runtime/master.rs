@@ -87,7 +87,12 @@ impl Master {
     }
 
     /// The master that ran in the program before this one.
-    pub(super) fn resume(supervisor: Supervisor, world: World, clock: Clock, upgrade: Upgrade) -> Self {
+    pub(super) fn resume(
+        supervisor: Supervisor,
+        world: World,
+        clock: Clock,
+        upgrade: Upgrade,
+    ) -> Self {
         let manager = Manager::resumed(supervisor.brief());
         Self {
             clock,

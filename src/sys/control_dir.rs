@@ -162,10 +162,7 @@ impl Lock {
                 locked
                     .write_all(std::process::id().to_string().as_bytes())
                     .map_err(failed)?;
-                return Ok(Self {
-                    path,
-                    file: locked,
-                });
+                return Ok(Self { path, file: locked });
             }
         }
     }

@@ -77,7 +77,10 @@ pub fn unseal(file: impl AsFd) -> io::Result<Vec<u8>> {
     let file = std::fs::File::from(file.as_fd().try_clone_to_owned()?);
     let size = file.metadata()?.len();
     if size > MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too large"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is too large",
+        ));
     }
     let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, 0)?;

@@ -32,6 +32,10 @@ pub enum IdentityError {
 
 /// Who workers are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "its unsafe calls rely on nothing that the fields promise"
+)]
 pub struct Identity {
     /// Real, effective and saved user.
     pub uid: u32,

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     admin::{self, Request, UpgradeReply, UpgradeView, UpgradeWish},
+    logs::OwnLog,
     runtime::{
         boot::Pidfile,
         master::{Inputs, Master},
@@ -160,7 +161,7 @@ impl Upgrade {
             let _ = running.await;
             *task = None;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -227,7 +228,10 @@ impl Master {
             (Some((wish, reply)), None) => (wish, Some(reply)),
             (None, Some(Hindrance::Later(why))) => {
                 if !mem::replace(&mut self.upgrade.told, true) {
-                    info!(why, "upgrade asked for; it is carried out when this is over");
+                    info!(
+                        why,
+                        "upgrade asked for; it is carried out when this is over"
+                    );
                 }
                 return;
             }
@@ -273,7 +277,10 @@ impl Master {
         Ok(pack::pack(self, hold, program, view, still, packing))
     }
 
-    fn hear_all(&mut self, heard: Vec<(crate::supervisor::WorkerId, crate::runtime::link::FromLink)>) {
+    fn hear_all(
+        &mut self,
+        heard: Vec<(crate::supervisor::WorkerId, crate::runtime::link::FromLink)>,
+    ) {
         for (id, what) in heard {
             if let Some(event) = self.world.hear(id, what, &self.supervisor) {
                 self.dispatch(event);
@@ -381,6 +388,7 @@ impl Master {
         let value = resume::variable(&sealed, back.as_ref(), &mut packing);
         let words = &self.world.config.line.words;
         info!(binary = %binary.display(), "the program is replaced");
+        OwnLog::drain();
         let set = (resume::VARIABLE, value.as_str());
         let error = handover::exec(&binary, words, set, &packing.numbers());
         format!("failed to run {}: {error}", binary.display())

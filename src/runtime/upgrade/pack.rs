@@ -9,10 +9,11 @@ use super::{
 };
 use crate::{
     admin::UpgradeView,
-    ipc::Outgoing,
+    ipc::{Channel, LineDecoder, Outgoing},
     runtime::{
         link::{Frozen, Order, ToWorker},
         master::Master,
+        shim_file::ShimFile,
     },
     sys::handover,
 };
@@ -92,8 +93,8 @@ fn link(frozen: &mut Frozen, has_shim: bool, packing: &mut Packing) -> LinkState
     // Should the exec fail, it goes on with them.
     frozen.task.again.extend(orders);
     if is_asked_to("forget-buffers") {
-        state.decoder = Default::default();
-        state.channel = Default::default();
+        state.decoder = LineDecoder::default();
+        state.channel = Channel::default();
         (state.writing, state.resend, state.orders) = (None, None, vec![]);
     }
     state
@@ -139,12 +140,15 @@ pub(super) fn pack(
         oom: world.oom.clone(),
         probes: world.probes,
         next_ticket: world.next_ticket,
-        shim: world.shim.as_ref().map(|shim| shim.state()),
+        shim: world.shim.as_ref().map(ShimFile::state),
         guard: world.guard.as_ref().map(|guard| GuardState {
             pid: guard.pid(),
             pipe: packing.carry(&guard.pipe()),
         }),
-        control: (packing.carry(&hold.socket), packing.carry(&hold.lock.file())),
+        control: (
+            packing.carry(&hold.socket),
+            packing.carry(&hold.lock.file()),
+        ),
         pidfile: hold.pidfile.is_some(),
         program,
         upgrade,

@@ -22,8 +22,8 @@ use crate::{
     runtime::{
         boot::{BootError, Pidfile},
         clock::Clock,
-        endings::Endings,
         effects::World,
+        endings::Endings,
         link::{FromLink, Link, Task, ToWorker},
         listeners::Listeners,
         shim_file::ShimFile,
@@ -115,7 +115,8 @@ fn link(
 ) -> io::Result<Link> {
     let stream = std::os::unix::net::UnixStream::from(unpacking.own(state.stream)?);
     let writing = state.writing.as_ref();
-    let writing = writing.map(|(m, written)| Ok::<_, io::Error>((message(m, unpacking)?, *written)));
+    let writing =
+        writing.map(|(m, written)| Ok::<_, io::Error>((message(m, unpacking)?, *written)));
     let writing = writing.transpose()?;
     let resend = state.resend.as_ref().map(|m| message(m, unpacking));
     let resend = resend.transpose()?;
@@ -164,9 +165,7 @@ pub(in crate::runtime) fn world(
         inbox.clone(),
     );
     for state in &state.links {
-        world
-            .links
-            .insert(state.id, link(state, inbox, unpacking)?);
+        world.links.insert(state.id, link(state, inbox, unpacking)?);
     }
     world.reread = state.reread.clone();
     world.pids = state.pids.iter().copied().collect();
