@@ -10,4 +10,4 @@ mod message;
 
 pub use channel::{Channel, Outgoing, Overflow, UnexpectedAck};
 pub use codec::{Line, LineDecoder, MAX_LINE};
-pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, outbound};
+pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, Told, outbound};
