@@ -9,11 +9,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
+mod admin;
 mod health;
 mod help;
 mod host;
 mod logs;
 
+pub use admin::AdminArgs;
 pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
@@ -133,6 +135,10 @@ pub struct RunArgs {
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
+
+    /// The API and the figures.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     /// When a worker is unhealthy, or old enough.
     #[command(flatten)]

@@ -212,6 +212,7 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
     };
     let wish = ReloadWish {
         drained: args.drained,
+        wait: None,
         rollback: false,
     };
     let answer = client.post::<ReloadReply>(route, &wish);

@@ -19,8 +19,10 @@ use crate::{
     sys::{control_dir, identity::Identity, listener::Endpoint},
 };
 
+mod admin;
 mod error;
 
+pub use admin::Admin;
 pub use error::ConfigError;
 
 /// Default of `--min-uptime`; where somebody waits at the screen it is zero.
@@ -84,6 +86,10 @@ pub struct Config {
     pub watch: Option<Vec<String>>,
     /// What is done with what workers print; `None`: it does not pass through the master.
     pub output: Option<logs::Plan>,
+    /// `--admin`; `None`: the control socket is the only door.
+    pub admin: Option<Admin>,
+    /// Whether workers time their requests.
+    pub request_metrics: bool,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
     /// What all this was made from, for the next reload.
@@ -218,6 +224,8 @@ impl Config {
             pre_stop: args.host.pre_stop,
             watch: watching(args).then(|| args.host.watch.clone()),
             output: output(args, pwd)?,
+            admin: admin::admin(&args.admin, pwd)?,
+            request_metrics: !args.admin.no_request_metrics,
             identity: None,
             line: Line::default(),
         })

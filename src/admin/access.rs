@@ -33,7 +33,9 @@ pub enum TokenError {
     #[error("failed to read the token file {0}: {1}")]
     Read(PathBuf, #[source] std::io::Error),
     /// Others could have written or read it.
-    #[error("refused the token file {path}: {why}; chown it to the user of the master and chmod 0600")]
+    #[error(
+        "refused the token file {path}: {why}; chown it to the user of the master and chmod 0600"
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -41,7 +43,9 @@ pub enum TokenError {
         why: String,
     },
     /// Too short, too long, or not printable.
-    #[error("refused the token file {0}: it must hold one line of {SHORTEST} to {LONGEST} printable characters without spaces; `openssl rand -hex 32` makes one")]
+    #[error(
+        "refused the token file {0}: it must hold one line of {SHORTEST} to {LONGEST} printable characters without spaces; `openssl rand -hex 32` makes one"
+    )]
     Weak(PathBuf),
 }
 
@@ -78,7 +82,8 @@ impl Token {
             let path = path.to_owned();
             return Err(TokenError::Open { path, why });
         }
-        let text = std::io::read_to_string(std::io::Read::take(file, LONGEST as u64 + 2)).map_err(read)?;
+        let text =
+            std::io::read_to_string(std::io::Read::take(file, LONGEST as u64 + 2)).map_err(read)?;
         let token = text.trim();
         let good = (SHORTEST..=LONGEST).contains(&token.len())
             && token.bytes().all(|b| b.is_ascii_graphic());
@@ -132,7 +137,9 @@ fn foreign(authority: Option<&Authority>, headers: &HeaderMap) -> Option<&'stati
     let host = match single(headers, header::HOST) {
         Ok(Some(host)) if is_literal(host) => host,
         Ok(_) | Err(()) => {
-            return Some("the Host header must be one IP address or localhost: names are refused, since a web page could choose one");
+            return Some(
+                "the Host header must be one IP address or localhost: names are refused, since a web page could choose one",
+            );
         }
     };
     if authority.is_some_and(|authority| authority.as_str() != host) {
@@ -183,13 +190,36 @@ mod tests {
 
     #[test]
     fn hosts() {
-        for good in ["localhost", "localhost:80", "127.0.0.1", "10.1.2.3:9000", "[::1]", "[::1]:80"] {
+        for good in [
+            "localhost",
+            "localhost:80",
+            "127.0.0.1",
+            "10.1.2.3:9000",
+            "[::1]",
+            "[::1]:80",
+        ] {
             assert!(is_literal(good), "{good}");
         }
         for bad in [
-            "", "evil.com", "localhost6", "localhost.evil.com", "LOCALHOST.", "0x7f.1", "127.1", "2130706433",
-            "127.0.0.1.evil.com", "127.0.0.1:80:80", "127.0.0.1:x", "127.0.0.1@evil.com", "::1", "[::1", "[::1]x",
-            "[evil.com]", "localhost:99999", "user@localhost", "127.0.0.1:+80",
+            "",
+            "evil.com",
+            "localhost6",
+            "localhost.evil.com",
+            "LOCALHOST.",
+            "0x7f.1",
+            "127.1",
+            "2130706433",
+            "127.0.0.1.evil.com",
+            "127.0.0.1:80:80",
+            "127.0.0.1:x",
+            "127.0.0.1@evil.com",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[evil.com]",
+            "localhost:99999",
+            "user@localhost",
+            "127.0.0.1:+80",
         ] {
             assert!(!is_literal(bad), "{bad}");
         }

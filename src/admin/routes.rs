@@ -17,8 +17,8 @@ use super::{
     events,
     metrics::{self, Form},
     types::{
-        Happening, IncidentList, Readiness, ReloadReply, ReloadWish, Request, ScaleWish, SlotStatus,
-        Status, StopReply, StopWish,
+        Happening, IncidentList, Readiness, ReloadReply, ReloadWish, Request, ScaleWish,
+        SlotStatus, Status, StopReply, StopWish,
     },
 };
 use crate::supervisor::Slot;
@@ -68,7 +68,12 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
         .route("/v1/stop", post(stop))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "there is no such route; see /v1/openapi.json"))
+        .fallback(async || {
+            problem(
+                StatusCode::NOT_FOUND,
+                "there is no such route; see /v1/openapi.json",
+            )
+        })
         .method_not_allowed_fallback(async || {
             problem(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -108,23 +113,27 @@ async fn ask<T>(
 
 /// What is to be seen now.
 pub(super) async fn look(requests: &Sender<Request>) -> Result<Status, Gone> {
-    ask(requests, Request::Status).await.map(|Json(status)| status)
+    ask(requests, Request::Status)
+        .await
+        .map(|Json(status)| status)
 }
 
 /// A body that may be left out.
-fn wish<T: Default + DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
+fn wish<T: Default + DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(body)
-        .map_err(|e| problem(StatusCode::BAD_REQUEST, format!("the body is not what is expected: {e}")))
+    serde_json::from_slice(body).map_err(|e| {
+        let why = format!("the body is not what is expected: {e}");
+        Box::new(problem(StatusCode::BAD_REQUEST, why))
+    })
 }
 
 type Asked = State<Sender<Request>>;
 
 /// The loop turns: it answers.
 async fn livez(State(requests): Asked) -> Result<Json<serde_json::Value>, Gone> {
-    ask(&requests, Request::Readiness).await?;
+    let _ = ask(&requests, Request::Readiness).await?;
     Ok(Json(serde_json::json!({"live": true})))
 }
 
@@ -168,7 +177,10 @@ async fn worker(State(requests): Asked, Path(slot): Path<String>) -> Result<Resp
             figures,
         })
         .into_response(),
-        None => problem(StatusCode::NOT_FOUND, "there is no such slot; see /v1/status"),
+        None => problem(
+            StatusCode::NOT_FOUND,
+            "there is no such slot; see /v1/status",
+        ),
     })
 }
 
@@ -194,7 +206,7 @@ async fn start_reload(
 ) -> Result<Response, Gone> {
     let mut wish: ReloadWish = match wish(body) {
         Ok(wish) => wish,
-        Err(problem) => return Ok(problem),
+        Err(problem) => return Ok(*problem),
     };
     wish.rollback = rollback;
     let reply: Json<ReloadReply> = ask(requests, |reply| Request::Reload(wish, reply)).await?;
@@ -217,7 +229,7 @@ async fn rollback(State(requests): Asked, body: Bytes) -> Result<Response, Gone>
 async fn scale(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
     let wish: ScaleWish = match wish(&body) {
         Ok(wish) => wish,
-        Err(problem) => return Ok(problem),
+        Err(problem) => return Ok(*problem),
     };
     match wish.parse() {
         Ok(scale) => ask(&requests, |reply| Request::Scale(scale, reply))
@@ -229,7 +241,11 @@ async fn scale(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
 
 async fn restart(State(requests): Asked, Path(slot): Path<String>) -> Result<Response, Gone> {
     let reply = match slot.parse() {
-        Ok(slot) => ask(&requests, |reply| Request::Restart(Slot(slot), reply)).await?.0,
+        Ok(slot) => {
+            ask(&requests, |reply| Request::Restart(Slot(slot), reply))
+                .await?
+                .0
+        }
         Err(_) => None,
     };
     Ok(match reply {
@@ -244,7 +260,7 @@ async fn restart(State(requests): Asked, Path(slot): Path<String>) -> Result<Res
 async fn stop(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
     let StopWish { now } = match wish(&body) {
         Ok(wish) => wish,
-        Err(problem) => return Ok(problem),
+        Err(problem) => return Ok(*problem),
     };
     let reply: Json<StopReply> = ask(&requests, |reply| Request::Stop { now, reply }).await?;
     Ok(reply.into_response())

@@ -110,12 +110,13 @@ async fn serve_on(mut listener: impl Listener, router: Router) {
         }
         let asked = Arc::new(AtomicBool::new(false));
         let mark = asked.clone();
-        let service = router.clone().layer(middleware::from_fn(
-            move |request: Request, next: Next| {
-                mark.store(true, Ordering::Relaxed);
-                next.run(request)
-            },
-        ));
+        let service =
+            router
+                .clone()
+                .layer(middleware::from_fn(move |request: Request, next: Next| {
+                    mark.store(true, Ordering::Relaxed);
+                    next.run(request)
+                }));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)

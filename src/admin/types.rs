@@ -8,7 +8,10 @@ use super::figures::{MasterFigures, ReloadFigures, SlotFigures};
 use crate::{
     exit_code::ExitCode,
     logs,
-    supervisor::{FleetView, Generation, Incident, Policy, ReloadOutcome, Report, Scale, Slot, WorkerId, WorkerView},
+    supervisor::{
+        FleetView, Generation, Incident, Policy, ReloadOutcome, Report, Scale, Slot, WorkerId,
+        WorkerView,
+    },
 };
 
 /// A request to the loop, with the place for its answer.

@@ -1,6 +1,6 @@
 //! From a configuration to a running master, and out again.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -18,8 +18,8 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    admin,
-    config::Config,
+    admin::{self, Api, Token, TokenError},
+    config::{self, Config},
     exit_code::ExitCode,
     logs::{Logs, LogsError},
     supervisor::Supervisor,
@@ -51,6 +51,12 @@ pub enum BootError {
     /// A declared address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// `--admin`.
+    #[error("failed to listen on --admin {0}: {1}")]
+    Admin(SocketAddr, #[source] io::Error),
+    /// The token of `--admin`.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The pid file.
     #[error("failed to write the pid file {0}: {1}")]
     Pidfile(PathBuf, #[source] io::Error),
@@ -70,11 +76,12 @@ impl BootError {
     pub fn code(&self) -> ExitCode {
         match self {
             Self::Release(_)
+            | Self::Token(_)
             | Self::Control(_)
             | Self::Pidfile(..)
             | Self::Watch(_)
             | Self::Logs(_) => ExitCode::Usage,
-            Self::Bind(_) => ExitCode::BindFailed,
+            Self::Bind(_) | Self::Admin(..) => ExitCode::BindFailed,
             Self::System(..) => ExitCode::Internal,
         }
     }
@@ -162,6 +169,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         }
         None => None,
     };
+    let admin = config.admin.as_ref().map(open_admin).transpose()?;
     let (shim, guard) = helpers(&config)?;
     // The master must not hold a release folder that a deploy wants to delete.
     std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
@@ -179,7 +187,6 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
             }
         });
     }
-    tokio::spawn(admin::serve(socket, requests_in));
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     info!(
         name = config.name,
@@ -193,6 +200,21 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
     let mut world = World::new(config, release, listeners, shim, guard, inbox_in);
     world.logs.clone_from(&logs);
+    let api = Api {
+        requests: requests_in,
+        happenings: world.bus.readers(),
+    };
+    if let Some((listener, address, token)) = admin {
+        world.admin = Some(address);
+        info!(%address, changes = token.is_some(), "the API listens");
+        if !address.ip().is_loopback() {
+            warn!(%address, "the API can be reached from other machines: everybody there may look");
+        }
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .map_err(|e| BootError::System("listen on --admin", e))?;
+        tokio::spawn(admin::serve_tcp(listener, token, api.clone()));
+    }
+    tokio::spawn(admin::serve(socket, api));
     let inputs = Inputs {
         signals,
         requests,
@@ -249,6 +271,18 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     Ok(Master::new(supervisor, world, Manager::default())
         .run(inputs)
         .await)
+}
+
+/// Binds `--admin` and reads its token, before anything is started that would have to be undone.
+fn open_admin(
+    admin: &config::Admin,
+) -> Result<(TcpListener, SocketAddr, Option<Token>), BootError> {
+    let token = admin.token_file.as_deref().map(Token::read).transpose()?;
+    let failed = |e| BootError::Admin(admin.address, e);
+    let listener = TcpListener::bind(admin.address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address, token))
 }
 
 /// The shim's files and the guard.

@@ -77,11 +77,7 @@ pub(super) struct Figures {
 impl Figures {
     /// What a worker has counted since its start.
     pub(super) fn told(&mut self, worker: &Worker, told: &Told, others: &[WorkerId]) {
-        self.living
-            .entry(worker.id)
-            .or_default()
-            .totals
-            .raise(told);
+        self.living.entry(worker.id).or_default().totals.raise(told);
         // A spare has no slot of its own yet.
         if !worker.spare {
             self.remember(worker.slot, others);
@@ -138,7 +134,10 @@ impl Figures {
     }
 
     fn totals(&self, slot: Slot, seated: &[WorkerId]) -> Totals {
-        let mut totals = self.kept.get(&slot).map_or_else(Totals::default, |kept| kept.dead.clone());
+        let mut totals = self
+            .kept
+            .get(&slot)
+            .map_or_else(Totals::default, |kept| kept.dead.clone());
         for living in seated.iter().filter_map(|id| self.living.get(id)) {
             totals.add(&living.totals);
         }
@@ -154,7 +153,10 @@ impl Figures {
         let since = before.map(|(_, before)| totals.durations.since(&before.durations));
         let percentile = |share| since.as_ref()?.percentile_us(share);
         let rate = before.zip(seconds).filter(|(_, seconds)| *seconds >= 1.0);
-        let cpus: Vec<_> = seated.iter().filter_map(|id| self.living.get(id)?.cpus).collect();
+        let cpus: Vec<_> = seated
+            .iter()
+            .filter_map(|id| self.living.get(id)?.cpus)
+            .collect();
         SlotFigures {
             slot,
             requests: totals.requests,

@@ -123,7 +123,10 @@ impl World {
             pid: std::process::id(),
             clock_ms: now.0,
             run: self.bus.run.clone(),
-            reload_id: fleet.reload.as_ref().map(|r| self.bus.reload_id(r.generation)),
+            reload_id: fleet
+                .reload
+                .as_ref()
+                .map(|r| self.bus.reload_id(r.generation)),
             admin: self.admin.map(|address| address.to_string()),
             master: MasterFigures {
                 started_unix_ms: self.bus.started_unix_ms,

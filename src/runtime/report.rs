@@ -53,9 +53,14 @@ pub(super) fn log(report: &Report, reload: Option<&str>) {
         Report::Promoted { id, slot } => {
             info!(%slot, worker = %id, reload, "a spare takes the slot");
         }
-        Report::Scaled { from, to } => info!(from, to, reload, "another number of workers is wanted"),
+        Report::Scaled { from, to } => {
+            info!(from, to, reload, "another number of workers is wanted");
+        }
         Report::Parked => {
-            info!(reload, "all workers drain, the listeners stay; a reload or a scale brings workers back");
+            info!(
+                reload,
+                "all workers drain, the listeners stay; a reload or a scale brings workers back"
+            );
         }
         Report::ReloadStarted { generation } => info!(%generation, reload, "reload started"),
         Report::ReloadEnded {

@@ -150,7 +150,9 @@ pub fn listen_overflows() -> Option<u64> {
     let text = fs::read_to_string("/proc/net/netstat").ok()?;
     let mut lines = text.lines().filter_map(|l| l.strip_prefix("TcpExt:"));
     let (names, values) = (lines.next()?, lines.next()?);
-    let at = names.split_ascii_whitespace().position(|n| n == "ListenOverflows")?;
+    let at = names
+        .split_ascii_whitespace()
+        .position(|n| n == "ListenOverflows")?;
     values.split_ascii_whitespace().nth(at)?.parse().ok()
 }
 
