@@ -21,7 +21,7 @@ pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
-pub use logs::{LogArgs, LogsArgs};
+pub use logs::{LogArgs, LogsArgs, TopArgs};
 
 /// A small, fast process master for Node.js.
 ///
@@ -168,6 +168,8 @@ pub enum Command {
     Incidents(StatusArgs),
     /// Show what workers printed lately, and with -f what they print, if the master carries it (--log-prefix or --log-file).
     Logs(LogsArgs),
+    /// Watch a master live in the terminal: workers, requests, event loops, memory, incidents; keys to reload, scale and restart.
+    Top(TopArgs),
     /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
     Scale(ScaleArgs),
     /// Replace the worker of one slot: the new one first, then the old one drains.

@@ -23,7 +23,7 @@ mod logs;
 
 pub use logs::logs;
 
-fn failed(error: &ClientError) -> ExitCode {
+pub(crate) fn failed(error: &ClientError) -> ExitCode {
     eprintln!("rcluster: {error}");
     match error {
         ClientError::NoMaster { .. } | ClientError::NoneRuns(_) => ExitCode::NoMaster,

@@ -30,3 +30,4 @@ pub mod settings;
 pub mod supervisor;
 pub mod sys;
 mod tls;
+pub mod top;

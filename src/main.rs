@@ -12,7 +12,7 @@ use rcluster::{
     rehearse,
     runtime::{Verdict, boot},
     settings::{Line, LineError},
-    sys,
+    sys, top,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -89,6 +89,7 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Rollback(args) => commands::reload(args, true).await,
         Command::Incidents(args) => commands::incidents(args).await,
         Command::Logs(args) => commands::logs(args).await,
+        Command::Top(args) => top::top(args).await?,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
         Command::Check(_)

@@ -89,6 +89,7 @@ fn system_calls_and_unsafe_live_in_one_folder() {
         "src/ledger",
         "src/rehearse",
         "src/logs",
+        "src/top",
     ];
     for folder in others {
         let words = ["unsafe {", "unsafe fn", "socket2::", "sendfd::"];
@@ -124,6 +125,12 @@ fn logs_do_not_know_a_master() {
         "Supervisor",
     ];
     assert_eq!(offences("src/logs", &words), Vec::<String>::new());
+}
+
+#[test]
+fn top_asks_what_everybody_can_ask() {
+    let words = ["crate::runtime", "crate::sys", "crate::logs"];
+    assert_eq!(offences("src/top", &words), Vec::<String>::new());
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Options and commands about what workers print.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{LogFormat, LogLevel, WhichMaster};
+use super::{LogFormat, LogLevel, WhichMaster, duration};
 
 /// Options of the master that concern logs.
 #[derive(Clone, Debug, Args)]
@@ -44,4 +44,15 @@ pub struct LogsArgs {
     /// Print one JSON object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `rcluster top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// Time between two looks.
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = duration)]
+    pub interval: Duration,
 }
