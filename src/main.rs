@@ -1,6 +1,6 @@
 //! The `rcluster` command: parse, set up the log, dispatch, exit code.
 
-use std::{process, time::Duration};
+use std::{io::Write as _, process, time::Duration};
 
 use rcluster::{
     cli::{Command, LogFormat, LogLevel, RunArgs, one_line as clap_line},
@@ -90,6 +90,8 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Incidents(args) => commands::incidents(args).await,
         Command::Logs(args) => commands::logs(args).await,
         Command::Top(args) => top::top(args).await?,
+        Command::Events(args) => commands::events(args).await,
+        Command::Ls(args) => commands::ls(args).await,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
         Command::Check(_)
@@ -127,7 +129,7 @@ fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
     };
     log(args);
     config.line = line;
-    on_runtime(async {
+    let result = on_runtime(async {
         let verdict = match mode {
             Mode::Serve => boot::run(config).await,
             Mode::Check => boot::check(config).await,
@@ -136,17 +138,25 @@ fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
             Ok(Verdict { code, reason }) => {
                 match reason {
                     Some(reason) if code == ExitCode::Ok => println!("{reason}"),
-                    Some(reason) => eprintln!("rcluster: {}", one_line(&reason)),
+                    Some(reason) => complain(&one_line(&reason)),
                     None => {}
                 }
                 Ok(code)
             }
             Err(error) => {
-                eprintln!("rcluster: {error}");
+                complain(&error.to_string());
                 Ok(error.code())
             }
         }
-    })
+    });
+    OwnLog::drain();
+    result
+}
+
+/// The last line of a master, by the way of its log: whoever blocks that does not keep it from ending.
+fn complain(what: &str) {
+    // It never fails for good: there is nowhere else to say it.
+    let _ = writeln!(OwnLog, "rcluster: {what}");
 }
 
 /// A reason with a stack as one line: the error, and where it was thrown. The

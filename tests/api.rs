@@ -1,6 +1,8 @@
 //! Promise: one API on the control socket and on --admin; what it counts goes on over replacements; what a browser could
 //! be made to ask is refused; nobody can make it stop answering.
 
+#![expect(clippy::float_cmp, reason = "counters are whole numbers")]
+
 mod common;
 
 use std::fs::{self, Permissions};

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -216,11 +216,12 @@ fn old_and_new_worker_of_a_slot_print_through_a_reload() {
 fn a_spare_prints_under_the_slot_that_it_takes() {
     let mut master = prints(1).options(["--log-prefix", "--spares", "1"]).start();
     let worker = master.wait_ready(1).remove(0);
-    master.wait_status("a spare", |status| {
-        (status.workers.len() == 2).then_some(())
+    let spare = master.wait_status("a booted spare", |status| {
+        let held = status.workers.iter().find(|worker| worker.state == "held");
+        held.map(|worker| worker.id)
     });
     common::kill(worker.process(), Signal::SIGKILL);
-    master.wait_replaced(&worker);
+    assert_eq!(master.wait_replaced(&worker).id, spare);
     print(&master.addr(), "", b"promoted\n");
     let all = wait_text("its line", &out(&master), |out| out.contains("promoted"));
     assert!(
@@ -398,6 +399,34 @@ fn a_blocked_stderr_does_not_block_the_masters_own_log() {
     });
     // Nobody reads the rest; it ends all the same.
     print(&master.addr(), "stream=stderr&times=1000&fill=1000", b"\n");
+    master.stop();
+}
+
+#[test]
+fn without_options_a_blocked_stderr_does_not_stop_the_master_either() {
+    let dir = common::scratch();
+    let path = dir.path().join("fifo");
+    let mut fifo = unread_fifo(&path);
+    let shell = format!("exec \"$0\" \"$@\" 2>{}", path.display());
+    let mut master = prints(1).under(["sh", "-c", &shell]).start();
+    let worker = master.wait_ready(1).remove(0);
+    // Full to the brim, as by a worker whose log nobody reads.
+    while fifo.write(&[b'x'; 4096]).is_ok() {}
+    while fifo.write(b"x").is_ok() {}
+    common::kill(worker.process(), Signal::SIGKILL);
+    let next = master.wait_replaced(&worker);
+    let mut seen = vec![];
+    wait_until("what was said meanwhile", BOOT, || {
+        drain(&mut fifo, &mut seen);
+        String::from_utf8_lossy(&seen)
+            .contains("worker died")
+            .then_some(())
+    });
+    // And again, to the end: exit code 0 with nobody reading.
+    while fifo.write(&[b'x'; 4096]).is_ok() {}
+    while fifo.write(b"x").is_ok() {}
+    common::kill(next.process(), Signal::SIGKILL);
+    master.wait_replaced(&next);
     master.stop();
 }
 

@@ -129,6 +129,7 @@ fn it_shows_workers_and_figures_and_follows_what_happens() {
     });
     for words in [
         "requests/s",
+        "p99 ",
         "loop delay",
         "loop busy",
         "memory",

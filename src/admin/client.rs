@@ -157,7 +157,7 @@ impl Client {
         Ok(())
     }
 
-    fn answer_error(&self, why: &impl ToString) -> ClientError {
+    pub(crate) fn answer_error(&self, why: &impl ToString) -> ClientError {
         ClientError::Answer {
             path: self.path.clone(),
             why: why.to_string(),

@@ -47,6 +47,7 @@ pub(super) struct EventsQuery {
 }
 
 struct Reader {
+    greeted: bool,
     happenings: Receiver<Arc<Happening>>,
     api: Api,
     status: Option<Interval>,
@@ -67,6 +68,7 @@ pub(super) async fn events(
         return problem(StatusCode::SERVICE_UNAVAILABLE, error);
     };
     let reader = Reader {
+        greeted: false,
         happenings: api.happenings.subscribe(),
         api,
         status: query.status_ms.map(|ms| {
@@ -87,6 +89,14 @@ pub(super) async fn events(
 impl Reader {
     /// The next event; none when the master ends.
     async fn next(&mut self) -> Option<Event> {
+        if !std::mem::replace(&mut self.greeted, true) {
+            // From here on nothing is missed.
+            return Some(
+                Event::default()
+                    .event("listening")
+                    .data(r#"{"event":"listening"}"#),
+            );
+        }
         let status = async {
             match &mut self.status {
                 Some(interval) => interval.tick().await,
@@ -97,7 +107,7 @@ impl Reader {
             happening = self.happenings.recv() => match happening {
                 Ok(happening) => Some(tell(&happening)),
                 Err(RecvError::Lagged(missed)) => {
-                    let missed = serde_json::json!({"missed": missed});
+                    let missed = serde_json::json!({"event": "lagged", "missed": missed});
                     Some(Event::default().event("lagged").data(missed.to_string()))
                 }
                 Err(RecvError::Closed) => None,

@@ -5,6 +5,7 @@
 
 mod access;
 mod client;
+mod dashboard;
 mod events;
 mod figures;
 mod logs;

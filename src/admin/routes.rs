@@ -54,6 +54,7 @@ impl FromRef<Api> for Sender<Request> {
 /// All routes.
 pub(super) fn router(api: Api) -> Router {
     Router::new()
+        .route("/", get(super::dashboard::page))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))

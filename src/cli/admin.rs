@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::WhichMaster;
+
 /// Options of the master that concern its API and its figures.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
@@ -18,4 +20,23 @@ pub struct AdminArgs {
     /// Do not time requests, nor count answers by class; requests are counted all the same.
     #[arg(long, env = "RCLUSTER_NO_REQUEST_METRICS", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_request_metrics: bool,
+}
+
+/// `rcluster events`
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Which master.
+    #[command(flatten)]
+    pub which: WhichMaster,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rcluster ls`
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Print JSON: the status of each.
+    #[arg(long)]
+    pub json: bool,
 }

@@ -1,16 +1,17 @@
-//! The master's own log: on stderr, through the thread that writes there while one runs.
+//! The master's own log: on stderr. A reader that takes nothing must not stop the loop.
 
 use std::{
     io::{self, Write},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::sink::Sink;
+use super::{files::Target, sink::Sink};
+use crate::sys::terminal;
 
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 
-/// Where the master's own log lines go. While workers' lines pass through the master
-/// they take the same way, so that lines stay whole and a blocked reader blocks nobody.
+/// Where the master's own log lines go: straight to stderr as long as it takes them. When it does not, and
+/// while workers' lines pass through the master, they go through a thread that may block.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OwnLog;
 
@@ -19,10 +20,26 @@ pub(super) fn follow(sink: Option<Sink>) {
     *SINK.lock().unwrap_or_else(PoisonError::into_inner) = sink;
 }
 
+impl OwnLog {
+    /// Before the end of the process: what waits is written, unless nobody takes it.
+    pub fn drain() {
+        let sink = SINK.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sink) = &*sink {
+            sink.drain();
+        }
+    }
+}
+
 impl Write for OwnLog {
     /// One event, its newline included.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sink = SINK.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = SINK.lock().unwrap_or_else(PoisonError::into_inner);
+        // It said that it takes a page; only if a worker fills it in this very moment does a write still block.
+        if sink.is_none() && !terminal::takes_bytes(io::stderr()) {
+            let stderr = Target::standard(io::stderr());
+            let started = stderr.and_then(|target| Sink::start("stderr", target, Arc::default()));
+            *sink = started.ok().map(Sink::telling);
+        }
         match &*sink {
             Some(sink) => sink.push_own(bytes),
             None => io::stderr().write_all(bytes)?,

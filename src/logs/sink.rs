@@ -100,6 +100,8 @@ pub(super) struct Sink {
     shared: Arc<Shared>,
     /// For people.
     pub(super) name: &'static str,
+    /// It says by itself what was lost, since no collector does.
+    tells: bool,
 }
 
 impl Sink {
@@ -114,7 +116,31 @@ impl Sink {
             .name(format!("log-{name}"))
             .stack_size(256 * 1024)
             .spawn(move || write_all_of_it(&theirs, target))?;
-        Ok(Self { shared, name })
+        Ok(Self {
+            shared,
+            name,
+            tells: false,
+        })
+    }
+
+    /// The same for lines of the master's own alone.
+    pub(super) fn telling(self) -> Self {
+        Self {
+            tells: true,
+            ..self
+        }
+    }
+
+    /// Waits until all is written or it is stuck. Blocks; for the very end.
+    pub(super) fn drain(&self) {
+        loop {
+            let state = self.shared.lock();
+            if state.bytes == 0 || state.stuck() {
+                return;
+            }
+            drop(state);
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Puts lines into the queue; waits while it is full and moves.
@@ -146,6 +172,15 @@ impl Sink {
     /// Puts a line of the master's own into the queue; never waits.
     pub(super) fn push_own(&self, line: &[u8]) {
         let mut state = self.shared.lock();
+        if self.tells && state.loss.lines > 0 && state.bytes + OWN_LIMIT <= LIMIT {
+            let lost = std::mem::take(&mut state.loss).lines;
+            let notice = format!("rcluster: {lost} log lines dropped: the reader took nothing\n");
+            state.push(Chunk {
+                key: (0, super::render::Stream::Stdout),
+                bytes: notice.into(),
+                lines: 1,
+            });
+        }
         if state.bytes + line.len() <= LIMIT + OWN_LIMIT {
             state.push(Chunk {
                 key: (0, super::render::Stream::Stdout),

@@ -35,6 +35,12 @@ impl Terminal {
     }
 }
 
+/// Whether a descriptor takes bytes now; what is broken fails at once, and does.
+pub fn takes_bytes(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Waits until a descriptor takes bytes again, for a second at most.
 pub fn wait_writable(fd: impl AsFd) {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];

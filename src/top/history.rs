@@ -34,6 +34,14 @@ impl Series {
     }
 }
 
+/// One look at the master.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) status: Status,
+    /// 99 of 100 requests took up to so long, microseconds, in the slowest slot; none without requests.
+    pub(super) p99_us: Option<u64>,
+}
+
 /// What a worker had told of its requests, and when it told that.
 #[derive(Clone, Copy, Debug)]
 struct Told {
@@ -48,6 +56,8 @@ pub(super) struct History {
     told: BTreeMap<WorkerId, Told>,
     /// Requests a second, all workers.
     pub(super) rate: Series,
+    /// How long 99 of 100 requests took at most, microseconds.
+    pub(super) latency: Series,
     /// The worst delay of an event loop, microseconds.
     pub(super) delay: Series,
     /// The mean share of time in which the loops are busy, thousandths.
@@ -59,8 +69,8 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Takes a status in.
-    pub(super) fn take(&mut self, status: &Status) {
+    /// Takes a look in.
+    pub(super) fn take(&mut self, Seen { status, p99_us }: &Seen) {
         let workers = &status.fleet.workers;
         self.told
             .retain(|id, _| workers.iter().any(|w| w.id == *id));
@@ -99,6 +109,7 @@ impl History {
         }
         let rate: f64 = self.slots.values().sum();
         self.rate.push(whole(rate));
+        self.latency.push(p99_us.unwrap_or(0));
         self.delay.push(delay);
         self.busy.push(busy / beats.max(1));
         self.memory.push(memory);
@@ -128,10 +139,10 @@ fn whole(value: f64) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn status(clock_ms: u64, workers: &[(u32, u64, u64)]) -> Status {
+    fn seen(clock_ms: u64, workers: &[(u32, u64, u64)]) -> Seen {
         let workers: Vec<_> = workers
             .iter()
             .map(|(slot, id, requests)| {
@@ -144,20 +155,24 @@ pub(super) mod tests {
                 })
             })
             .collect();
-        serde_json::from_value(serde_json::json!({
+        let status = serde_json::from_value(serde_json::json!({
             "version": 1, "name": "shop", "pid": 42, "clock_ms": clock_ms, "state": "serving",
             "generation": 1, "wanted": 2, "workers": workers, "reload": null, "reloads_done": 0,
             "reloads_failed": 0, "last_reload_error": null, "drained_total": 0, "cut_total": 0,
             "waiting": [], "slots": [], "incidents": [], "listeners": [], "unused_binds": [],
         }))
-        .expect("a status")
+        .expect("a status");
+        Seen {
+            status,
+            p99_us: Some(700),
+        }
     }
 
     #[test]
     fn rates_are_of_beats_and_go_on_over_replacements() {
         let mut history = History::default();
-        history.take(&status(1000, &[(0, 1, 0), (1, 2, 0)]));
-        history.take(&status(3000, &[(0, 1, 600), (1, 2, 200)]));
+        history.take(&seen(1000, &[(0, 1, 0), (1, 2, 0)]));
+        history.take(&seen(3000, &[(0, 1, 600), (1, 2, 200)]));
         assert_eq!(history.rate.now(), 400);
         assert_eq!(
             (history.rate_of(Slot(0)), history.share_of(Slot(0))),
@@ -165,9 +180,10 @@ pub(super) mod tests {
         );
         assert_eq!(history.delay.now(), 3000);
         assert_eq!(history.memory.now(), 2 << 26);
+        assert_eq!(history.latency.now(), 700);
         // Worker 1 is replaced: its counter starts anew, the rate is not negative.
-        let mut later = status(5000, &[(0, 3, 100), (1, 2, 200)]);
-        later.fleet.workers[0].uptime_ms = 1000;
+        let mut later = seen(5000, &[(0, 3, 100), (1, 2, 200)]);
+        later.status.fleet.workers[0].uptime_ms = 1000;
         history.take(&later);
         assert_eq!(
             (history.rate_of(Slot(0)), history.rate_of(Slot(1))),

@@ -11,7 +11,7 @@ use ratatui::{
 };
 
 use super::{
-    history::{History, Series},
+    history::{History, Seen, Series},
     keys::{Mode, Order},
     words,
 };
@@ -52,6 +52,14 @@ impl View {
         let row = i64::try_from(self.row).unwrap_or(0) + by;
         let last = i64::try_from(rows.saturating_sub(1)).unwrap_or(0);
         self.row = usize::try_from(row.clamp(0, last)).unwrap_or(0);
+    }
+
+    /// Takes an answer in.
+    pub(super) fn take(&mut self, seen: Seen) {
+        self.history.take(&seen);
+        self.status = Some(seen.status);
+        self.silence = None;
+        self.step(0);
     }
 
     /// Draws everything.
@@ -108,10 +116,18 @@ impl View {
     fn charts(&self, frame: &mut Frame<'_>, area: Rect) {
         let history = &self.history;
         let busy = history.busy.now();
-        let charts: [(&Series, String, Option<u64>); 4] = [
+        let charts: [(&Series, String, Option<u64>); 5] = [
             (
                 &history.rate,
                 format!("requests/s {}", history.rate.now()),
+                None,
+            ),
+            (
+                &history.latency,
+                match history.latency.now() {
+                    0 => "p99 -".to_owned(),
+                    now => format!("p99 {}", words::delay(now)),
+                },
                 None,
             ),
             (
@@ -134,7 +150,7 @@ impl View {
                 None,
             ),
         ];
-        let areas = Layout::horizontal([Constraint::Fill(1); 4]).split(area);
+        let areas = Layout::horizontal([Constraint::Fill(1); 5]).split(area);
         for ((series, title, max), area) in charts.into_iter().zip(areas.iter()) {
             let values = series.last(usize::from(area.width.saturating_sub(2)));
             let mut chart = Sparkline::default()

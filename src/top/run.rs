@@ -6,6 +6,7 @@ use ratatui::{DefaultTerminal, crossterm::event};
 use tokio::sync::mpsc;
 
 use super::{
+    history::Seen,
     keys::{self, Mode, Order, Then},
     picture::View,
 };
@@ -20,7 +21,7 @@ use crate::{
 /// Something to react to.
 enum Input {
     Terminal(event::Event),
-    Status(Box<Result<Status, ClientError>>),
+    Status(Box<Result<Seen, ClientError>>),
     News(String),
 }
 
@@ -34,7 +35,7 @@ pub async fn top(args: &TopArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::Usage);
     }
     let first = match Client::find(&args.which).await {
-        Ok(client) => client.get("/v1/status").await.map(|first| (client, first)),
+        Ok(client) => look(&client).await.map(|first| (client, first)),
         Err(error) => Err(error),
     };
     let (client, first) = match first {
@@ -52,7 +53,7 @@ pub async fn top(args: &TopArgs) -> anyhow::Result<ExitCode> {
 async fn run(
     terminal: &mut DefaultTerminal,
     client: Arc<Client>,
-    first: Status,
+    first: Seen,
     interval: Duration,
 ) -> std::io::Result<()> {
     let (to_us, mut inputs) = mpsc::channel(64);
@@ -69,15 +70,14 @@ async fn run(
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(interval).await;
-            let status = Box::new(asker.get("/v1/status").await);
+            let status = Box::new(look(&asker).await);
             if answers.send(Input::Status(status)).await.is_err() {
                 return;
             }
         }
     });
     let mut view = View::default();
-    view.history.take(&first);
-    view.status = Some(first);
+    view.take(first);
     loop {
         terminal.draw(|frame| view.draw(frame))?;
         let Some(input) = inputs.recv().await else {
@@ -109,16 +109,24 @@ async fn run(
             Input::Terminal(_) => {}
             Input::News(news) => view.news = Some(news),
             Input::Status(status) => match *status {
-                Ok(status) => {
-                    view.history.take(&status);
-                    view.status = Some(status);
-                    view.silence = None;
-                    view.step(0);
-                }
+                Ok(seen) => view.take(seen),
                 Err(error) => view.silence = Some(error.to_string()),
             },
         }
     }
+}
+
+/// The status, and what is in it beyond the workers.
+async fn look(client: &Client) -> Result<Seen, ClientError> {
+    let document: serde_json::Value = client.get("/v1/status").await?;
+    let p99_us = document["figures"].as_array().and_then(|slots| {
+        slots
+            .iter()
+            .filter_map(|slot| slot["p99_us"].as_u64())
+            .max()
+    });
+    let status: Status = serde_json::from_value(document).map_err(|e| client.answer_error(&e))?;
+    Ok(Seen { status, p99_us })
 }
 
 async fn carry_out(client: &Client, order: &Order) -> Result<String, ClientError> {

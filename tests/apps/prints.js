@@ -22,7 +22,8 @@ http.createServer((request, response) => {
   if (query.has('later')) {
     // Holds the request until the master is gone, then prints and answers.
     response.write('begun ');
-    process.once('disconnect', () => setTimeout(() => { print(); response.end('done'); }, 50));
+    // The answer comes a moment after the print: an error of the stream ends the process before it.
+    process.once('disconnect', () => setTimeout(() => { print(); setTimeout(() => response.end('done'), 100); }, 50));
     return;
   }
   print();
