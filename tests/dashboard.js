@@ -26,8 +26,13 @@ function doorway() {
 function ask(options) {
   return new Promise((resolve) => {
     const request = http.request({ agent: false, ...options }, (response) => {
+      // A stream has no end: its head is all that is asked for.
+      if (/event-stream/.test(response.headers['content-type'])) {
+        resolve(response.statusCode);
+        return response.destroy();
+      }
       response.resume();
-      response.on('end', () => resolve(response.statusCode));
+      return response.on('end', () => resolve(response.statusCode));
     });
     request.on('error', () => resolve(0));
     request.end();
@@ -63,6 +68,10 @@ async function accessible(page, name) {
   await until('two ready workers', () => [...document.querySelectorAll('#workers tr')].filter((row) => row.children[4].textContent === 'ready').length === 2);
   await text('state', 'serving');
   await text('facts', '2 of 2 ready');
+
+  // Events as they come where the master sends them, else by asking again and again.
+  const streams = await ask({ socketPath: control, path: '/v1/events' }) === 200;
+  await text('link', streams ? 'live' : 'polling');
 
   // Requests move the curve.
   let loading = true;
@@ -114,6 +123,8 @@ async function accessible(page, name) {
     await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
     looks.push(await back());
     await accessible(page, scheme);
+    const fits = () => [...document.querySelectorAll('figure, #slots li')].every((box) => box.scrollWidth <= box.clientWidth);
+    assert.equal(await page.evaluate(fits), true, 'a text is wider than its box');
     await page.screenshot({ path: path.join(folder, `${scheme}.png`), fullPage: true });
   }
   assert.notEqual(looks[0], looks[1]);
