@@ -2,8 +2,8 @@
 
 // What the shim hooks in normal operation, and the helpers that keep a hook from ever throwing into the app.
 //
-// Per listen: the handle's `onconnection`. Per connection: one comparison. Per request: a count. Which connections
-// are open is asked when a drain begins.
+// Per listen: the handle's `onconnection`. Per connection: a comparison and a count. Per request: a count and, unless
+// request metrics are off, two looks at the clock (under load for one request in eight). Which connections are open is asked when a drain begins.
 // All hooks sit on prototypes, so that servers made by ESM imports, subclasses or old references are seen.
 
 const MAX_TIMER = 2147483647; // ms, more would fire at once
@@ -49,12 +49,27 @@ function attempt(fn, otherwise) {
   }
 }
 
+const BUCKETS = 88;
+const EXACT = 1000; // requests between two beats that are all timed; of those beyond, one in SAMPLE for all
+const SAMPLE = 8; // a power of two
+
+/**
+ * The bucket of a duration, four to each doubling, in units of 16 us (`src/admin/figures.rs` reads them): the
+ * first four are linear, then bucket 4 (e - 1) + q begins at (4 + q) 2^(e - 2) units. The last holds all above.
+ */
+function bucketOf(ms) {
+  const units = ms >= 60000 ? 4194303 : (ms * 62.5) | 0;
+  if (units < 4) return units;
+  const e = 31 - Math.clz32(units);
+  return 4 * (e - 1) + ((units >>> (e - 2)) & 3);
+}
+
 /**
  * Tracks servers from here on, and connections from `follow()` on. `capMs` is the longest keep-alive timeout that
  * may be advertised. `on.listen(server, shared)` returns true if it took a new listener over; `shared` says that
- * the master gave the socket.
+ * the master gave the socket. `timed`: requests are timed and their answers counted by class.
  */
-function install(cluster, capMs, on) {
+function install(cluster, capMs, on, timed) {
   const net = require('net');
   const servers = new Set(); // net.Server (http, https, http2, tls too) that listens
   const open = new Set(); // accepted net.Socket, the TCP side of a TLS one; empty before follow()
@@ -67,6 +82,11 @@ function install(cluster, capMs, on) {
   const netClose = net.Server.prototype.close;
   let httpHooked = false;
   let requests = 0; // HTTP/1 responses finished
+  let accepted = 0; // connections
+  const classes = new Array(10).fill(0); // of those responses, by the first digit of their status
+  const durations = new Array(BUCKETS).fill(0); // how many took so long, see bucketOf()
+  let durationMs = 0; // all of them together
+  let lately = 0; // requests since somebody asked for the figures
   let tlsHooked = false;
 
   const listen2 = net.Server.prototype._listen2; // every listen() ends here; Node keeps the name for wrappers
@@ -83,15 +103,17 @@ function install(cluster, capMs, on) {
     for (const other of servers) if (!other._handle) servers.delete(other);
     servers.add(server);
     if (!httpHooked && 'keepAliveTimeout' in server) hookHttp();
-    if ('keepAliveTimeout' in server) capTimeouts(server, handle);
+    hookConnections(server, handle);
     if (!tlsHooked && typeof server.setSecureContext === 'function') hookTls();
   });
 
   /** The app may change its server's timeout at any time: a comparison a connection sees it before the client does. */
-  function capTimeouts(server, handle) {
+  function hookConnections(server, handle) {
     const { onconnection } = handle;
-    handle.onconnection = function onconnectionCapped(err, client) {
-      if (server.keepAliveTimeout > advertised.cap || server.keepAliveTimeout === 0) capAdvertised(server);
+    const http = 'keepAliveTimeout' in server;
+    handle.onconnection = function onconnectionSeen(err, client) {
+      accepted += 1;
+      if (http && (server.keepAliveTimeout > advertised.cap || server.keepAliveTimeout === 0)) capAdvertised(server);
       return onconnection.call(this, err, client);
     };
   }
@@ -146,10 +168,32 @@ function install(cluster, capMs, on) {
     httpHooked = true;
     const { ServerResponse } = require('http');
     const finished = ServerResponse.prototype._finish; // once a response, when all of it is written
-    ServerResponse.prototype._finish = function _finish() {
-      requests += 1;
-      return finished.call(this);
-    };
+    if (!timed) {
+      ServerResponse.prototype._finish = function _finish() {
+        requests += 1;
+        return finished.call(this);
+      };
+    } else {
+      const begun = Symbol('rcluster.begun');
+      const { assignSocket } = ServerResponse.prototype; // once a request, when it is its turn on the connection
+      ServerResponse.prototype.assignSocket = function assignSocketTimed(socket) {
+        if (++lately <= EXACT) this[begun] = performance.now();
+        else if ((lately & (SAMPLE - 1)) === 0) this[begun] = -performance.now(); // the sign says: for SAMPLE requests
+        return assignSocket.call(this, socket);
+      };
+      ServerResponse.prototype._finish = function _finish() {
+        requests += 1;
+        classes[this.statusCode / 100 | 0] += 1;
+        const at = this[begun]; // none: not in the sample, or somebody answers without a socket
+        if (at !== undefined) {
+          const weight = at < 0 ? SAMPLE : 1;
+          const took = performance.now() - (at < 0 ? -at : at);
+          durationMs += took * weight;
+          durations[bucketOf(took)] += weight;
+        }
+        return finished.call(this);
+      };
+    }
     const { HTTPParser } = require('_http_common');
     const { finish } = HTTPParser.prototype;
     HTTPParser.prototype.finish = function finishOrUpgrade() {
@@ -198,7 +242,15 @@ function install(cluster, capMs, on) {
     });
   });
 
-  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached, answered: () => requests };
+  /** All since the start. */
+  function figures() {
+    if (!timed) return { requests, accepted };
+    lately = 0;
+    const filled = durations.slice(0, durations.findLastIndex((n) => n > 0) + 1);
+    return { requests, accepted, classes: classes.slice(1, 6), duration_us: Math.round(durationMs * 1000), durations: filled };
+  }
+
+  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached, figures };
 }
 
-module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install };
+module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install, bucketOf };

@@ -96,7 +96,7 @@ function run(settings, cluster) {
       if (!taken && !shared) send({ act: 'listening' });
       return taken;
     },
-  });
+  }, settings.metrics !== false);
 
   function loadDrain() {
     drain ||= require('./drain.cjs').create(tracked, {
@@ -137,8 +137,14 @@ function run(settings, cluster) {
     }
   }
 
+  /** The last figures: what was answered since the last beat counts too. */
+  function sum() {
+    if (!gone && !left) send({ act: 'figures', ...tracked.figures() });
+  }
+
   function drained(cut) {
     if (gone) process.exit(0);
+    sum();
     send({ act: 'drained', cut }, guard(() => {
       worker.exitedAfterDisconnect = true; // else Node exits at once, and the app's own ending is lost
       left = true;
@@ -152,6 +158,7 @@ function run(settings, cluster) {
   // Node resets signal dispositions at start, so a worker has to ignore SIGHUP by itself. The app may listen as
   // well; signal listeners do not hold the event loop.
   process.on('SIGHUP', noop);
+  process.on('exit', guard(sum)); // written at once, or not at all
   send({ act: 'hello', v: 1, node: process.version });
   // Counted from hello on; a loop that does not turn any more is heard by its silence.
   if (settings.beat_ms > 0) later(Math.min(settings.beat_ms, LOAD_BEAT_MS), () => {

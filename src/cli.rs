@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
+mod admin;
 mod health;
 mod help;
 mod host;
 mod logs;
 mod upgrade;
 
+pub use admin::{AdminArgs, EventsArgs, LsArgs};
 pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
@@ -137,6 +139,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub logs: LogArgs,
 
+    /// The API and the figures.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+
     /// When a worker is unhealthy, or old enough.
     #[command(flatten)]
     pub health: HealthArgs,
@@ -167,6 +173,10 @@ pub enum Command {
     Logs(LogsArgs),
     /// Watch a master live in the terminal: workers, requests, event loops, memory, incidents; keys to reload, scale and restart.
     Top(TopArgs),
+    /// Print what happens as it happens, one line a transition.
+    Events(EventsArgs),
+    /// List this user's masters.
+    Ls(LsArgs),
     /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
     Scale(ScaleArgs),
     /// Replace the worker of one slot: the new one first, then the old one drains.
@@ -247,6 +257,9 @@ pub struct ReloadArgs {
     /// Wait until the last old worker is gone, too.
     #[arg(long)]
     pub drained: bool,
+    /// Do not wait for the end; `rcluster events` and status have it under the id that is printed.
+    #[arg(long, conflicts_with_all = ["drained", "timeout"])]
+    pub no_wait: bool,
     /// Give up waiting after this time (exit code 11); the reload goes on.
     #[arg(long, value_name = "DUR", value_parser = duration)]
     pub timeout: Option<Duration>,

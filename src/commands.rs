@@ -19,9 +19,13 @@ use crate::{
     sys::process,
 };
 
+mod events;
+mod hosts;
 mod logs;
 mod upgrade;
 
+pub use events::events;
+pub use hosts::ls;
 pub use logs::logs;
 pub use upgrade::upgrade;
 
@@ -214,6 +218,7 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
     };
     let wish = ReloadWish {
         drained: args.drained,
+        wait: args.no_wait.then_some(false),
         rollback: false,
     };
     let answer = client.post::<ReloadReply>(route, &wish);
@@ -229,8 +234,12 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
             if args.json {
                 print_json(&reply);
             } else {
+                let id = reply.id.as_deref().unwrap_or("none");
                 match (&reply.generation, &reply.reason) {
-                    (Some(generation), _) => println!("generation {generation} serves"),
+                    _ if reply.outcome == "accepted" => println!("reload {id} asked for"),
+                    (Some(generation), _) => {
+                        println!("generation {generation} serves (reload {id})");
+                    }
                     (None, reason) => {
                         let reason = reason.as_deref().unwrap_or("no reason given");
                         eprintln!("rcluster: reload {}: {reason}", reply.outcome);

@@ -20,9 +20,11 @@ use crate::{
     sys::{control_dir, identity::Identity, listener::Endpoint},
 };
 
+mod admin;
 mod error;
 mod signal;
 
+pub use admin::Admin;
 pub use error::ConfigError;
 
 /// Default of `--min-uptime`; where somebody waits at the screen it is zero.
@@ -88,6 +90,11 @@ pub struct Config {
     /// What is done with what workers print; `None`: it does not pass through the master.
     #[serde(default)]
     pub output: Option<logs::Plan>,
+    /// `--admin`; `None`: the control socket is the only door.
+    #[serde(default)]
+    pub admin: Option<Admin>,
+    /// Whether workers time their requests.
+    pub request_metrics: bool,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
     /// How much is logged, and in which form.
@@ -224,6 +231,8 @@ impl Config {
             pre_stop: args.host.pre_stop,
             watch: watching(args).then(|| args.host.watch.clone()),
             output: output(args, pwd)?,
+            admin: admin::admin(&args.admin, pwd)?,
+            request_metrics: !args.admin.no_request_metrics,
             identity: None,
             log: (args.logs.log_level, args.logs.log_format),
             line: Line::default(),

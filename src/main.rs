@@ -109,6 +109,8 @@ async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Incidents(args) => commands::incidents(args).await,
         Command::Logs(args) => commands::logs(args).await,
         Command::Top(args) => top::top(args).await?,
+        Command::Events(args) => commands::events(args).await,
+        Command::Ls(args) => commands::ls(args).await,
         Command::Scale(args) => commands::scale(args).await,
         Command::Restart(args) => commands::restart(args).await,
         Command::Upgrade(args) => commands::upgrade(args).await,

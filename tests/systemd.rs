@@ -203,6 +203,8 @@ fn systemd_accepts_the_units() {
         "daemon",
         "--drain-timeout",
         "9s",
+        "--log-file",
+        "/var/log/shop/{slot}.log",
         script,
         "--a",
         "50% of",
@@ -234,6 +236,7 @@ fn systemd_accepts_the_units() {
     assert!(
         text.contains("User=daemon")
             && text.contains("TimeoutStopSec=29s")
+            && text.contains("\nReadWritePaths=/var/log/shop\n")
             && text.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"),
         "{text}"
     );

@@ -154,7 +154,7 @@ impl Client {
         let response = self.send(Method::GET, route, Bytes::new()).await?;
         let status = response.status();
         let mut body = response.into_body();
-        if status != StatusCode::OK {
+        if !status.is_success() {
             let bytes = body.collect().await.map_err(|e| self.answer_error(&e))?;
             let error = serde_json::from_slice::<serde_json::Value>(&bytes.to_bytes())
                 .ok()

@@ -1,17 +1,26 @@
-//! The admin API: HTTP over the control socket, and its client.
+//! The admin API: HTTP over the control socket and `--admin`, and its client.
 //!
 //! It owns routes and documents. It must not reach into the master: every
 //! request is a message to the loop with a place for the answer.
 
+mod access;
 mod client;
 mod dashboard;
+mod events;
+mod figures;
 mod logs;
+mod metrics;
 mod routes;
+mod server;
 mod types;
 
+pub use access::{Token, TokenError};
 pub use client::{Client, ClientError, find_masters};
-pub use routes::{SocketFile, serve};
+pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigures};
+pub use routes::{Api, SocketFile};
+pub use server::{serve, serve_tcp};
 pub use types::{
-    ListenerStatus, Readiness, ReloadReply, ReloadWish, Request, RestartReply, ScaleReply,
-    ScaleWish, Status, StopReply, StopWish, UpgradeReply, UpgradeView, UpgradeWish,
+    Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish, Request,
+    RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply, StopWish, UpgradeReply,
+    UpgradeView, UpgradeWish,
 };

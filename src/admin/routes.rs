@@ -1,25 +1,30 @@
-//! The routes, served over the control socket.
+//! The routes: the same on the control socket and on `--admin`.
 
-use std::{io, path::PathBuf};
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
-    http::StatusCode,
+    body::Bytes,
+    extract::{FromRef, Path, State},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::Listener,
 };
-use tokio::{
-    net::{UnixListener, UnixStream, unix::SocketAddr},
-    sync::{mpsc::Sender, oneshot},
-};
-use tracing::warn;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{broadcast, mpsc::Sender, oneshot};
 
-use super::types::{
-    ReloadReply, ReloadWish, Request, ScaleWish, Status, StopReply, StopWish, UpgradeWish,
+use super::{
+    events,
+    metrics::{self, Form},
+    types::{
+        Happening, IncidentList, Readiness, ReloadReply, ReloadWish, Request, ScaleWish,
+        SlotStatus, Status, StopReply, StopWish, UpgradeWish,
+    },
 };
 use crate::supervisor::Slot;
+
+/// The API's description of itself.
+const OPENAPI: &str = include_str!("openapi.json");
 
 /// The control socket's file, removed with this value.
 #[derive(Debug)]
@@ -31,66 +36,71 @@ impl Drop for SocketFile {
     }
 }
 
-/// Accepts only this user and root, whatever the modes of file and folder say.
-#[derive(Debug)]
-struct SameUser(UnixListener);
+/// What routes need: where to ask, and where to hear.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Requests to the loop.
+    pub requests: Sender<Request>,
+    /// What happens.
+    pub happenings: broadcast::Sender<Arc<Happening>>,
+}
 
-impl Listener for SameUser {
-    type Io = UnixStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
-        loop {
-            // axum's own implementation knows how to go on after EMFILE.
-            let (stream, address) = Listener::accept(&mut self.0).await;
-            let us = nix::unistd::geteuid().as_raw();
-            match stream.peer_cred() {
-                Ok(peer) if peer.uid() == us || peer.uid() == 0 => return (stream, address),
-                Ok(peer) => warn!(
-                    uid = peer.uid(),
-                    "refused another user on the control socket"
-                ),
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+impl FromRef<Api> for Sender<Request> {
+    fn from_ref(api: &Api) -> Self {
+        api.requests.clone()
     }
 }
 
-/// Serves the control socket until `stop`; then answers what was asked, accepts nobody any more, and ends.
-pub async fn serve(
-    listener: UnixListener,
-    requests: Sender<Request>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) {
-    let router = Router::new()
+/// All routes.
+pub(super) fn router(api: Api) -> Router {
+    Router::new()
         .route("/", get(super::dashboard::page))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .route("/v1/openapi.json", get(openapi))
         .route("/v1/status", get(status))
+        .route("/v1/incidents", get(incidents))
+        .route("/v1/events", get(events::events))
         .route("/v1/logs", get(super::logs::logs))
+        .route("/v1/workers/{slot}", get(worker))
+        .route("/v1/workers/{slot}/restart", post(restart))
         .route("/v1/reload", post(reload))
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
-        .route("/v1/workers/{slot}/restart", post(restart))
         .route("/v1/upgrade", post(upgrade))
-        .route("/v1/stop", post(stop_master))
-        .with_state(requests);
-    // Never returns an error: accept goes on by itself.
-    let _ = axum::serve(SameUser(listener), router)
-        .with_graceful_shutdown(stop)
-        .await;
+        .route("/v1/stop", post(stop))
+        .fallback(async || {
+            problem(
+                StatusCode::NOT_FOUND,
+                "there is no such route; see /v1/openapi.json",
+            )
+        })
+        .method_not_allowed_fallback(async || {
+            problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this route has another method; see /v1/openapi.json",
+            )
+        })
+        .with_state(api)
+}
+
+/// An error for whoever asked.
+pub(super) fn problem(status: StatusCode, error: impl Into<String>) -> Response {
+    #[derive(Serialize)]
+    struct Problem {
+        error: String,
+    }
+    let error = error.into();
+    (status, Json(Problem { error })).into_response()
 }
 
 /// The loop has ended, or ends while it is asked.
-struct Gone;
+pub(super) struct Gone;
 
 impl IntoResponse for Gone {
     fn into_response(self) -> Response {
-        let body = Json(serde_json::json!({"error": "the master is gone"}));
-        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        problem(StatusCode::SERVICE_UNAVAILABLE, "the master is gone")
     }
 }
 
@@ -103,12 +113,34 @@ async fn ask<T>(
     answer.await.map(Json).map_err(|_| Gone)
 }
 
-async fn status(State(requests): State<Sender<Request>>) -> Result<Json<Status>, Gone> {
-    ask(&requests, Request::Status).await
+/// What is to be seen now.
+pub(super) async fn look(requests: &Sender<Request>) -> Result<Status, Gone> {
+    ask(requests, Request::Status)
+        .await
+        .map(|Json(status)| status)
 }
 
-async fn readyz(State(requests): State<Sender<Request>>) -> Result<Response, Gone> {
-    let Json(readiness) = ask(&requests, Request::Readiness).await?;
+/// A body that may be left out.
+fn wish<T: Default + DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(|e| {
+        let why = format!("the body is not what is expected: {e}");
+        Box::new(problem(StatusCode::BAD_REQUEST, why))
+    })
+}
+
+type Asked = State<Sender<Request>>;
+
+/// The loop turns: it answers.
+async fn livez(State(requests): Asked) -> Result<Json<serde_json::Value>, Gone> {
+    let _ = ask(&requests, Request::Readiness).await?;
+    Ok(Json(serde_json::json!({"live": true})))
+}
+
+async fn readyz(State(requests): Asked) -> Result<Response, Gone> {
+    let Json(readiness): Json<Readiness> = ask(&requests, Request::Readiness).await?;
     let code = if readiness.ready {
         StatusCode::OK
     } else {
@@ -117,61 +149,122 @@ async fn readyz(State(requests): State<Sender<Request>>) -> Result<Response, Gon
     Ok((code, Json(readiness)).into_response())
 }
 
-async fn reload(
-    State(requests): State<Sender<Request>>,
-    wish: Option<Json<ReloadWish>>,
-) -> Result<Json<ReloadReply>, Gone> {
-    let Json(wish) = wish.unwrap_or_default();
-    ask(&requests, |reply| Request::Reload(wish, reply)).await
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-async fn rollback(
-    State(requests): State<Sender<Request>>,
-    wish: Option<Json<ReloadWish>>,
-) -> Result<Json<ReloadReply>, Gone> {
-    let Json(mut wish) = wish.unwrap_or_default();
-    wish.rollback = true;
-    ask(&requests, |reply| Request::Reload(wish, reply)).await
+async fn status(State(requests): Asked) -> Result<Json<Status>, Gone> {
+    look(&requests).await.map(Json)
 }
 
-async fn scale(
-    State(requests): State<Sender<Request>>,
-    Json(wish): Json<ScaleWish>,
+async fn incidents(State(requests): Asked) -> Result<Json<IncidentList>, Gone> {
+    let status = look(&requests).await?;
+    Ok(Json(IncidentList {
+        clock_ms: status.clock_ms,
+        incidents: status.fleet.incidents,
+    }))
+}
+
+async fn worker(State(requests): Asked, Path(slot): Path<String>) -> Result<Response, Gone> {
+    let status = look(&requests).await?;
+    let slot = slot.parse().map(Slot).ok();
+    let workers = status.fleet.workers.into_iter();
+    let workers: Vec<_> = workers.filter(|w| Some(w.slot) == slot).collect();
+    let figures = status.figures.into_iter().find(|f| Some(f.slot) == slot);
+    let known = !workers.is_empty() || figures.is_some();
+    Ok(match slot.filter(|_| known) {
+        Some(slot) => Json(SlotStatus {
+            slot,
+            workers,
+            figures,
+        })
+        .into_response(),
+        None => problem(
+            StatusCode::NOT_FOUND,
+            "there is no such slot; see /v1/status",
+        ),
+    })
+}
+
+async fn scrape(State(requests): Asked, headers: HeaderMap) -> Result<Response, Gone> {
+    let status = look(&requests).await?;
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    let form = Form::accepted(accept.unwrap_or_default());
+    // Megabytes of text for many workers: not on the loop's thread.
+    let text = tokio::task::spawn_blocking(move || metrics::text(&status, form)).await;
+    Ok(match text {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, form.content_type())], text).into_response(),
+        Ok(Err(_)) | Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed to write the metrics",
+        ),
+    })
+}
+
+async fn start_reload(
+    requests: &Sender<Request>,
+    body: &Bytes,
+    rollback: bool,
 ) -> Result<Response, Gone> {
+    let mut wish: ReloadWish = match wish(body) {
+        Ok(wish) => wish,
+        Err(problem) => return Ok(*problem),
+    };
+    wish.rollback = rollback;
+    let reply: Json<ReloadReply> = ask(requests, |reply| Request::Reload(wish, reply)).await?;
+    let code = if reply.outcome == "accepted" {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    Ok((code, reply).into_response())
+}
+
+async fn reload(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
+    start_reload(&requests, &body, false).await
+}
+
+async fn rollback(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
+    start_reload(&requests, &body, true).await
+}
+
+async fn scale(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
+    let wish: ScaleWish = match wish(&body) {
+        Ok(wish) => wish,
+        Err(problem) => return Ok(*problem),
+    };
     match wish.parse() {
         Ok(scale) => ask(&requests, |reply| Request::Scale(scale, reply))
             .await
             .map(IntoResponse::into_response),
-        Err(error) => {
-            let body = Json(serde_json::json!({"error": error}));
-            Ok((StatusCode::BAD_REQUEST, body).into_response())
-        }
+        Err(error) => Ok(problem(StatusCode::BAD_REQUEST, error)),
     }
 }
 
-async fn restart(
-    State(requests): State<Sender<Request>>,
-    Path(slot): Path<u32>,
-) -> Result<Response, Gone> {
-    let reply = ask(&requests, |reply| Request::Restart(Slot(slot), reply)).await?;
-    Ok(if reply.is_some() {
-        reply.into_response()
-    } else {
-        let error = format!("no worker serves in slot {slot}, or it is being replaced already");
-        (
+async fn restart(State(requests): Asked, Path(slot): Path<String>) -> Result<Response, Gone> {
+    let reply = match slot.parse() {
+        Ok(slot) => {
+            ask(&requests, |reply| Request::Restart(Slot(slot), reply))
+                .await?
+                .0
+        }
+        Err(_) => None,
+    };
+    Ok(match reply {
+        Some(reply) => Json(reply).into_response(),
+        None => problem(
             StatusCode::NOT_FOUND,
-            Json(serde_json::json!({"error": error})),
-        )
-            .into_response()
+            format!("no worker serves in slot {slot}, or it is being replaced already"),
+        ),
     })
 }
 
-/// Runs a binary of the caller's choice: for the control socket only, where the caller could do that anyway.
-async fn upgrade(
-    State(requests): State<Sender<Request>>,
-    wish: Option<Json<UpgradeWish>>,
-) -> Result<Response, Gone> {
-    let Json(wish) = wish.unwrap_or_default();
+/// Runs a binary of the caller's choice: the master refuses it where others than its own user can ask.
+async fn upgrade(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
+    let wish: UpgradeWish = match wish(&body) {
+        Ok(wish) => wish,
+        Err(problem) => return Ok(*problem),
+    };
     let Json(reply) = ask(&requests, |reply| Request::Upgrade(wish, reply)).await?;
     let code = if reply.accepted {
         StatusCode::ACCEPTED
@@ -181,10 +274,11 @@ async fn upgrade(
     Ok((code, Json(reply)).into_response())
 }
 
-async fn stop_master(
-    State(requests): State<Sender<Request>>,
-    wish: Option<Json<StopWish>>,
-) -> Result<Json<StopReply>, Gone> {
-    let Json(StopWish { now }) = wish.unwrap_or_default();
-    ask(&requests, |reply| Request::Stop { now, reply }).await
+async fn stop(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
+    let StopWish { now } = match wish(&body) {
+        Ok(wish) => wish,
+        Err(problem) => return Ok(*problem),
+    };
+    let reply: Json<StopReply> = ask(&requests, |reply| Request::Stop { now, reply }).await?;
+    Ok(reply.into_response())
 }

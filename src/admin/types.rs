@@ -3,10 +3,15 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::figures::{MasterFigures, ReloadFigures, SlotFigures};
+
 use crate::{
     exit_code::ExitCode,
     logs,
-    supervisor::{FleetView, Generation, Policy, ReloadOutcome, Scale, Slot, WorkerId},
+    supervisor::{
+        FleetView, Generation, Incident, Policy, ReloadOutcome, Report, Scale, Slot, WorkerId,
+        WorkerView,
+    },
 };
 
 /// A request to the loop, with the place for its answer.
@@ -54,13 +59,16 @@ pub struct ReloadWish {
     /// Answer only when the last old worker is gone.
     #[serde(default)]
     pub drained: bool,
+    /// `false`: answer at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<bool>,
     /// Go back to the previous release. Set by the route, not by the client.
     #[serde(skip)]
     pub rollback: bool,
 }
 
 /// How many workers: `N`, `+N`, `-N` or `auto` (the CPUs that the master may use).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ScaleWish {
     /// As on the command line.
     pub workers: String,
@@ -128,6 +136,49 @@ pub struct StopWish {
 pub struct ListenerStatus {
     /// `IP:PORT`, `udp:IP:PORT`, `unix:PATH` or `unix:@NAME`.
     pub address: String,
+    /// TCP: connections that wait to be accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u32>,
+    /// TCP: how many may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+}
+
+/// One thing that happened, as `GET /v1/events` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happening {
+    /// One more for each; a gap means that the reader was too slow.
+    pub seq: u64,
+    /// On the master's clock, as [`Status::clock_ms`].
+    pub at_ms: u64,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// The reload that went on, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
+    /// What; `event` has its kind.
+    #[serde(flatten)]
+    pub what: Report,
+}
+
+/// `GET /v1/workers/{slot}`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// The slot.
+    pub slot: Slot,
+    /// The workers in it: one, or during a replacement two or more.
+    pub workers: Vec<WorkerView>,
+    /// What is counted over all its workers.
+    pub figures: Option<SlotFigures>,
+}
+
+/// `GET /v1/incidents`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IncidentList {
+    /// The master's clock, to which their times refer.
+    pub clock_ms: u64,
+    /// What went wrong lately, oldest first.
+    pub incidents: Vec<Incident>,
 }
 
 /// `GET /v1/status`
@@ -148,6 +199,24 @@ pub struct Status {
     /// Its own upgrades in place.
     #[serde(default)]
     pub upgrade: UpgradeView,
+    /// Tells this run of the master from others; ids of reloads begin with it.
+    #[serde(default)]
+    pub run: String,
+    /// The id of the reload in progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload_id: Option<String>,
+    /// Where this API listens besides the control socket (`--admin`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<String>,
+    /// The master's own figures.
+    #[serde(default)]
+    pub master: MasterFigures,
+    /// How reloads ended.
+    #[serde(default)]
+    pub reloads: ReloadFigures,
+    /// What is counted for each slot over all its workers.
+    #[serde(default)]
+    pub figures: Vec<SlotFigures>,
     /// The workers and what goes on with them.
     #[serde(flatten)]
     pub fleet: FleetView,
@@ -221,7 +290,10 @@ pub struct UpgradeView {
 /// The answer to a reload or rollback.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReloadReply {
-    /// `done`, `failed` or `superseded`.
+    /// The reload's id, as in log, events and metrics; none if it never began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `done`, `failed`, `superseded` or, if nobody waited, `accepted`.
     pub outcome: String,
     /// The generation that serves alone, if it is done.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -235,21 +307,23 @@ impl ReloadReply {
     /// The exit code of the command that waited for it.
     pub fn code(&self) -> ExitCode {
         match self.outcome.as_str() {
-            "done" => ExitCode::Ok,
+            "done" | "accepted" => ExitCode::Ok,
             "superseded" => ExitCode::Superseded,
             _ => ExitCode::ReloadFailed,
         }
     }
 }
 
-impl From<&ReloadOutcome> for ReloadReply {
-    fn from(outcome: &ReloadOutcome) -> Self {
+impl ReloadReply {
+    /// What is told of an end.
+    pub fn new(id: Option<String>, outcome: &ReloadOutcome) -> Self {
         let (outcome, generation, reason) = match outcome {
             ReloadOutcome::Done { generation } => ("done", Some(*generation), None),
             ReloadOutcome::Failed { reason } => ("failed", None, Some(reason.clone())),
             ReloadOutcome::Superseded { reason } => ("superseded", None, Some(reason.clone())),
         };
         Self {
+            id,
             outcome: outcome.to_owned(),
             generation,
             reason,

@@ -37,6 +37,14 @@ pub enum ConfigError {
     /// A duration that must not be zero.
     #[error("{0} must be longer than 0")]
     Zero(&'static str),
+    /// `--admin`.
+    #[error(
+        "failed to read --admin `{0}`: write IP:PORT, localhost:PORT or :PORT (127.0.0.1), as in :9464"
+    )]
+    Admin(String),
+    /// A token without `--admin`.
+    #[error("--admin-token-file is for --admin: name an address too, or leave it out")]
+    LoneToken,
     /// `--health-path`.
     #[error("failed to use the health path `{0}`: write a path as in /healthz, without spaces")]
     HealthPath(String),

@@ -19,7 +19,7 @@ use crate::{
 /// The first version of systemd that knows `Type=notify-reload`.
 const NOTIFY_RELOAD: u32 = 253;
 /// Options that the unit says in its own words.
-const OWN: [&str; 5] = ["user", "group", "control", "cwd", "pidfile"];
+const OWN: [&str; 6] = ["user", "group", "control", "cwd", "pidfile", "log_file"];
 
 /// A unit that cannot be written.
 #[derive(Debug, Error)]
@@ -75,6 +75,16 @@ fn service(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, Unit
     let binary = quoted(binary.as_os_str())?;
     let (name, launch, policy) = (&config.name, &config.launch, &config.policy);
     let mut start = vec![binary.clone()];
+    let log = config.output.as_ref().and_then(|plan| plan.file.as_ref());
+    let logs = match log {
+        Some(path) => {
+            let mut word = OsString::from("--log-file=");
+            word.push(path.as_path());
+            start.push(quoted(&word)?);
+            format!("ReadWritePaths={}\n", plain(utf8(path.folder())?))
+        }
+        None => String::new(),
+    };
     for word in given(line) {
         start.push(quoted(&word)?);
     }
@@ -137,7 +147,7 @@ LimitNOFILE=524288
 
 # What the app may do. It writes nowhere but to /tmp (its own) and to what ReadWritePaths= names.
 #ReadWritePaths={cwd}/data
-NoNewPrivileges=yes
+{logs}NoNewPrivileges=yes
 CapabilityBoundingSet={capability}
 AmbientCapabilities={capability}
 ProtectSystem=strict

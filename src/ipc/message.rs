@@ -102,6 +102,26 @@ pub struct Listening {
     pub address_type: AddressType,
 }
 
+/// What a worker has counted since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Told {
+    /// HTTP/1 requests answered.
+    #[serde(default)]
+    pub requests: u64,
+    /// Connections accepted.
+    #[serde(default)]
+    pub accepted: u64,
+    /// The responses by class, 1xx first; empty with `--no-request-metrics`.
+    #[serde(default)]
+    pub classes: Vec<u64>,
+    /// Their durations added up, microseconds.
+    #[serde(default)]
+    pub duration_us: u64,
+    /// How many took so long; buckets as in `bucketOf` of the shim.
+    #[serde(default)]
+    pub durations: Vec<u64>,
+}
+
 /// What the shim says (`cmd: "NODE_RCLUSTER"`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "act", rename_all = "camelCase")]
@@ -134,9 +154,9 @@ pub enum ShimMessage {
     Listening {},
     /// The event loop turns.
     Beat {
-        /// HTTP/1 requests answered since the start.
-        #[serde(default)]
-        requests: u64,
+        /// What is counted.
+        #[serde(flatten)]
+        told: Told,
         /// Connections open now.
         #[serde(default)]
         connections: u64,
@@ -149,10 +169,18 @@ pub enum ShimMessage {
         /// How late the loop was for this beat, microseconds.
         #[serde(default)]
         delay_us: u64,
+        /// How late it was half of the time since the last beat, microseconds.
+        #[serde(default)]
+        delay_p50_us: u64,
+        /// The same for 99 of 100 looks.
+        #[serde(default)]
+        delay_p99_us: u64,
         /// Share of the time in which the loop was busy, thousandths.
         #[serde(default)]
         busy: u32,
     },
+    /// The last figures, before its end.
+    Figures(Told),
     /// An uncaught error is about to end the process.
     Error {
         /// `TypeError` and the like.

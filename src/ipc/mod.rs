@@ -11,4 +11,4 @@ mod text;
 
 pub use channel::{Channel, Outgoing, Overflow, UnexpectedAck};
 pub use codec::{Line, LineDecoder, MAX_LINE};
-pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, outbound};
+pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, Told, outbound};

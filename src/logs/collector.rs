@@ -52,7 +52,8 @@ pub enum LogsError {
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOENT) => "its folder does not exist: make it first",
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => "let the master's user write there",
+        Some(libc::EACCES | libc::EPERM) => "let the master's user write there",
+        Some(libc::EROFS) => "under systemd, ReadWritePaths= of its unit must name the folder",
         Some(libc::ELOOP) => "a symbolic link is not followed when workers are another user's",
         Some(libc::ENXIO) => "it is a FIFO that nobody reads",
         Some(libc::EISDIR) => "it is a folder",

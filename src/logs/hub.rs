@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 
 use super::render::{Origin, Style};
 
-/// What is kept of a slot, bytes.
+/// What is kept of a slot at least, bytes.
 const RING: usize = 64 * 1024;
 /// Pieces that a follower may be behind; then it is told what it missed.
 const BEHIND: usize = 64;
@@ -78,7 +78,11 @@ impl Hub {
         let (size, ring) = rings.slots.entry(origin.slot).or_default();
         *size += bytes.len();
         ring.push_back(Arc::clone(&entry));
-        while *size > RING && ring.len() > 1 {
+        // An entry goes when enough is left without it: at most twice as much is held.
+        while ring
+            .front()
+            .is_some_and(|old| *size - old.bytes.len() >= RING)
+        {
             *size -= ring.pop_front().map_or(0, |old| old.bytes.len());
         }
         drop(rings);

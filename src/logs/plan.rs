@@ -72,6 +72,13 @@ impl PathPlan {
         OsStr::from_bytes(&bytes).into()
     }
 
+    /// The folder that holds all the files, whatever the placeholders say.
+    pub fn folder(&self) -> &Path {
+        let fixed = |path: &&Path| !path.as_os_str().as_bytes().contains(&b'{');
+        let mut folders = self.0.ancestors().skip(1);
+        folders.find(fixed).unwrap_or(Path::new("/"))
+    }
+
     /// As it was given.
     pub fn as_path(&self) -> &Path {
         &self.0
@@ -90,6 +97,7 @@ mod tests {
             plan.expand(3, Stream::Stderr),
             Path::new("/l/3/stderr-3.log")
         );
+        assert_eq!(plan.folder(), Path::new("/l"));
         assert_eq!(
             path("/l/{pid}.log").expect_err("wrong"),
             "`{pid}` is no part of it: {slot} and {stream} are"

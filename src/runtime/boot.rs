@@ -1,6 +1,9 @@
 //! From a configuration to a running master, and out again.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, io, net::SocketAddr, net::TcpListener, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -19,8 +22,8 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    admin,
-    config::Config,
+    admin::{self, Api, Token, TokenError},
+    config::{self, Config},
     exit_code::ExitCode,
     logs::{Logs, LogsError},
     settings::Line,
@@ -53,6 +56,12 @@ pub enum BootError {
     /// A declared address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// `--admin`.
+    #[error("failed to listen on --admin {0}: {1}")]
+    Admin(SocketAddr, #[source] io::Error),
+    /// The token of `--admin`.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The pid file.
     #[error("failed to write the pid file {0}: {1}")]
     Pidfile(PathBuf, #[source] io::Error),
@@ -72,11 +81,12 @@ impl BootError {
     pub fn code(&self) -> ExitCode {
         match self {
             Self::Release(_)
+            | Self::Token(_)
             | Self::Control(_)
             | Self::Pidfile(..)
             | Self::Watch(_)
             | Self::Logs(_) => ExitCode::Usage,
-            Self::Bind(_) => ExitCode::BindFailed,
+            Self::Bind(_) | Self::Admin(..) => ExitCode::BindFailed,
             Self::System(..) => ExitCode::Internal,
         }
     }
@@ -167,6 +177,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         }
         None => None,
     };
+    let admin = config.admin.as_ref().map(open_admin).transpose()?;
     let (shim, guard) = helpers(&config)?;
     let program = started_by(&config.line);
     // The master must not hold a release folder that a deploy wants to delete.
@@ -174,7 +185,6 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
 
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     follow(watch, &requests_in);
-    let serving = serve(&hold, &requests_in)?;
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     info!(
         name = config.name,
@@ -186,11 +196,32 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         "rcluster starts"
     );
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
-    let releases = first(release);
-    let mut world = World::new(config, releases, listeners, shim, Some(guard), inbox_in);
+    let mut world = World::new(
+        config,
+        first(release),
+        listeners,
+        shim,
+        Some(guard),
+        inbox_in,
+    );
     world.logs = logs;
+    let api = Api {
+        requests: requests_in,
+        happenings: world.bus.readers(),
+    };
+    if let Some((listener, address, token)) = admin {
+        world.admin = Some(address);
+        info!(%address, changes = token.is_some(), "the API listens");
+        if !address.ip().is_loopback() {
+            warn!(%address, "the API can be reached from other machines: everybody there may look");
+        }
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .map_err(|e| BootError::System("listen on --admin", e))?;
+        tokio::spawn(admin::serve_tcp(listener, token, api.clone()));
+    }
+    let serving = serve(&hold, &api)?;
     let view = admin::UpgradeView::default();
-    let upgrade = Upgrade::new(hold, requests_in, serving, program, view);
+    let upgrade = Upgrade::new(hold, api, serving, program, view);
     let inputs = Inputs {
         signals,
         requests,
@@ -220,7 +251,11 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
             Err(error) => warn!(error, "files are not watched any more"),
         }
     }
-    let serving = serve(&hold, &requests_in)?;
+    let api = Api {
+        requests: requests_in,
+        happenings: world.bus.readers(),
+    };
+    let serving = serve(&hold, &api)?;
     let view = upgrade::view(&state, back);
     info!(
         name = world.config.name,
@@ -230,7 +265,7 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         "rcluster goes on"
     );
     let clock = upgrade::clock(&state);
-    let upgrade = Upgrade::new(hold, requests_in, serving, state.program, view);
+    let upgrade = Upgrade::new(hold, api, serving, state.program, view);
     let master = Master::resume(state.supervisor, world, clock, upgrade);
     // What came meanwhile is delivered now.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
@@ -242,8 +277,8 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
     Ok(conclude(master, inputs).await)
 }
 
-fn serve(hold: &Hold, requests: &mpsc::Sender<admin::Request>) -> Result<Serving, BootError> {
-    Serving::start(&hold.socket, requests.clone())
+fn serve(hold: &Hold, api: &Api) -> Result<Serving, BootError> {
+    Serving::start(&hold.socket, api.clone())
         .map_err(|e| BootError::System("listen on the control socket", e))
 }
 
@@ -344,6 +379,18 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     let upgrade = Upgrade::default();
     let master = Master::new(supervisor, world, Manager::default(), upgrade);
     Ok(master.run(inputs).await)
+}
+
+/// Binds `--admin` and reads its token, before anything is started that would have to be undone.
+fn open_admin(
+    admin: &config::Admin,
+) -> Result<(TcpListener, SocketAddr, Option<Token>), BootError> {
+    let token = admin.token_file.as_deref().map(Token::read).transpose()?;
+    let failed = |e| BootError::Admin(admin.address, e);
+    let listener = TcpListener::bind(admin.address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address, token))
 }
 
 /// The shim's files and the guard.

@@ -66,7 +66,7 @@ impl World {
                 seated.then_some(Fact::Leaving)
             }
             Inbound::Ready => Some(Fact::SaidReady),
-            Inbound::Shim(message) => self.shim(id, message),
+            Inbound::Shim(message) => self.shim(id, message, supervisor),
             Inbound::HandleAck
             | Inbound::HandleNack
             | Inbound::Handle
@@ -75,7 +75,12 @@ impl World {
         }
     }
 
-    fn shim(&mut self, id: WorkerId, message: ShimMessage) -> Option<Fact> {
+    fn shim(
+        &mut self,
+        id: WorkerId,
+        message: ShimMessage,
+        supervisor: &Supervisor,
+    ) -> Option<Fact> {
         match message {
             ShimMessage::Hello { node } => {
                 debug!(worker = %id, node, "the shim is loaded");
@@ -85,20 +90,31 @@ impl World {
                 Some(Fact::Hello)
             }
             ShimMessage::Beat {
-                requests,
+                told,
                 connections,
                 heap_used,
                 heap_limit,
                 delay_us,
+                delay_p50_us,
+                delay_p99_us,
                 busy,
-            } => Some(Fact::Beat(Beat {
-                requests,
-                connections,
-                heap_used,
-                heap_limit,
-                delay_us,
-                busy,
-            })),
+            } => {
+                self.told(id, &told, supervisor);
+                Some(Fact::Beat(Beat {
+                    requests: told.requests,
+                    connections,
+                    heap_used,
+                    heap_limit,
+                    delay_us,
+                    delay_p50_us,
+                    delay_p99_us,
+                    busy,
+                }))
+            }
+            ShimMessage::Figures(told) => {
+                self.told(id, &told, supervisor);
+                None
+            }
             ShimMessage::Draining { connections } => {
                 info!(worker = %id, connections, "worker drains");
                 Some(Fact::Closed(OWN.to_owned()))

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -12,23 +13,24 @@ use tracing::{debug, info, warn};
 
 use super::{
     endings::Endings,
+    figures::Figures,
     link::{FromLink, Link},
     listeners::Listeners,
     master::Verdict,
+    overview::Bus,
     release::Release,
-    report,
     reread::Reread,
     senses::OomCounter,
     shim_file::ShimFile,
 };
 use crate::{
-    admin::{ReloadReply, Status, StopReply, UpgradeView},
+    admin::{ReloadReply, StopReply},
     config::{Config, Launch},
     ipc::{Query, outbound},
     logs::Logs,
     supervisor::{
-        Action, Event, Exit, FleetView, Generation, Pid, Policy, ReloadOutcome, StopSignal,
-        Supervisor, Ticket, WorkerId,
+        Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
+        Ticket, WorkerId,
     },
     sys::{guard::Guard, process},
 };
@@ -47,6 +49,10 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) config: Config,
+    pub(super) figures: Figures,
+    pub(super) bus: Bus,
+    /// Where the API listens besides the control socket.
+    pub(super) admin: Option<SocketAddr>,
     /// Where workers print, if it passes through us.
     pub(super) logs: Option<Arc<Logs>>,
     pub(super) links: HashMap<WorkerId, Link>,
@@ -91,6 +97,9 @@ impl World {
         let reread = Reread::new(&config);
         Self {
             config,
+            figures: Figures::default(),
+            bus: Bus::new(),
+            admin: None,
             logs: None,
             links: HashMap::new(),
             listeners,
@@ -155,8 +164,12 @@ impl World {
             Action::Probe { id } => self.probe(id, supervisor),
             Action::Measure { id } => self.measure(id),
             Action::Examine { id } => self.examine(id, supervisor),
-            Action::ReloadEnded { tickets, outcome } => {
-                self.reload_ended(&tickets, &outcome);
+            Action::ReloadEnded {
+                tickets,
+                of,
+                outcome,
+            } => {
+                self.reload_ended(&tickets, of, &outcome);
                 None
             }
             Action::Retire { keep } => {
@@ -170,7 +183,7 @@ impl World {
                 None
             }
             Action::Report(report) => {
-                report::log(&report);
+                self.tell(report, supervisor);
                 None
             }
             Action::Exit { code, reason } => {
@@ -284,7 +297,8 @@ impl World {
     }
 
     /// Everything that is kept of a worker goes, once its end is complete.
-    pub(super) fn forget(&mut self, id: WorkerId) {
+    pub(super) fn forget(&mut self, id: WorkerId, slot: Option<Slot>) {
+        self.figures.ended(id, slot);
         self.links.remove(&id);
         self.withheld.remove(&id);
         self.refused.retain(|(worker, _)| *worker != id);
@@ -321,7 +335,13 @@ impl World {
         self.stopping.push(reply);
     }
 
-    fn reload_ended(&mut self, tickets: &[Ticket], outcome: &ReloadOutcome) {
+    fn reload_ended(
+        &mut self,
+        tickets: &[Ticket],
+        of: Option<Generation>,
+        outcome: &ReloadOutcome,
+    ) {
+        let id = of.map(|generation| self.bus.reload_id(generation));
         for ticket in tickets {
             let Some(waiter) = self.waiting.remove(ticket) else {
                 continue;
@@ -333,7 +353,7 @@ impl World {
                 ReloadOutcome::Done { .. }
                 | ReloadOutcome::Failed { .. }
                 | ReloadOutcome::Superseded { .. } => {
-                    let _ = waiter.reply.send(outcome.into());
+                    let _ = waiter.reply.send(ReloadReply::new(id.clone(), outcome));
                 }
             }
         }
@@ -354,27 +374,8 @@ impl World {
             .partition(|(generation, _)| over(*generation));
         self.drained = rest;
         for (generation, reply) in ready {
-            let _ = reply.send((&ReloadOutcome::Done { generation }).into());
-        }
-    }
-
-    /// The status document.
-    pub(super) fn status(&self, fleet: FleetView) -> Status {
-        Status {
-            version: Status::VERSION,
-            name: self.config.name.clone(),
-            pid: std::process::id(),
-            clock_ms: 0,
-            program: env!("CARGO_PKG_VERSION").to_owned(),
-            upgrade: UpgradeView::default(),
-            fleet,
-            listeners: self
-                .listeners
-                .addresses()
-                .into_iter()
-                .map(|address| crate::admin::ListenerStatus { address })
-                .collect(),
-            unused_binds: self.listeners.unused().collect(),
+            let id = Some(self.bus.reload_id(generation));
+            let _ = reply.send(ReloadReply::new(id, &ReloadOutcome::Done { generation }));
         }
     }
 

@@ -358,11 +358,13 @@ impl Listeners {
         gone.iter().map(ToString::to_string).collect()
     }
 
-    /// Addresses, each once.
-    pub(super) fn addresses(&self) -> BTreeSet<String> {
-        let declared = self.declared.iter().map(|d| d.local.to_string());
-        let asked = self.by_key.values().map(|l| l.local.to_string());
-        declared.chain(asked).collect()
+    /// Addresses, each once, with their sockets.
+    pub(super) fn addresses(&self) -> BTreeMap<String, Arc<OwnedFd>> {
+        let declared = self.declared.iter().map(|d| (&d.local, &d.socket));
+        let asked = self.by_key.values().map(|l| (&l.local, &l.socket));
+        let all = declared.chain(asked);
+        all.map(|(local, socket)| (local.to_string(), socket.clone()))
+            .collect()
     }
 }
 

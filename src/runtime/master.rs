@@ -166,9 +166,11 @@ impl Master {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             if let Event::Exited { id, .. } = &event {
-                self.world.forget(*id);
+                let slot = self.supervisor.worker(*id).map(|worker| worker.slot);
+                self.world.forget(*id, slot);
             }
-            for action in self.supervisor.step(self.clock.now(), event) {
+            self.world.bus.now = self.clock.now();
+            for action in self.supervisor.step(self.world.bus.now, event) {
                 let result = self.world.execute(action, &self.supervisor);
                 events.extend(self.world.configured.take());
                 events.extend(result);
@@ -265,8 +267,8 @@ impl Master {
         match request {
             Request::Status(reply) => {
                 let now = self.clock.now();
-                let mut status = self.world.status(self.supervisor.view(now));
-                status.clock_ms = now.0;
+                let fleet = self.supervisor.view(now);
+                let mut status = self.world.status(fleet, &self.supervisor, now);
                 status.upgrade = self.upgrade.view.clone();
                 // Whoever asked may have gone.
                 let _ = reply.send(status);
@@ -280,13 +282,23 @@ impl Master {
                 });
             }
             Request::Reload(wish, reply) => {
-                let ticket = Some(self.world.wait_for_reload(wish.drained, reply));
+                let (ticket, reply) = if wish.wait == Some(false) {
+                    (None, Some(reply))
+                } else {
+                    (Some(self.world.wait_for_reload(wish.drained, reply)), None)
+                };
+                let before = self.supervisor.brief().reload;
                 info!(rollback = wish.rollback, "reload asked for");
                 self.dispatch(if wish.rollback {
                     Event::Rollback { ticket }
                 } else {
                     Event::Reload { ticket }
                 });
+                if let Some(reply) = reply {
+                    let after = self.supervisor.brief().reload;
+                    let begun = after.filter(|after| before != Some(*after));
+                    let _ = reply.send(self.world.accepted(begun));
+                }
             }
             Request::Changed(path) => {
                 info!(path = %path.display(), "changed: reload");

@@ -4,8 +4,8 @@ use tracing::{error, info, warn};
 
 use crate::supervisor::{Finding, ReloadOutcome, Report};
 
-/// Writes a report to the log.
-pub(super) fn log(report: &Report) {
+/// Writes a report to the log; `reload` is the id of the reload that goes on.
+pub(super) fn log(report: &Report, reload: Option<&str>) {
     match report {
         Report::Moved {
             id,
@@ -16,7 +16,7 @@ pub(super) fn log(report: &Report) {
             to,
             reason,
         } => info!(
-            %slot, worker = %id, pid = pid.map(|p| p.0), %generation, %from, %to, reason, "worker moved"
+            %slot, worker = %id, pid = pid.map(|p| p.0), %generation, %from, %to, reason, reload, "worker moved"
         ),
         Report::Ended {
             id,
@@ -31,44 +31,49 @@ pub(super) fn log(report: &Report) {
             let exit = exit.map_or_else(|| "never started".to_owned(), |e| e.to_string());
             let (pid, detail) = (pid.map(|p| p.0), detail.as_deref());
             if *unexpected {
-                warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, "worker died");
+                warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, reload, "worker died");
             } else {
-                info!(%slot, worker = %id, pid, %generation, exit, detail, "worker ended");
+                info!(%slot, worker = %id, pid, %generation, exit, detail, reload, "worker ended");
             }
         }
         Report::Condemned { id, slot, reason } => {
-            warn!(%slot, worker = %id, reason, "worker will be replaced");
+            warn!(%slot, worker = %id, reason, reload, "worker will be replaced");
         }
         Report::Examined { id, slot, finding } => match finding {
             Finding::Busy { stack } => {
-                error!(%slot, worker = %id, stack, "the worker hangs here");
+                error!(%slot, worker = %id, stack, reload, "the worker hangs here");
             }
             Finding::Stopped => {
-                warn!(%slot, worker = %id, "the worker's process is stopped (SIGSTOP or a debugger)");
+                warn!(%slot, worker = %id, reload, "the worker's process is stopped (SIGSTOP or a debugger)");
             }
             Finding::Unknown(reason) => {
-                warn!(%slot, worker = %id, reason, "nothing could be learnt of where the worker hangs");
+                warn!(%slot, worker = %id, reason, reload, "nothing could be learnt of where the worker hangs");
             }
         },
         Report::Promoted { id, slot } => {
-            info!(%slot, worker = %id, "a spare takes the slot");
+            info!(%slot, worker = %id, reload, "a spare takes the slot");
         }
-        Report::Scaled { from, to } => info!(from, to, "another number of workers is wanted"),
+        Report::Scaled { from, to } => {
+            info!(from, to, reload, "another number of workers is wanted");
+        }
         Report::Parked => {
-            info!("all workers drain, the listeners stay; a reload or a scale brings workers back");
+            info!(
+                reload,
+                "all workers drain, the listeners stay; a reload or a scale brings workers back"
+            );
         }
-        Report::ReloadStarted { generation } => info!(%generation, "reload started"),
+        Report::ReloadStarted { generation } => info!(%generation, reload, "reload started"),
         Report::ReloadEnded {
             generation,
             took_ms,
             outcome,
         } => match outcome {
-            ReloadOutcome::Done { .. } => info!(%generation, took_ms, "reload done"),
+            ReloadOutcome::Done { .. } => info!(%generation, took_ms, reload, "reload done"),
             ReloadOutcome::Failed { reason } => {
-                error!(%generation, took_ms, reason, "reload failed; the old workers serve on");
+                error!(%generation, took_ms, reason, reload, "reload failed; the old workers serve on");
             }
             ReloadOutcome::Superseded { reason } => {
-                warn!(%generation, took_ms, reason, "reload given up");
+                warn!(%generation, took_ms, reason, reload, "reload given up");
             }
         },
     }

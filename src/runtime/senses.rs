@@ -44,8 +44,9 @@ impl World {
     }
 
     /// Looks what the kernel counts for a worker.
-    pub(super) fn measure(&self, id: WorkerId) -> Option<Event> {
+    pub(super) fn measure(&mut self, id: WorkerId) -> Option<Event> {
         let usage: Usage = procfs::usage(self.pid_of(id)?)?;
+        self.figures.measured(id, &usage);
         Some(Event::Worker {
             id,
             fact: Fact::Measured(usage),

@@ -89,10 +89,11 @@ impl World {
             let beat_ms = self.config.policy.beat().as_millis();
             let drain_ms = self.config.policy.drain_timeout.as_millis();
             let message = launch.shutdown_message;
+            let metrics = self.config.request_metrics;
             variable(
                 "RCLUSTER_SHIM",
                 format!(
-                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message}}}"#
+                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics}}}"#
                 ),
             );
         }

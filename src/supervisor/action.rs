@@ -28,6 +28,7 @@ pub enum StopSignal {
 
 /// How a reload ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReloadOutcome {
     /// The new generation alone takes connections.
     Done {
@@ -48,6 +49,7 @@ pub enum ReloadOutcome {
 
 /// Something worth a log line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Report {
     /// A worker moved from one state to the next.
     Moved {
@@ -200,6 +202,8 @@ pub enum Action {
     ReloadEnded {
         /// Who waits.
         tickets: Vec<Ticket>,
+        /// The generation that it was to bring, if it has begun.
+        of: Option<Generation>,
         /// How it ended.
         outcome: ReloadOutcome,
     },

@@ -70,6 +70,12 @@ pub struct Beat {
     pub heap_limit: u64,
     /// How late the event loop was for this beat, microseconds.
     pub delay_us: u64,
+    /// How late it was half of the time since the beat before, microseconds.
+    #[serde(default)]
+    pub delay_p50_us: u64,
+    /// The same for 99 of 100 looks, ten a second.
+    #[serde(default)]
+    pub delay_p99_us: u64,
     /// Share of the time since the last beat in which the loop was busy, thousandths.
     pub busy: u32,
 }
@@ -89,6 +95,7 @@ pub struct Usage {
 
 /// What a look into a silent worker found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Finding {
     /// Its JavaScript runs on; the stack at one moment, innermost first.
     Busy {

@@ -179,6 +179,12 @@ impl Supervisor {
         self.fleet.worker(id)
     }
 
+    /// The workers of a slot, whatever they do; no spares.
+    pub fn seated(&self, slot: Slot) -> Vec<WorkerId> {
+        let seated = self.fleet.seated(slot).filter(|w| !w.spare);
+        seated.map(|w| w.id).collect()
+    }
+
     /// The worker that serves in a slot, if nobody wants it replaced already.
     pub fn serving(&self, slot: Slot) -> Option<WorkerId> {
         self.fleet

@@ -125,6 +125,7 @@ impl Supervisor {
             Phase::Stopping(_) | Phase::Over => {
                 self.tell(
                     ticket.into_iter().collect(),
+                    None,
                     superseded("the master is stopping"),
                 );
                 return;
@@ -134,6 +135,7 @@ impl Supervisor {
             let reason = "there is no previous release to go back to".to_owned();
             self.tell(
                 ticket.into_iter().collect(),
+                None,
                 ReloadOutcome::Failed { reason },
             );
             return;
@@ -145,10 +147,10 @@ impl Supervisor {
                 let outcome = superseded("rolled back");
                 self.retire_due = true;
                 if let Some(pending) = self.pending.take() {
-                    self.tell(pending.tickets, outcome.clone());
+                    self.tell(pending.tickets, None, outcome.clone());
                 }
                 self.report_end(&reload, outcome.clone());
-                self.tell(reload.tickets, outcome);
+                self.tell(reload.tickets, Some(reload.generation), outcome);
                 // Nothing of it is committed: giving it up is the way back, which
                 // has been gone when none of its workers takes connections.
                 self.settling.extend(ticket.map(|ticket| Settling {
@@ -386,7 +388,7 @@ impl Supervisor {
                 took_ms,
                 outcome: outcome.clone(),
             }));
-            self.tell(tickets, outcome);
+            self.tell(tickets, Some(generation), outcome);
         }
     }
 
@@ -404,7 +406,7 @@ impl Supervisor {
             reason: reason.to_owned(),
         };
         self.report_end(&reload, outcome.clone());
-        self.tell(reload.tickets, outcome);
+        self.tell(reload.tickets, Some(reload.generation), outcome);
     }
 
     /// A stop ends every reload.
@@ -412,13 +414,13 @@ impl Supervisor {
         let outcome = superseded("the master is stopping");
         if let Some(reload) = self.reload.take() {
             self.report_end(&reload, outcome.clone());
-            self.tell(reload.tickets, outcome.clone());
+            self.tell(reload.tickets, Some(reload.generation), outcome.clone());
         }
         if let Some(pending) = self.pending.take() {
-            self.tell(pending.tickets, outcome.clone());
+            self.tell(pending.tickets, None, outcome.clone());
         }
         for settling in std::mem::take(&mut self.settling) {
-            self.tell(settling.tickets, outcome.clone());
+            self.tell(settling.tickets, Some(settling.generation), outcome.clone());
         }
     }
 
@@ -430,9 +432,13 @@ impl Supervisor {
         }));
     }
 
-    fn tell(&mut self, tickets: Vec<Ticket>, outcome: ReloadOutcome) {
+    fn tell(&mut self, tickets: Vec<Ticket>, of: Option<Generation>, outcome: ReloadOutcome) {
         if !tickets.is_empty() {
-            self.out.push(Action::ReloadEnded { tickets, outcome });
+            self.out.push(Action::ReloadEnded {
+                tickets,
+                of,
+                outcome,
+            });
         }
     }
 }

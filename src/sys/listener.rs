@@ -417,6 +417,28 @@ pub fn relisten(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Connections that wait to be accepted on a TCP listener, and how many may: `tcpi_unacked` and `tcpi_sacked`
+/// of a listening socket (`tcp_get_info` of the kernel). `None` for other sockets.
+pub fn accept_queue(socket: &OwnedFd) -> Option<(u32, u32)> {
+    // SAFETY: tcp_info is plain numbers, for which zero is a value.
+    #[expect(unsafe_code)]
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which both live for the call.
+    #[expect(unsafe_code)]
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    let listens = result == 0 && info.tcpi_state == 10; // TCP_LISTEN
+    listens.then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
 /// The index of a network interface, for an address such as `fe80::1%eth0`.
 pub fn interface_index(name: &str) -> Option<u32> {
     name.parse()

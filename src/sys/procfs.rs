@@ -145,6 +145,17 @@ pub fn usage(pid: Pid) -> Option<Usage> {
     })
 }
 
+/// Connections that found an accept queue full since the network namespace began (`ListenOverflows`).
+pub fn listen_overflows() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/netstat").ok()?;
+    let mut lines = text.lines().filter_map(|l| l.strip_prefix("TcpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names
+        .split_ascii_whitespace()
+        .position(|n| n == "ListenOverflows")?;
+    values.split_ascii_whitespace().nth(at)?.parse().ok()
+}
+
 fn descriptors(pid: Pid) -> Option<u64> {
     let folder = format!("/proc/{pid}/fd");
     // Their number is the folder's size since Linux 6.2.

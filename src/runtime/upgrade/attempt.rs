@@ -5,11 +5,7 @@
 use std::{io, mem, os::unix::net::UnixListener, path::PathBuf, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::{
-    sync::{mpsc::Sender, oneshot},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tracing::{info, warn};
 
 use super::{
@@ -20,7 +16,7 @@ use super::{
     resume,
 };
 use crate::{
-    admin::{self, Request, UpgradeReply, UpgradeView, UpgradeWish},
+    admin::{self, Api, UpgradeReply, UpgradeView, UpgradeWish},
     logs::OwnLog,
     runtime::{
         boot::Pidfile,
@@ -54,13 +50,10 @@ pub(in crate::runtime) struct Serving {
 impl Serving {
     /// # Errors
     /// The errno of `dup(2)` or `epoll_ctl(2)`.
-    pub(in crate::runtime) fn start(
-        socket: &UnixListener,
-        requests: Sender<Request>,
-    ) -> io::Result<Self> {
+    pub(in crate::runtime) fn start(socket: &UnixListener, api: Api) -> io::Result<Self> {
         let socket = tokio::net::UnixListener::from_std(socket.try_clone()?)?;
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(admin::serve(socket, requests, async {
+        let task = tokio::spawn(admin::serve(socket, api, async {
             let _ = stopped.await;
         }));
         Ok(Self { stop, task })
@@ -102,7 +95,7 @@ impl Hindrance {
 /// The master's part that can replace it. Without a hold (`rcluster check`) it never does.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Upgrade {
-    parts: Option<(Hold, Sender<Request>)>,
+    parts: Option<(Hold, Api)>,
     serving: Option<Serving>,
     stage: Stage,
     /// SIGUSR2 came.
@@ -117,13 +110,13 @@ pub(in crate::runtime) struct Upgrade {
 impl Upgrade {
     pub(in crate::runtime) fn new(
         hold: Hold,
-        requests: Sender<Request>,
+        api: Api,
         serving: Serving,
         program: PathBuf,
         view: UpgradeView,
     ) -> Self {
         Self {
-            parts: Some((hold, requests)),
+            parts: Some((hold, api)),
             serving: Some(serving),
             program,
             view,
@@ -186,9 +179,14 @@ impl Master {
         if self.world.leaving || self.world.verdict.is_some() || brief.state == "stopping" {
             return Some(Hindrance::Never("it is stopping"));
         }
+        if self.world.admin.is_some() {
+            return Some(Hindrance::Never(
+                "with --admin others than the master's own user can ask; restart it instead",
+            ));
+        }
         if self.world.logs.is_some() {
             return Some(Hindrance::Never(
-                "with --log-prefix or --log-file workers' lines pass through the master",
+                "with --log-prefix or --log-file workers' lines pass through the master; restart it instead",
             ));
         }
         if brief.state == "booting" {
@@ -351,10 +349,10 @@ impl Master {
         process::unblock_signals();
         self.upgrade.stage = Stage::Idle;
         self.upgrade.refuse(&why);
-        let Some((hold, requests)) = &self.upgrade.parts else {
+        let Some((hold, api)) = &self.upgrade.parts else {
             return;
         };
-        match Serving::start(&hold.socket, requests.clone()) {
+        match Serving::start(&hold.socket, api.clone()) {
             Ok(serving) => self.upgrade.serving = Some(serving),
             Err(error) => warn!(%error, "the control socket is not served any more"),
         }

@@ -168,7 +168,9 @@ fn words(action: Action) -> Option<String> {
             id,
             signal: StopSignal::Kill,
         } => format!("kill {id}"),
-        Action::ReloadEnded { tickets, outcome } => {
+        Action::ReloadEnded {
+            tickets, outcome, ..
+        } => {
             let tickets: Vec<_> = tickets.iter().map(|t| t.0).collect();
             let outcome = match outcome {
                 ReloadOutcome::Done { generation } => format!("done {generation}"),

@@ -1,0 +1,167 @@
+//! Connections: how many, how long they may be silent, how much they may send.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::Response,
+    serve::Listener,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream, unix::SocketAddr},
+    task::AbortHandle,
+    time::timeout,
+};
+use tracing::warn;
+
+use super::{
+    access::{self, Token},
+    routes::{Api, problem, router},
+};
+
+/// Connections of one door at a time. Another one takes the place of the oldest that has not asked anything.
+const CONNECTIONS: usize = 256;
+/// A connection may be silent for so long, and a head may take it.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// A body may take so long.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// How often it is looked whether the last connection has ended.
+const GOODBYE: Duration = Duration::from_millis(2);
+/// Bytes of a body.
+const BODY: usize = 16 * 1024;
+/// Bytes of a head.
+const HEAD: usize = 16 * 1024;
+/// Header fields.
+const HEADERS: usize = 64;
+
+/// Accepts only this user and root, whatever the modes of file and folder say.
+#[derive(Debug)]
+struct SameUser(UnixListener);
+
+impl Listener for SameUser {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            // axum's own implementation knows how to go on after EMFILE.
+            let (stream, address) = Listener::accept(&mut self.0).await;
+            let us = nix::unistd::geteuid().as_raw();
+            match stream.peer_cred() {
+                Ok(peer) if peer.uid() == us || peer.uid() == 0 => return (stream, address),
+                Ok(peer) => warn!(
+                    uid = peer.uid(),
+                    "refused another user on the control socket"
+                ),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Serves the control socket, with all rights, until `stop`; then accepts nobody any more, and ends with the last connection.
+pub async fn serve(listener: UnixListener, api: Api, stop: impl Future<Output = ()>) {
+    serve_on(SameUser(listener), router(api), stop).await;
+}
+
+/// Serves `--admin` until the runtime ends: reading, and with the token everything.
+pub async fn serve_tcp(listener: TcpListener, token: Option<Token>, api: Api) {
+    let door = middleware::from_fn_with_state(token, access::over_tcp);
+    serve_on(listener, router(api).layer(door), std::future::pending()).await;
+}
+
+struct Open {
+    asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    // The outermost layer: nothing that a body costs comes before the door has looked at the head, but for its size.
+    let router = router.layer(middleware::from_fn(dress));
+    let mut open: VecDeque<Open> = VecDeque::new();
+    loop {
+        let (stream, _) = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() >= CONNECTIONS {
+            let idle = |c: &Open| !c.asked.load(Ordering::Relaxed);
+            match open.iter().position(idle).and_then(|at| open.remove(at)) {
+                Some(oldest) => oldest.task.abort(),
+                None => continue,
+            }
+        }
+        let asked = Arc::new(AtomicBool::new(false));
+        let mark = asked.clone();
+        let service =
+            router
+                .clone()
+                .layer(middleware::from_fn(move |request: Request, next: Next| {
+                    mark.store(true, Ordering::Relaxed);
+                    next.run(request)
+                }));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(HEAD)
+            .max_headers(HEADERS)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let task = tokio::spawn(async {
+            // Whatever is wrong with a connection is its own business.
+            let _ = connection.await;
+        });
+        open.push_back(Open {
+            asked,
+            task: task.abort_handle(),
+        });
+    }
+    while open.iter().any(|connection| !connection.task.is_finished()) {
+        tokio::time::sleep(GOODBYE).await;
+    }
+}
+
+/// Reads the body within its limits, and marks every answer as one that is not to be kept or guessed at.
+async fn dress(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let mut response = match timeout(BODY_TIME, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Ok(Err(_)) => problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is cut short, or larger than {BODY} bytes"),
+        ),
+        Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+    };
+    let headers = response.headers_mut();
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,159 @@
+//! What others may see of the master: the status document, and events as they happen.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::broadcast;
+
+use super::{effects::World, report};
+use crate::{
+    admin::{Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
+    ipc::Told,
+    supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
+    sys::{listener, procfs},
+};
+
+/// Events that a reader may be behind before it loses some.
+const BEHIND: usize = 256;
+
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+/// Tells every reader what happens.
+#[derive(Debug)]
+pub(super) struct Bus {
+    readers: broadcast::Sender<Arc<Happening>>,
+    /// Tells this run of the master from others: part of the ids of its reloads.
+    pub(super) run: String,
+    started_unix_ms: u64,
+    told: u64,
+    /// The time of the step that is being carried out.
+    pub(super) now: Time,
+}
+
+impl Bus {
+    pub(super) fn new() -> Self {
+        Self {
+            readers: broadcast::Sender::new(BEHIND),
+            run: format!("{:08x}", fastrand::u32(..)),
+            started_unix_ms: unix_ms(),
+            told: 0,
+            now: Time(0),
+        }
+    }
+
+    pub(super) fn readers(&self) -> broadcast::Sender<Arc<Happening>> {
+        self.readers.clone()
+    }
+
+    /// The id of the reload that brings a generation: never used twice, by no master.
+    pub(super) fn reload_id(&self, generation: Generation) -> String {
+        format!("{}-{generation}", self.run)
+    }
+}
+
+impl World {
+    /// A transition, for the log and for whoever reads events.
+    pub(super) fn tell(&mut self, what: Report, supervisor: &Supervisor) {
+        let reload = match &what {
+            Report::ReloadStarted { generation } | Report::ReloadEnded { generation, .. } => {
+                Some(*generation)
+            }
+            Report::Moved { .. }
+            | Report::Ended { .. }
+            | Report::Condemned { .. }
+            | Report::Examined { .. }
+            | Report::Promoted { .. }
+            | Report::Scaled { .. }
+            | Report::Parked => supervisor.brief().reload,
+        };
+        let reload = reload.map(|generation| self.bus.reload_id(generation));
+        report::log(&what, reload.as_deref());
+        if let (
+            Report::ReloadEnded {
+                took_ms, outcome, ..
+            },
+            Some(id),
+        ) = (&what, &reload)
+        {
+            self.figures.reloaded(id.clone(), *took_ms, outcome);
+        }
+        self.bus.told += 1;
+        // Fails where nobody reads.
+        let _ = self.bus.readers.send(Arc::new(Happening {
+            seq: self.bus.told,
+            at_ms: self.bus.now.0,
+            unix_ms: unix_ms(),
+            reload,
+            what,
+        }));
+    }
+
+    /// The answer to somebody who does not wait for a reload.
+    pub(super) fn accepted(&self, begun: Option<Generation>) -> ReloadReply {
+        let later = "it has not begun: another one goes on, or the master stops".to_owned();
+        ReloadReply {
+            id: begun.map(|generation| self.bus.reload_id(generation)),
+            outcome: "accepted".to_owned(),
+            generation: begun,
+            reason: begun.is_none().then_some(later),
+        }
+    }
+
+    /// What a worker has counted.
+    pub(super) fn told(&mut self, id: WorkerId, told: &Told, supervisor: &Supervisor) {
+        if let Some(worker) = supervisor.worker(id) {
+            let seated = supervisor.seated(worker.slot);
+            self.figures.told(worker, told, &seated);
+        }
+    }
+
+    /// The status document.
+    pub(super) fn status(&self, fleet: FleetView, supervisor: &Supervisor, now: Time) -> Status {
+        let usage = procfs::usage(Pid(std::process::id().cast_signed())).unwrap_or_default();
+        let listeners = self.listeners.addresses().into_iter();
+        Status {
+            version: Status::VERSION,
+            name: self.config.name.clone(),
+            pid: std::process::id(),
+            clock_ms: now.0,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            upgrade: crate::admin::UpgradeView::default(),
+            run: self.bus.run.clone(),
+            reload_id: fleet
+                .reload
+                .as_ref()
+                .map(|r| self.bus.reload_id(r.generation)),
+            admin: self.admin.map(|address| address.to_string()),
+            master: MasterFigures {
+                started_unix_ms: self.bus.started_unix_ms,
+                memory: usage.memory,
+                cpu_ms: usage.cpu_ms,
+                fds: usage.fds,
+            },
+            reloads: self.figures.reloads.clone(),
+            figures: fleet
+                .slots
+                .iter()
+                .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)))
+                .collect(),
+            listeners: listeners
+                .map(|(address, socket)| {
+                    let queue = listener::accept_queue(&socket);
+                    ListenerStatus {
+                        address,
+                        waiting: queue.map(|(waiting, _)| waiting),
+                        backlog: queue.map(|(_, backlog)| backlog),
+                    }
+                })
+                .collect(),
+            unused_binds: self.listeners.unused().collect(),
+            fleet,
+        }
+    }
+}

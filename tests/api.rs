@@ -1,0 +1,378 @@
+//! Promise: one API on the control socket and on --admin; what it counts goes on over replacements; what a browser could
+//! be made to ask is refused; nobody can make it stop answering.
+
+#![expect(clippy::float_cmp, reason = "counters are whole numbers")]
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use common::{Addr, BOOT, Conn, Launch, Master, Node, wait_until};
+use nix::sys::signal::Signal::SIGKILL;
+use serde_json::Value;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const CANARY: &str = "canary-4711-secret";
+
+fn launch(script: &str) -> Launch {
+    Launch::new(script)
+        .node(Node::V24)
+        .workers(2)
+        .options(["--admin", "127.0.0.1:0"])
+        .env("RCLUSTER_HANG_TIMEOUT", "1s")
+}
+
+fn guarded() -> Launch {
+    let launch = launch("http.js");
+    let file = launch.dir.path().join("token");
+    fs::write(&file, TOKEN).expect("written");
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("chmod");
+    launch.env("RCLUSTER_ADMIN_TOKEN_FILE", file)
+}
+
+/// Asks the control socket.
+fn get(master: &Master, path: &str) -> Value {
+    Addr::Unix(master.control.clone()).get(path).json()
+}
+
+/// The TCP door.
+fn door(master: &Master) -> Addr {
+    let status = get(master, "/v1/status");
+    Addr::parse(status["admin"].as_str().expect("--admin is shown")).expect("an address")
+}
+
+/// One request with these header lines; the status and the body.
+fn ask(door: &Addr, method: &str, path: &str, head: &str) -> (u16, String) {
+    let mut conn = Conn::open(door).expect("connected");
+    let text =
+        format!("{method} {path} HTTP/1.1\r\n{head}Connection: close\r\nContent-Length: 0\r\n\r\n");
+    conn.send(&text).expect("sent");
+    let answer = conn.read().expect("an answer");
+    (answer.status, answer.body)
+}
+
+/// A sample of `/metrics`, over all its label sets.
+fn sample(master: &Master, name: &str) -> f64 {
+    let text = Addr::Unix(master.control.clone()).get("/metrics").body;
+    let lines = text.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+    });
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    values.sum()
+}
+
+#[test]
+fn what_is_counted_goes_on_over_replacements() {
+    let mut master = launch("http.js").start();
+    let workers = master.wait_ready(2);
+    let app = master.addr();
+    for _ in 0..40 {
+        assert_eq!(app.get("/").status, 200);
+    }
+    let requests = |n: f64| {
+        wait_until("requests are counted", BOOT, || {
+            (sample(&master, "rcluster_requests_total") >= n).then_some(())
+        });
+    };
+    requests(40.0);
+    for worker in workers {
+        common::kill(worker.process(), SIGKILL);
+        master.wait_replaced(&worker);
+    }
+    assert!(sample(&master, "rcluster_requests_total") >= 40.0);
+    for _ in 0..10 {
+        assert_eq!(app.get("/").status, 200);
+    }
+    // A drain sends what the last beat has not.
+    let reply = Addr::Unix(master.control.clone())
+        .try_request("POST", "/v1/reload")
+        .expect("answered")
+        .json();
+    assert_eq!(reply["outcome"], "done", "{reply}");
+    requests(50.0);
+    let status = get(&master, "/v1/status");
+    let id = reply["id"].as_str().expect("an id");
+    assert!(id.starts_with(status["run"].as_str().expect("a run")));
+    assert_eq!(status["reloads"]["last"]["id"], id);
+    assert!(master.log().contains(id), "{}", master.log());
+    assert_eq!(sample(&master, "rcluster_requests_total"), 50.0);
+    assert_eq!(sample(&master, "rcluster_responses_total"), 50.0);
+    assert_eq!(
+        sample(&master, "rcluster_request_duration_seconds_count"),
+        50.0
+    );
+    assert_eq!(sample(&master, "rcluster_connections_total"), 50.0);
+    assert_eq!(sample(&master, "rcluster_restarts_total"), 2.0);
+    assert_eq!(sample(&master, "rcluster_reloads_total"), 1.0);
+    master.stop();
+}
+
+#[test]
+fn without_request_metrics_requests_are_still_counted() {
+    let mut master = launch("http.js").option("--no-request-metrics").start();
+    master.wait_ready(2);
+    master.addr().get("/");
+    wait_until("a request is counted", BOOT, || {
+        (sample(&master, "rcluster_requests_total") == 1.0).then_some(())
+    });
+    assert_eq!(sample(&master, "rcluster_responses_total"), 0.0);
+    assert_eq!(
+        sample(&master, "rcluster_request_duration_seconds_count"),
+        0.0
+    );
+    master.stop();
+}
+
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let mut master = launch("http.js").start();
+    master.wait_ready(2);
+    let (code, open) = ask(
+        &door(&master),
+        "GET",
+        "/metrics",
+        "Host: localhost\r\nAccept: application/openmetrics-text; version=1.0.0\r\n",
+    );
+    assert_eq!(code, 200);
+    assert!(open.ends_with("# EOF\n"), "{open}");
+    let plain = door(&master).get("/metrics").body;
+    assert!(!plain.contains("# EOF"));
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    match promtool {
+        Ok(mut child) => {
+            use std::io::Write as _;
+            let mut stdin = child.stdin.take().expect("a pipe");
+            stdin.write_all(plain.as_bytes()).expect("written");
+            drop(stdin);
+            let output = child.wait_with_output().expect("promtool ends");
+            assert!(output.status.success(), "{output:?}");
+            assert!(output.stderr.is_empty(), "{output:?}");
+        }
+        Err(_) => common::skip("no promtool (Debian package prometheus)"),
+    }
+    master.stop();
+}
+
+#[test]
+fn only_literal_hosts_and_the_own_origin_come_in_over_tcp() {
+    let mut master = guarded().start();
+    master.wait_ready(2);
+    let door = door(&master);
+    let port = door.tcp_port();
+    let get = |head: &str| ask(&door, "GET", "/v1/status", head).0;
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
+        assert_eq!(get(&format!("Host: {host}:{port}\r\n")), 200, "{host}");
+        assert_eq!(get(&format!("Host: {host}\r\n")), 200, "{host}");
+    }
+    for head in [
+        "Host: evil.com\r\n",
+        "Host: localhost6\r\n",
+        "Host: 0x7f.1\r\n",
+        "Host: localhost\r\nHost: localhost\r\n",
+        "Host: localhost\r\nHost: evil.com\r\n",
+        "Host: localhost\r\nOrigin: http://evil.com\r\n",
+        "Host: localhost\r\nOrigin: null\r\n",
+        "Host: localhost\r\nOrigin: https://localhost\r\n",
+        "",
+    ] {
+        assert!([400, 403].contains(&get(head)), "{head}: {}", get(head));
+    }
+    assert_eq!(get("Host: localhost\r\nOrigin: http://localhost\r\n"), 200);
+    let absolute = ask(
+        &door,
+        "GET",
+        "http://evil.com/v1/status",
+        "Host: localhost\r\n",
+    );
+    assert_eq!(absolute.0, 403);
+    for path in [
+        "/v1/..%2fv1/status",
+        "/v1/workers/..%2f..%2fstatus",
+        "//v1/status",
+    ] {
+        assert_eq!(
+            ask(&door, "GET", path, "Host: localhost\r\n").0,
+            404,
+            "{path}"
+        );
+    }
+    // No method override, no CORS.
+    let method = "Host: localhost\r\nX-HTTP-Method-Override: POST\r\n";
+    assert_eq!(ask(&door, "GET", "/v1/stop", method).0, 405);
+    let mut conn = Conn::open(&door).expect("connected");
+    conn.send("GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    let head = conn.read().expect("an answer").head.to_ascii_lowercase();
+    assert!(!head.contains("access-control"), "{head}");
+    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+    master.stop();
+}
+
+#[test]
+fn changes_over_tcp_need_the_token() {
+    let mut master = guarded().start();
+    master.wait_ready(2);
+    let tcp = door(&master);
+    let scale = |head: &str| {
+        ask(
+            &tcp,
+            "POST",
+            "/v1/workers/9/restart",
+            &format!("Host: localhost\r\n{head}"),
+        )
+        .0
+    };
+    assert_eq!(scale(""), 401);
+    assert_eq!(scale("Authorization: Bearer nonsense\r\n"), 401);
+    assert_eq!(scale(&format!("Authorization: Basic {TOKEN}\r\n")), 401);
+    assert_eq!(scale(&format!("Authorization: Bearer {TOKEN}0\r\n")), 401);
+    assert_eq!(
+        scale(&format!(
+            "Authorization: Bearer {TOKEN}\r\nOrigin: http://evil.com\r\n"
+        )),
+        403
+    );
+    // The token opens the door: what is behind it says that there is no slot 9.
+    assert_eq!(scale(&format!("Authorization: Bearer {TOKEN}\r\n")), 404);
+    assert_eq!(ask(&tcp, "GET", "/v1/logs", "Host: localhost\r\n").0, 401);
+    master.stop();
+
+    let mut master = launch("http.js").start();
+    master.wait_ready(2);
+    let bearer = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n");
+    let refused = ask(&door(&master), "POST", "/v1/stop", &bearer);
+    assert_eq!(refused.0, 403, "{}", refused.1);
+    assert_eq!(master.status().state, "serving");
+    master.stop();
+}
+
+#[test]
+fn a_token_file_that_others_could_read_is_refused() {
+    for (text, mode) in [
+        (TOKEN, 0o644),
+        (TOKEN, 0o620),
+        ("short", 0o600),
+        ("with space in its middle", 0o600),
+    ] {
+        let launch = launch("http.js");
+        let file = launch.dir.path().join("token");
+        fs::write(&file, text).expect("written");
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("chmod");
+        let ended = launch.env("RCLUSTER_ADMIN_TOKEN_FILE", &file).run();
+        assert_eq!(ended.code, Some(2), "{}", ended.log);
+        assert!(
+            ended.log.contains("refused the token file"),
+            "{}",
+            ended.log
+        );
+        assert!(!ended.log.contains(text), "{}", ended.log);
+    }
+}
+
+#[test]
+fn no_value_of_the_environment_and_no_argument_is_shown() {
+    let launch = guarded().env("CANARY", CANARY);
+    let file = launch.dir.path().join("vars");
+    fs::write(&file, format!("FROM_FILE={CANARY}\n")).expect("written");
+    let mut master = launch.env("RCLUSTER_ENV_FILE", file).arg(CANARY).start();
+    master.wait_ready(2);
+    for path in [
+        "/v1/status",
+        "/v1/incidents",
+        "/v1/workers/0",
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/v1/openapi.json",
+    ] {
+        let text = door(&master).get(path).body;
+        assert!(!text.is_empty());
+        assert!(
+            !text.contains(CANARY) && !text.contains(TOKEN),
+            "{path}: {text}"
+        );
+    }
+    assert!(
+        !master.log().contains(CANARY) && !master.log().contains(TOKEN),
+        "{}",
+        master.log()
+    );
+    master.stop();
+}
+
+#[test]
+fn events_tell_each_transition_and_a_reader_that_never_reads_costs_nobody() {
+    let mut master = launch("http.js").start();
+    let workers = master.wait_ready(2);
+    // Never read from here on.
+    let mut deaf = Conn::open(&door(&master)).expect("connected");
+    deaf.send("GET /v1/events?status_ms=200 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    let mut reader = Command::new(env!("CARGO_BIN_EXE_rcluster"))
+        .args(["events", "--json", "--control"])
+        .arg(&master.control)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("rcluster events starts");
+    let out = reader.stdout.take().expect("a pipe");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(out));
+    // Its first line says that it listens: what happens from here on is told.
+    let first = lines.next().expect("a line").expect("text");
+    assert!(first.contains("\"listening\""), "{first}");
+    common::kill(workers[0].process(), SIGKILL);
+    let told: Vec<Value> = lines
+        .map(|line| serde_json::from_str(&line.expect("text")).expect("JSON"))
+        .take_while(|event: &Value| !(event["event"] == "moved" && event["to"] == "ready"))
+        .collect();
+    let kinds: Vec<_> = told.iter().filter_map(|e| e["event"].as_str()).collect();
+    assert!(kinds.contains(&"ended"), "{told:?}");
+    assert!(
+        told.iter()
+            .any(|e| e["event"] == "ended" && e["unexpected"] == true),
+        "{told:?}"
+    );
+    reader.kill().expect("killed");
+    reader.wait().expect("reaped");
+    assert_eq!(master.status().state, "serving");
+    drop(deaf);
+    master.stop();
+}
+
+#[test]
+fn silent_connections_and_large_requests_are_bounded() {
+    let mut master = launch("http.js").start();
+    master.wait_ready(2);
+    let tcp = door(&master);
+    let silent: Vec<_> = (0..600)
+        .map(|_| TcpStream::connect(("127.0.0.1", tcp.tcp_port())).expect("connected"))
+        .collect();
+    assert_eq!(tcp.get("/livez").status, 200);
+    let control = Addr::Unix(master.control.clone());
+    let idle: Vec<_> = (0..1000)
+        .filter_map(|_| Conn::open(&control).ok())
+        .collect();
+    assert_eq!(control.get("/livez").status, 200);
+    drop((silent, idle));
+    let huge = format!("Host: localhost\r\nX-Huge: {}\r\n", "x".repeat(64 * 1024));
+    assert_eq!(ask(&tcp, "GET", "/livez", &huge).0, 431);
+    let many = format!("Host: localhost\r\n{}", "X-Many: 1\r\n".repeat(200));
+    assert_eq!(ask(&tcp, "GET", "/livez", &many).0, 431);
+    let mut conn = Conn::open(&control).expect("connected");
+    let body = "x".repeat(32 * 1024);
+    let request = format!(
+        "POST /v1/scale HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    conn.send(&request).expect("sent");
+    assert_eq!(conn.read().expect("an answer").status, 413);
+    master.stop();
+}
