@@ -6,7 +6,6 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
 
 use crate::supervisor::{Readiness, Surge, Switch};
 
@@ -450,7 +449,7 @@ impl From<SwitchArg> for Switch {
 }
 
 /// `--log-format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -459,7 +458,7 @@ pub enum LogFormat {
 }
 
 /// `--log-level`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 pub enum LogLevel {
     /// Nothing.
     Off,
