@@ -128,9 +128,17 @@ pub fn render(status: &Status) -> String {
             "STATE",
             "UPTIME",
             "RESTARTS",
+            "CPU",
+            "RSS",
+            "HEAP",
+            "DELAY P99",
+            "CONNECTIONS",
+            "REQ/S",
+            "P50",
+            "P99",
         ]);
     for worker in &fleet.workers {
-        table.add_row([
+        let seat: Vec<_> = vec![
             worker.slot.to_string(),
             worker.pid.map_or("-".to_owned(), |p| p.to_string()),
             worker.id.to_string(),
@@ -142,7 +150,8 @@ pub fn render(status: &Status) -> String {
             },
             age(worker.uptime_ms),
             worker.restarts.to_string(),
-        ]);
+        ];
+        table.add_row(seat.into_iter().chain(load(worker, status)));
     }
     for (slot, failures, left) in &fleet.waiting {
         table.add_row([
@@ -157,6 +166,33 @@ pub fn render(status: &Status) -> String {
     }
     lines.push(table.trim_fmt());
     lines.join("\n") + "\n"
+}
+
+/// What a worker carries. Rates and durations are its slot's, over the last half minute.
+fn load(worker: &WorkerView, status: &Status) -> [String; 8] {
+    let figures = status.figures.iter().find(|f| f.slot == worker.slot);
+    let figures = figures.filter(|_| worker.state == State::Ready && !worker.spare);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
+    let ms = |us: u64| format!("{:.1}ms", us as f64 / 1000.0);
+    [
+        or_dash(
+            figures
+                .and_then(|f| f.cpus)
+                .map(|cpus| format!("{:.0}%", cpus * 100.0)),
+        ),
+        or_dash(worker.usage.map(|u| size(u.memory))),
+        or_dash(worker.beat.map(|b| size(b.heap_used))),
+        or_dash(worker.beat.map(|b| ms(b.delay_p99_us))),
+        or_dash(worker.beat.map(|b| b.connections.to_string())),
+        or_dash(
+            figures
+                .and_then(|f| f.requests_per_s)
+                .map(|rate| format!("{rate:.1}")),
+        ),
+        or_dash(figures.and_then(|f| f.p50_us).map(ms)),
+        or_dash(figures.and_then(|f| f.p99_us).map(ms)),
+    ]
 }
 
 fn age(ms: u64) -> String {

@@ -376,3 +376,40 @@ fn silent_connections_and_large_requests_are_bounded() {
     assert_eq!(conn.read().expect("an answer").status, 413);
     master.stop();
 }
+
+#[test]
+fn alert_rules_and_dashboard_name_series_that_exist() {
+    let mut master = launch("http.js").start();
+    master.wait_ready(2);
+    let text = Addr::Unix(master.control.clone()).get("/metrics").body;
+    let source = include_str!("../src/admin/metrics.rs");
+    let files = ["alerts.yml", "grafana.json"];
+    for file in files {
+        let path = format!("{}/examples/prometheus/{file}", env!("CARGO_MANIFEST_DIR"));
+        let words = fs::read_to_string(path).expect("a file");
+        let words =
+            words.split(|c: char| !(c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()));
+        let names: Vec<_> = words.filter(|w| w.starts_with("rcluster_")).collect();
+        assert!(names.len() > 5, "{names:?}");
+        for name in names {
+            // Some are there only once something has happened, or was measured.
+            let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
+            assert!(
+                text.contains(name) || source.contains(&format!("\"{family}\"")),
+                "{file}: {name}"
+            );
+        }
+    }
+    let rules = format!(
+        "{}/examples/prometheus/alerts.yml",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    match Command::new("promtool")
+        .args(["check", "rules", &rules])
+        .output()
+    {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(_) => common::skip("no promtool (Debian package prometheus)"),
+    }
+    master.stop();
+}
