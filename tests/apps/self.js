@@ -16,8 +16,8 @@ const seen = {
   listeners: process.eventNames().map(String).sort(),
   title: process.title,
 };
-// A worker of Node's own cluster has these listeners too; and two that the shim promises: a worker survives SIGHUP, and
-// tells the master what it dies of.
-seen.listeners = seen.listeners.filter((name) => !['disconnect', 'error', 'internalMessage', 'message', 'newListener', 'removeListener', 'SIGHUP', 'uncaughtExceptionMonitor'].includes(name));
+// A worker of Node's own cluster has these listeners too; and three that the shim promises: a worker survives SIGHUP,
+// tells the master what it dies of, and counts its last requests when it exits.
+seen.listeners = seen.listeners.filter((name) => !['disconnect', 'error', 'exit', 'internalMessage', 'message', 'newListener', 'removeListener', 'SIGHUP', 'uncaughtExceptionMonitor'].includes(name));
 require('fs').writeSync(1, `${JSON.stringify(seen)}\n`);
 if (!process.env.ONCE) require('http').createServer((req, res) => res.end(JSON.stringify({ pid: process.pid }))).listen(0, '127.0.0.1');
