@@ -85,11 +85,14 @@ impl ScaleWish {
                 Policy::MAX_WORKERS
             )
         };
+        // Rust reads a sign there, and zeros before the number, too.
+        let plain = |n: &str| {
+            let digits = n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit());
+            digits && (n == "0" || !n.starts_with('0'))
+        };
         let by = |n: &str| {
-            n.parse::<u32>()
-                .ok()
-                .and_then(|n| i32::try_from(n).ok())
-                .ok_or_else(wrong)
+            let n = n.parse::<i32>().ok().filter(|_| plain(n));
+            n.ok_or_else(wrong)
         };
         if text == "auto" {
             Ok(Scale::To(crate::config::cpus()))
@@ -101,7 +104,7 @@ impl ScaleWish {
             let to = text
                 .parse()
                 .ok()
-                .filter(|n| (1..=Policy::MAX_WORKERS).contains(n));
+                .filter(|n| plain(text) && (1..=Policy::MAX_WORKERS).contains(n));
             to.map(Scale::To).ok_or_else(wrong)
         }
     }
