@@ -145,6 +145,9 @@ pub struct ListenerStatus {
     /// TCP: how many may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
+    /// TCP: connections that it could not take since it was opened: its queue was full, or memory short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u32>,
 }
 
 /// One thing that happened, as `GET /v1/events` tells it.

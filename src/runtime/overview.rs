@@ -149,6 +149,7 @@ impl World {
                         address,
                         waiting: queue.map(|(waiting, _)| waiting),
                         backlog: queue.map(|(_, backlog)| backlog),
+                        dropped: queue.and_then(|_| listener::dropped(&socket)),
                     }
                 })
                 .collect(),
