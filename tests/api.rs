@@ -10,8 +10,8 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use common::{Addr, BOOT, Conn, Launch, Master, Node, wait_until};
-use nix::sys::signal::Signal::SIGKILL;
+use common::{Addr, BOOT, Conn, LONG, Launch, Master, Node, Stopped, wait_until};
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::Value;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -283,6 +283,7 @@ fn no_value_of_the_environment_and_no_argument_is_shown() {
     let launch = guarded().env("CANARY", CANARY);
     let file = launch.dir.path().join("vars");
     fs::write(&file, format!("FROM_FILE={CANARY}\n")).expect("written");
+    let launch = launch.options(["--log-level", "trace"]);
     let mut master = launch.env("RCLUSTER_ENV_FILE", file).arg(CANARY).start();
     master.wait_ready(2);
     for path in [
@@ -293,6 +294,7 @@ fn no_value_of_the_environment_and_no_argument_is_shown() {
         "/livez",
         "/readyz",
         "/v1/openapi.json",
+        "/",
     ] {
         let text = door(&master).get(path).body;
         assert!(!text.is_empty());
@@ -301,12 +303,32 @@ fn no_value_of_the_environment_and_no_argument_is_shown() {
             "{path}: {text}"
         );
     }
+    let mut events = Conn::open(&Addr::Unix(master.control.clone())).expect("connected");
+    events
+        .send("GET /v1/events?status_ms=200 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    for words in [
+        &["reload", "--json"][..],
+        &["status"],
+        &["status", "--json"],
+        &["incidents", "--json"],
+    ] {
+        let output = master.command(words);
+        assert!(output.status.success(), "{output:?}");
+        let text = format!("{output:?}");
+        assert!(!text.contains(CANARY), "{words:?}: {text}");
+    }
+    master.signal(SIGTERM);
+    master.wait_exit();
+    let told = events.read_to_end().expect("events to the end");
+    assert!(told.contains("reload-ended"), "{told}");
+    assert!(!told.contains(CANARY) && !told.contains(TOKEN), "{told}");
     assert!(
         !master.log().contains(CANARY) && !master.log().contains(TOKEN),
         "{}",
         master.log()
     );
-    master.stop();
+    master.finish();
 }
 
 #[test]
@@ -361,7 +383,17 @@ fn silent_connections_and_large_requests_are_bounded() {
         .filter_map(|_| Conn::open(&control).ok())
         .collect();
     assert_eq!(control.get("/livez").status, 200);
-    drop((silent, idle));
+    // Those that have asked once and stay make room, too.
+    let asked: Vec<_> = (0..300)
+        .map(|_| {
+            let mut conn = Conn::open(&control).expect("connected");
+            let _ = conn.send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(conn.read().expect("an answer").status, 200);
+            conn
+        })
+        .collect();
+    assert_eq!(control.get("/livez").status, 200);
+    drop((silent, idle, asked));
     let huge = format!("Host: localhost\r\nX-Huge: {}\r\n", "x".repeat(64 * 1024));
     assert_eq!(ask(&tcp, "GET", "/livez", &huge).0, 431);
     let many = format!("Host: localhost\r\n{}", "X-Many: 1\r\n".repeat(200));
@@ -374,6 +406,53 @@ fn silent_connections_and_large_requests_are_bounded() {
     );
     conn.send(&request).expect("sent");
     assert_eq!(conn.read().expect("an answer").status, 413);
+    master.stop();
+}
+
+#[test]
+fn whoever_takes_for_ever_to_ask_is_put_out() {
+    let mut master = launch("http.js").start();
+    master.wait_ready(2);
+    let tcp = door(&master);
+    let mut dripping = Conn::open(&tcp).expect("connected");
+    dripping
+        .send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        .expect("sent");
+    let mut half = Conn::open(&tcp).expect("connected");
+    half.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n1")
+        .expect("sent");
+    wait_until("the end of a head without end", LONG, || {
+        dripping.send("x").is_err().then_some(())
+    });
+    assert_eq!(half.read().expect("an answer").status, 408);
+    assert_eq!(tcp.get("/livez").status, 200);
+    master.stop();
+}
+
+#[test]
+fn an_accept_queue_that_is_full_is_seen() {
+    let mut master = launch("http.js").start();
+    let workers = master.wait_ready(2);
+    let address = ([127, 0, 0, 1], master.addr().tcp_port()).into();
+    let pids: Vec<_> = workers.iter().map(common::Worker::process).collect();
+    let stopped = Stopped::new(&pids);
+    assert_eq!(sample(&master, "rcluster_accept_queue_drops_total"), 0.0);
+    // More than the 511 that Node asks for: nobody accepts them.
+    let clients: Vec<_> = (0..700)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+                .expect("a socket");
+            socket.set_nonblocking(true).expect("non-blocking");
+            let _ = socket.connect(&std::net::SocketAddr::into(address));
+            socket
+        })
+        .collect();
+    wait_until("drops", BOOT, || {
+        (sample(&master, "rcluster_accept_queue_drops_total") > 0.0).then_some(())
+    });
+    let limit = sample(&master, "rcluster_accept_queue_limit");
+    assert!(sample(&master, "rcluster_accept_queue") >= limit);
+    drop((clients, stopped));
     master.stop();
 }
 
@@ -410,6 +489,34 @@ fn alert_rules_and_dashboard_name_series_that_exist() {
     {
         Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(_) => common::skip("no promtool (Debian package prometheus)"),
+    }
+    // What the dashboard asks, as rules: promtool reads no dashboards.
+    let board: Value = serde_json::from_str(include_str!("../examples/prometheus/grafana.json"))
+        .expect("a dashboard");
+    let panels = board["panels"].as_array().expect("panels");
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let rules: Vec<_> = targets
+        .flatten()
+        .zip(0..)
+        .map(|(target, n)| {
+            let expr = target["expr"].as_str().expect("an expression");
+            let expr = expr.replace("$__rate_interval", "5m");
+            serde_json::json!({"record": format!("board:panel:{n}"), "expr": expr})
+        })
+        .collect();
+    assert!(rules.len() > 10, "{rules:?}");
+    // JSON is YAML.
+    let file = master.dir.path().join("board.yml");
+    let groups = serde_json::json!({"groups": [{"name": "board", "rules": rules}]});
+    fs::write(&file, groups.to_string()).expect("written");
+    if let Ok(output) = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&file)
+        .output()
+    {
+        assert!(output.status.success(), "{output:?}");
     }
     master.stop();
 }

@@ -1,4 +1,4 @@
-//! What both benches share: contenders, the load client, /proc, statistics and the report.
+//! What the benches share: contenders, the load client, /proc, statistics and the report.
 //!
 //! It measures; it judges nothing but the targets it is given.
 
@@ -12,3 +12,4 @@ pub(crate) mod pm2;
 pub(crate) mod procfs;
 pub(crate) mod report;
 pub(crate) mod stats;
+pub(crate) mod stub;

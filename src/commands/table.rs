@@ -97,7 +97,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             Cell::new("-"),
             Cell::new("-"),
             Cell::new("-"),
-            Cell::new(state).fg(Color::Red),
+            Cell::new(state).fg(Color::DarkRed),
             Cell::new(format!("next in {}", age(*left))),
             Cell::new("-"),
         ]);
