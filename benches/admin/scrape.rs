@@ -67,7 +67,11 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
             bytes = get(door, path)?.len();
             walls.push(began.elapsed().as_secs_f64() * 1e3);
         }
-        let spent = (loop_time(server.master())? - before).as_secs_f64() * 1e3 / f64::from(SCRAPES);
+        let spent = loop_time(server.master())?
+            .saturating_sub(before)
+            .as_secs_f64()
+            * 1e3
+            / f64::from(SCRAPES);
         rows.push(vec![
             format!("`{path}`"),
             format!("{}", bytes / 1024),

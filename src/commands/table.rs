@@ -37,7 +37,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             "reload to generation {}: {}, {} of {} slots, for {}",
             reload.generation,
             reload.stage,
-            reload.admitted,
+            fleet.taken_over(),
             fleet.wanted,
             age(reload.elapsed_ms)
         )
