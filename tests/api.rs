@@ -437,7 +437,9 @@ fn whoever_takes_for_ever_to_ask_is_put_out() {
 
 #[test]
 fn an_accept_queue_that_is_full_is_seen() {
-    let mut master = launch("http.js").start();
+    // Nobody takes a stopped worker for a hung one.
+    let launch = launch("http.js").env("RCLUSTER_HANG_TIMEOUT", "0s");
+    let mut master = launch.start();
     let workers = master.wait_ready(2);
     let address = SocketAddr::from(([127, 0, 0, 1], master.addr().tcp_port()));
     let pids: Vec<_> = workers.iter().map(common::Worker::process).collect();
