@@ -416,6 +416,38 @@ fn silent_connections_and_large_requests_are_bounded() {
 }
 
 #[test]
+fn not_ready_while_it_boots_and_while_it_stops() {
+    let ready = |master: &Master| {
+        let answer = Addr::Unix(master.control.clone())
+            .try_request("GET", "/readyz")
+            .ok()?;
+        Some((answer.status, answer.json()["ready"] == true))
+    };
+    let mut booting = Launch::new("never.js").workers(1).start();
+    booting.wait_status("booting", |status| {
+        (status.state == "booting").then_some(())
+    });
+    assert_eq!(ready(&booting), Some((503, false)));
+    assert_eq!(get(&booting, "/livez")["live"], true);
+    booting.signal(SIGTERM);
+    booting.wait_exit();
+    booting.finish();
+
+    let mut stopping = Launch::new("stubborn.py")
+        .workers(1)
+        .options(["--drain-timeout", "2s", "--kill-timeout", "1s"])
+        .start();
+    stopping.wait_ready(1);
+    assert_eq!(ready(&stopping), Some((200, true)));
+    stopping.signal(SIGTERM);
+    wait_until("not ready any more", BOOT, || {
+        (ready(&stopping) == Some((503, false))).then_some(())
+    });
+    stopping.wait_exit();
+    stopping.finish();
+}
+
+#[test]
 fn whoever_takes_for_ever_to_ask_is_put_out() {
     let mut master = launch("http.js").start();
     master.wait_ready(2);
