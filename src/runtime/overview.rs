@@ -12,7 +12,7 @@ use crate::{
     admin::{Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
     ipc::Told,
     supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
-    sys::{listener, procfs},
+    sys::procfs,
 };
 
 /// Events that a reader may be behind before it loses some.
@@ -116,7 +116,6 @@ impl World {
     /// The status document.
     pub(super) fn status(&self, fleet: FleetView, supervisor: &Supervisor, now: Time) -> Status {
         let usage = procfs::usage(Pid(std::process::id().cast_signed())).unwrap_or_default();
-        let listeners = self.listeners.addresses().into_iter();
         Status {
             version: Status::VERSION,
             name: self.config.name.clone(),
@@ -142,11 +141,11 @@ impl World {
                 .iter()
                 .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)))
                 .collect(),
-            listeners: listeners
-                .map(|(address, socket)| {
-                    let queue = listener::accept_queue(&socket);
+            listeners: (self.listeners.groups())
+                .map(|(_, group)| {
+                    let queue = group.queue();
                     ListenerStatus {
-                        address,
+                        address: group.local.to_string(),
                         waiting: queue.map(|(waiting, _)| waiting),
                         backlog: queue.map(|(_, backlog)| backlog),
                     }
