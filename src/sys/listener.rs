@@ -16,6 +16,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+pub use super::reuse_port::{accept, bind_shared_port, has_reuse_port, is_listening, join};
+
 /// Backlog that the master asks for; the kernel cuts it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 
@@ -84,6 +86,8 @@ pub struct BindError {
     pub endpoint: String,
     /// `errno(3)`.
     pub errno: i32,
+    /// The bind would have worked without `SO_REUSEPORT`: the kernel or a sandbox forbids the option.
+    pub forbids_reuse_port: bool,
     hint: String,
 }
 
@@ -114,11 +118,12 @@ impl BindError {
         Self {
             endpoint: endpoint.to_string(),
             errno,
+            forbids_reuse_port: false,
             hint: hint.into(),
         }
     }
 
-    fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
         let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
         let hint = match (errno, endpoint) {
             (libc::EADDRINUSE, Endpoint::Tcp { port, .. }) => {
@@ -151,6 +156,7 @@ impl BindError {
         Self {
             endpoint: endpoint.to_string(),
             errno,
+            forbids_reuse_port: false,
             hint,
         }
     }
@@ -195,7 +201,7 @@ pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
     bound.map_err(|error| BindError::new(endpoint, &error))
 }
 
-fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
+pub(super) fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
     match ip {
         IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
         IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
@@ -203,6 +209,13 @@ fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
 }
 
 fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Bound> {
+    let socket = bound_tcp(address, v6_only)?;
+    socket.listen(BACKLOG)?;
+    listening_tcp(socket, v6_only)
+}
+
+/// A TCP socket that is bound and does not listen yet.
+pub(super) fn bound_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -215,7 +228,10 @@ fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Bound> {
         socket.set_only_v6(v6_only)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+pub(super) fn listening_tcp(socket: Socket, v6_only: bool) -> io::Result<Bound> {
     let local = local_inet(&socket)?;
     Ok(Bound {
         local: Endpoint::Tcp {

@@ -15,6 +15,8 @@ pub mod listener;
 pub mod log_pipe;
 pub mod process;
 pub mod procfs;
+pub mod reuse_port;
 pub mod spawn;
+pub mod steer;
 pub mod terminal;
 pub mod tie;

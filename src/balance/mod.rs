@@ -1,0 +1,8 @@
+//! Who gets the next connection: weights, orders and tables of seats, and the programs that tell the kernel.
+//!
+//! Pure: no descriptor, no clock, no runtime. `sys::steer` carries a program into the kernel.
+//! A *seat* is the index of a socket in its `SO_REUSEPORT` group.
+
+pub mod cbpf;
+pub mod ebpf;
+pub mod policy;
