@@ -7,7 +7,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Args)]
 pub struct BalanceArgs {
     /// How connections reach the workers; Unix paths and UDP are always shared.
-    #[arg(long, value_name = "MODE", value_enum, default_value = "shared", env = "RCLUSTER_BALANCE")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        default_value = "shared",
+        env = "RCLUSTER_BALANCE"
+    )]
     pub balance: Balance,
 
     /// Connections that may wait to be accepted, for each listening socket; the kernel cuts it to net.core.somaxconn.
@@ -16,9 +22,7 @@ pub struct BalanceArgs {
 }
 
 /// `--balance`
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// One socket for all: whoever is quick takes most.

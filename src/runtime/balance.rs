@@ -110,7 +110,11 @@ impl World {
 
     /// When [`look`](Self::look) has something to do.
     pub(super) fn look_due(&self) -> Option<Instant> {
-        self.balancer.look_at.into_iter().chain(self.hands.due()).min()
+        self.balancer
+            .look_at
+            .into_iter()
+            .chain(self.hands.due())
+            .min()
     }
 
     /// Looks at the queues and at what workers carry, if it is time. Returns whether it was.

@@ -154,7 +154,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     let guard_file = config.control.with_extension("guard");
     guard::relieve_predecessor(&guard_file, PREDECESSOR);
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
-    let mut listeners = Listeners::new(rights);
+    let mut listeners = Listeners::new(rights, config.backlog);
     listeners.adopt(inherited);
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;

@@ -167,11 +167,7 @@ impl World {
     }
 
     /// Answers a query with its socket, or with an error for the app.
-    pub(super) fn answer(
-        &mut self,
-        worker: &Worker,
-        query: &Query,
-    ) -> Option<Fact> {
+    pub(super) fn answer(&mut self, worker: &Worker, query: &Query) -> Option<Fact> {
         let id = worker.id;
         let release = self.releases.get(&worker.generation);
         let asker = Asker {
@@ -182,17 +178,22 @@ impl World {
         };
         match self.listeners.grant(asker, query) {
             Ok(granted) => {
-                let Granted { key, data, udp, .. } = &granted;
+                let Granted {
+                    key,
+                    what,
+                    data,
+                    udp,
+                } = granted;
                 self.balancer.stale = true;
-                match granted.what {
+                match what {
                     Grant::Socket(socket) => {
-                        let line = outbound::listener(&query.seq, key, data, *udp);
+                        let line = outbound::listener(&query.seq, &key, &data, udp);
                         if let Some(link) = self.links.get(&id) {
                             link.send_handle(line, socket);
                         }
                     }
                     Grant::ByHand(local) => {
-                        self.send(id, outbound::by_hand(&query.seq, key, data, local));
+                        self.send(id, outbound::by_hand(&query.seq, &key, &data, local));
                     }
                 }
                 None

@@ -25,11 +25,7 @@ use super::{
     listeners::GroupId,
     upgrade::{Fd, Packing, Unpacking},
 };
-use crate::{
-    ipc::outbound,
-    supervisor::WorkerId,
-    sys::listener,
-};
+use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
 /// Connections that a worker may have been given and not yet taken: what it is given while it is blocked waits for it.
 const UNTAKEN: u32 = 1;
@@ -170,7 +166,7 @@ impl Hands {
             if self.tended.iter().any(there) {
                 continue;
             }
-            match AsyncFd::with_interest(socket, Interest::READABLE) {
+            match listener::watch(socket) {
                 Ok(socket) => self.tended.push(Tended {
                     group,
                     seat,
@@ -233,9 +229,7 @@ impl Hands {
         let back = self.back.iter();
         HandsState {
             given,
-            back: back
-                .map(|c| (c.group, packing.carry(&c.socket)))
-                .collect(),
+            back: back.map(|c| (c.group, packing.carry(&c.socket))).collect(),
             passed: self.passed,
         }
     }
@@ -263,7 +257,9 @@ impl Hands {
             hands.given.insert(seq, (id, one));
         }
         for (group, fd) in state.back {
-            hands.back.push_back(connection(group, unpacking.shared(fd)?));
+            hands
+                .back
+                .push_back(connection(group, unpacking.shared(fd)?));
         }
         Ok(hands)
     }
@@ -309,7 +305,13 @@ impl World {
     }
 
     /// Accepts up to `most` connections that wait at a seat whose worker is slow, for others.
-    pub(super) fn relieve_seat(&mut self, group: GroupId, seat: u32, most: usize, not: &[WorkerId]) {
+    pub(super) fn relieve_seat(
+        &mut self,
+        group: GroupId,
+        seat: u32,
+        most: usize,
+        not: &[WorkerId],
+    ) {
         for _ in 0..most {
             let Some((to, key)) = self.next_hand(group, not) else {
                 return;

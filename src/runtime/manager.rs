@@ -189,7 +189,9 @@ pub(super) fn let_go(local: &Endpoint, seat: u32) {
 
 /// The seat in a name for the store.
 pub(super) fn seat_of(name: &str) -> u32 {
-    let seat = name.rsplit_once('-').and_then(|(_, seat)| seat.parse().ok());
+    let seat = name
+        .rsplit_once('-')
+        .and_then(|(_, seat)| seat.parse().ok());
     seat.unwrap_or(0)
 }
 

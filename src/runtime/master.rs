@@ -177,7 +177,11 @@ impl Master {
     fn is_due(&self) -> bool {
         let now = self.clock.now();
         self.deadline().is_some_and(|due| due <= now)
-            || self.world.endings.due().is_some_and(|due| due <= Instant::now())
+            || self
+                .world
+                .endings
+                .due()
+                .is_some_and(|due| due <= Instant::now())
     }
 
     /// One event and all that its orders bring about.

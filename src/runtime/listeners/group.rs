@@ -68,7 +68,11 @@ impl Group {
 
     /// One more that an earlier master had, unless it is a copy of one that is here.
     pub(super) fn adopt(&mut self, socket: OwnedFd) {
-        if !self.seats.iter().any(|seat| listener::is_same(seat, &socket)) {
+        if !self
+            .seats
+            .iter()
+            .any(|seat| listener::is_same(seat, &socket))
+        {
             self.order.push(self.seats.len() as u32);
             self.seats.push(Arc::new(socket));
         }

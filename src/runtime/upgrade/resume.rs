@@ -24,6 +24,7 @@ use crate::{
         clock::Clock,
         effects::World,
         endings::Endings,
+        hands::Hands,
         link::{FromLink, Link, Task, ToWorker},
         listeners::Listeners,
         shim_file::ShimFile,
@@ -164,6 +165,8 @@ pub(in crate::runtime) fn world(
         guard,
         inbox.clone(),
     );
+    world.hands = Hands::unpack(std::mem::take(&mut state.hands), unpacking)?;
+    world.balancer.stale = true;
     for state in &state.links {
         world.links.insert(state.id, link(state, inbox, unpacking)?);
     }
