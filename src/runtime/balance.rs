@@ -11,7 +11,8 @@ use super::{
     listeners::{GroupId, Holding},
 };
 use crate::{
-    balance::Seat,
+    admin::{BalanceStatus, Fairness, SlotFigures, SlotShare},
+    balance::{Seat, fairness},
     cli::Balance,
     supervisor::{Supervisor, Time, Worker, WorkerId},
 };
@@ -24,6 +25,8 @@ const LOOK_A_SEAT: Duration = Duration::from_micros(250);
 const WEIGH: Duration = Duration::from_millis(100);
 /// Looks go on for this long after the last connection that a worker told of.
 const ATTENTION: Duration = Duration::from_secs(2);
+/// So many looks in a row at which connections wait make a seat slow.
+const SLOW: u32 = 2;
 /// A beat that is late by more than this is missed.
 const LATE: Duration = Duration::from_millis(350);
 
@@ -47,6 +50,15 @@ pub(super) struct Balancer {
 }
 
 impl Balancer {
+    /// As it is in force; before the first worker is ready, as it will be.
+    fn mode(&self, configured: Balance) -> Balance {
+        if self.fit.is_empty() {
+            configured
+        } else {
+            self.mode
+        }
+    }
+
     /// When a worker's silence counts.
     pub(super) fn late_at(&self) -> Option<Time> {
         self.late_at
@@ -262,7 +274,44 @@ impl World {
         }
         self.hands.tend(seats);
     }
-}
 
-/// So many looks in a row with connections that wait make a seat slow.
-const SLOW: u32 = 2;
+    /// How evenly connections and requests are shared.
+    pub(super) fn shares(&self, figures: &[SlotFigures], supervisor: &Supervisor) -> BalanceStatus {
+        let open = |slot| {
+            let seated = supervisor.workers().filter(|w| w.slot == slot && !w.spare);
+            // Where workers do not tell at once, what they told last.
+            let told = |w: &Worker| w.beat.map_or(0, |b| b.connections);
+            let known = |w: &Worker| self.hands.known(w.id).unwrap_or_else(|| told(w));
+            seated.map(known).sum::<u64>()
+        };
+        let wanted = figures
+            .iter()
+            .filter(|f| f.slot.0 < supervisor.policy().workers);
+        let rows: Vec<_> = wanted
+            .map(|f| (f.slot, [open(f.slot), f.accepted, f.requests]))
+            .collect();
+        let column = |at: usize| -> Vec<f64> { rows.iter().map(|(_, r)| r[at] as f64).collect() };
+        let sum = |at: usize| column(at).iter().sum::<f64>();
+        let part = |of: u64, at: usize| of as f64 / sum(at).max(1.0);
+        let mode = self.balancer.mode(self.config.launch.balance);
+        BalanceStatus {
+            mode: mode.name().to_owned(),
+            fairness: Fairness {
+                connections: fairness(&column(0)),
+                accepted: fairness(&column(1)),
+                requests: fairness(&column(2)),
+            },
+            shares: rows
+                .iter()
+                .map(|(slot, [connections, accepted, requests])| SlotShare {
+                    slot: *slot,
+                    connections: *connections,
+                    accepted: part(*accepted, 1),
+                    requests: part(*requests, 2),
+                })
+                .collect(),
+            passed: self.hands.passed,
+            held: self.hands.held() as u64,
+        }
+    }
+}

@@ -107,6 +107,8 @@ pub(super) struct Hands {
     tended: Vec<Tended>,
     /// No accepting before that.
     pause: Option<Instant>,
+    /// When those that came back are tried again, whatever happens.
+    again: Option<Instant>,
     /// Connections that workers took from us.
     pub(super) passed: u64,
 }
@@ -141,6 +143,11 @@ impl Hands {
     /// Connections that are open at a worker, and how busy it is in thousandths.
     pub(super) fn load(&self, id: WorkerId) -> (u64, u32) {
         self.loads.get(&id).map_or((0, 0), |l| (l.open(), l.busy))
+    }
+
+    /// Connections that are open at a worker, if it tells at once.
+    pub(super) fn known(&self, id: WorkerId) -> Option<u64> {
+        self.loads.get(&id).map(Load::open)
     }
 
     fn load_of(&self, id: WorkerId) -> Load {
@@ -192,14 +199,13 @@ impl Hands {
 
     /// When accepting goes on, or one that came back is tried again.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.pause
+        self.pause.into_iter().chain(self.again).min()
     }
 
-    /// The pause is over, or the next one begins.
+    /// A pause that is over is none.
     pub(super) fn go_on(&mut self, now: Instant) {
-        if self.pause.is_some_and(|at| at <= now) {
-            self.pause = (!self.back.is_empty()).then(|| now + EXHAUSTED);
-        }
+        self.pause = self.pause.filter(|at| *at > now);
+        self.again = (!self.back.is_empty()).then(|| now + EXHAUSTED);
     }
 
     /// A worker is gone: what it has not taken is somebody else's.
@@ -397,7 +403,7 @@ impl World {
                 None => {
                     self.hands.back.push_back(connection);
                     let again = Instant::now() + EXHAUSTED;
-                    self.hands.pause.get_or_insert(again);
+                    self.hands.again.get_or_insert(again);
                 }
             }
         }

@@ -115,6 +115,9 @@ impl World {
 
     /// The status document.
     pub(super) fn status(&self, fleet: FleetView, supervisor: &Supervisor, now: Time) -> Status {
+        let figures = (fleet.slots.iter())
+            .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)));
+        let figures: Vec<_> = figures.collect();
         let usage = procfs::usage(Pid(std::process::id().cast_signed())).unwrap_or_default();
         Status {
             version: Status::VERSION,
@@ -136,11 +139,8 @@ impl World {
                 fds: usage.fds,
             },
             reloads: self.figures.reloads.clone(),
-            figures: fleet
-                .slots
-                .iter()
-                .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)))
-                .collect(),
+            balance: self.shares(&figures, supervisor),
+            figures,
             listeners: (self.listeners.groups())
                 .map(|(_, group)| {
                     let queue = group.queue();
@@ -148,6 +148,9 @@ impl World {
                         address: group.local.to_string(),
                         waiting: queue.map(|(waiting, _)| waiting),
                         backlog: queue.map(|(_, backlog)| backlog),
+                        seats: group.len() as u32,
+                        steering: group.steering().map(str::to_owned),
+                        weights: group.weights().to_vec(),
                     }
                 })
                 .collect(),

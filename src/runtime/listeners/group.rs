@@ -211,12 +211,12 @@ impl Group {
     }
 
     /// As status shows it.
-    pub(in crate::runtime) fn steering(&self) -> &'static str {
+    pub(in crate::runtime) fn steering(&self) -> Option<&'static str> {
         match self.steering {
-            Steering::None => "none",
-            Steering::Exact(_) => "ebpf",
-            Steering::Classic => "cbpf",
-            Steering::Hash => "hash",
+            Steering::None => None,
+            Steering::Exact(_) => Some("ebpf"),
+            Steering::Classic => Some("cbpf"),
+            Steering::Hash => Some("hash"),
         }
     }
 
