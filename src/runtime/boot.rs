@@ -31,7 +31,8 @@ use crate::{
     sys::{
         control_dir::{self, ControlError, Lock},
         guard::{self, Guard},
-        identity, inherit,
+        identity,
+        inherit::{self, Inherited},
         listener::BindError,
         spawn,
     },
@@ -107,8 +108,18 @@ impl Drop for Pidfile {
 /// # Errors
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
 pub async fn run(config: Config) -> Result<Verdict, BootError> {
+    let numbers = config.handed.iter().filter_map(|text| text.parse().ok());
+    let mut inherited = inherit::inherited(numbers);
     loop {
-        let verdict = Box::pin(run_once(config.clone())).await?;
+        let handed = if config.watch.is_some() {
+            // It may start again.
+            let again = inherited.iter().map(Inherited::again);
+            again.collect::<io::Result<_>>()
+        } else {
+            Ok(std::mem::take(&mut inherited))
+        };
+        let handed = handed.map_err(|e| BootError::System("keep the sockets", e))?;
+        let verdict = Box::pin(run_once(config.clone(), handed)).await?;
         let failed = matches!(verdict.code, ExitCode::BootFailed | ExitCode::NeverReady);
         let Some(globs) = config.watch.as_deref().filter(|_| failed) else {
             return Ok(verdict);
@@ -131,10 +142,9 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
 ///
 /// # Errors
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
-async fn run_once(config: Config) -> Result<Verdict, BootError> {
+async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, BootError> {
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
-    let inherited = inherit::inherited();
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     let release = Release::resolve(&config.launch)?;
@@ -156,6 +166,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
     let mut listeners = Listeners::new(rights);
     listeners.adopt(inherited);
+    listeners.declare_handed(&config.handed)?;
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;
     let mut hold = Hold {

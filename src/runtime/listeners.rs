@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    os::fd::OwnedFd,
+    os::fd::{OwnedFd, RawFd},
     path::PathBuf,
     sync::Arc,
 };
@@ -49,6 +49,8 @@ struct Declared {
     file: Option<Arc<SocketFile>>,
     used: bool,
     from: Source,
+    /// The descriptor as which it was handed to the master, and its name.
+    handed: Option<(RawFd, String)>,
 }
 
 /// Where a socket comes from that is there before a worker asks for it.
@@ -56,7 +58,7 @@ struct Declared {
 enum Source {
     /// `--bind`.
     Bind,
-    /// A socket unit. Its name does not count: Node compares the port that it
+    /// A socket unit. Its name counts only for `--bind fd://NAME`: Node compares the port that it
     /// asked for with the socket's (`checkBindError` in lib/net.js).
     Unit,
     /// The service manager's store: an earlier master had it.
@@ -97,6 +99,9 @@ pub(super) struct Granted {
     pub(super) udp: bool,
 }
 
+/// A socket with its address and its file.
+type Taken = (Arc<OwnedFd>, Endpoint, Option<Arc<SocketFile>>);
+
 /// All listeners, by the key that Node gives them.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -129,6 +134,7 @@ impl Listeners {
     pub(super) fn adopt(&mut self, inherited: Vec<Inherited>) {
         for Inherited {
             name,
+            number,
             socket,
             local,
         } in inherited
@@ -148,7 +154,7 @@ impl Listeners {
             if self.declared.iter().any(|d| d.local == local) {
                 continue;
             }
-            info!(address = %local, name, stored, "socket taken over from the service manager");
+            info!(address = %local, fd = number, name, stored, "socket taken over");
             let from = if stored { Source::Store } else { Source::Unit };
             self.declared.push(Declared {
                 asked: local.clone(),
@@ -157,8 +163,31 @@ impl Listeners {
                 file,
                 used: false,
                 from,
+                handed: Some((number, name)),
             });
         }
+    }
+
+    /// What `--bind fd://` names comes first, and is no less declared than an address.
+    pub(super) fn declare_handed(&mut self, wanted: &[String]) -> Result<(), BindError> {
+        for which in wanted.iter().rev() {
+            let named = |d: &mut Declared| {
+                d.handed
+                    .as_ref()
+                    .is_some_and(|(number, name)| name == which || which.parse() == Ok(*number))
+            };
+            let mut found: Vec<_> = self.declared.extract_if(.., named).collect();
+            if found.is_empty() {
+                return Err(BindError::refused(
+                    format_args!("fd://{which}"),
+                    libc::EBADF,
+                    "no listening socket was handed to rcluster under that number or name; systemd's names are those of FileDescriptorName=, or the socket unit's own",
+                ));
+            }
+            found.iter_mut().for_each(|d| d.from = Source::Bind);
+            self.declared.splice(..0, found);
+        }
+        Ok(())
     }
 
     /// Binds what `--bind` declares, unless it is there already.
@@ -182,6 +211,7 @@ impl Listeners {
                 file: file.map(Arc::new),
                 used: false,
                 from: Source::Bind,
+                handed: None,
             });
         }
         Ok(())
@@ -242,24 +272,10 @@ impl Listeners {
     }
 
     fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
-        let endpoint = endpoint(query)?;
         self.opened += 1;
-        let (socket, local, file) = match self.take_declared(&endpoint) {
-            Some(declared) => declared,
-            None if self.by_key.len() >= MAX_LISTENERS => {
-                return Err(BindError::refused(
-                    endpoint,
-                    libc::EMFILE,
-                    format!("the app has {MAX_LISTENERS} listeners already"),
-                ));
-            }
-            None => {
-                self.rights.check(&endpoint)?;
-                let bound = listener::bind(&endpoint)?;
-                manager::keep(&bound.socket, &bound.local);
-                let file = bound.file.map(Arc::new);
-                (Arc::new(bound.socket), bound.local, file)
-            }
+        let (socket, local, file) = match query.fd {
+            Some(fd) => self.take_handed(query, fd)?,
+            None => self.take_or_bind(&endpoint(query)?)?,
         };
         Ok(Listener {
             socket,
@@ -273,25 +289,57 @@ impl Listeners {
         })
     }
 
+    fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<Taken, BindError> {
+        match self.take_declared(endpoint) {
+            Some(declared) => Ok(declared),
+            None if self.by_key.len() >= MAX_LISTENERS => Err(BindError::refused(
+                endpoint,
+                libc::EMFILE,
+                format!("the app has {MAX_LISTENERS} listeners already"),
+            )),
+            None => {
+                self.rights.check(endpoint)?;
+                let bound = listener::bind(endpoint)?;
+                manager::keep(&bound.socket, &bound.local);
+                let file = bound.file.map(Arc::new);
+                Ok((Arc::new(bound.socket), bound.local, file))
+            }
+        }
+    }
+
+    /// `listen({ fd })`: the socket that was handed to the master under that number.
+    fn take_handed(&mut self, query: &Query, fd: i64) -> Result<Taken, BindError> {
+        let is_it = |d: &Declared| d.handed.as_ref().is_some_and(|(n, _)| i64::from(*n) == fd);
+        let Some(index) = self.declared.iter().position(is_it) else {
+            return Err(BindError::refused(
+                query.key(),
+                libc::EBADF,
+                "listen({fd}) is answered with a socket that was handed to rcluster under that number (by a socket unit, or --bind fd://N); there is none",
+            ));
+        };
+        Ok(self.take_at(index))
+    }
+
     /// A declared socket serves a query for its port on its address, or where
     /// one of the two says "any".
-    fn take_declared(
-        &mut self,
-        wanted: &Endpoint,
-    ) -> Option<(Arc<OwnedFd>, Endpoint, Option<Arc<SocketFile>>)> {
+    fn take_declared(&mut self, wanted: &Endpoint) -> Option<Taken> {
         let index = self.declared.iter().position(|d| d.serves(wanted))?;
+        Some(self.take_at(index))
+    }
+
+    fn take_at(&mut self, index: usize) -> Taken {
         if self.declared[index].from == Source::Store {
             // From now on it is as if the app's own listen() had bound it.
             let stored = self.declared.swap_remove(index);
-            return Some((stored.socket, stored.local, stored.file));
+            return (stored.socket, stored.local, stored.file);
         }
         let declared = &mut self.declared[index];
         declared.used = true;
-        Some((
+        (
             Arc::clone(&declared.socket),
             declared.local.clone(),
             declared.file.clone(),
-        ))
+        )
     }
 
     /// A server of a worker listens: finds the address, and repairs the backlog,
@@ -299,6 +347,7 @@ impl Listeners {
     pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<String> {
         let listener = self.by_key.values().find(|l| {
             let port_matches = l.query.port == told.port
+                || l.query.fd.is_some() && port_of(&l.local) == u16::try_from(told.port).ok()
                 || (l.query.port == 0 && port_of(&l.local) == u16::try_from(told.port).ok());
             l.holders.contains(&worker)
                 && l.query.address == told.address
@@ -382,12 +431,6 @@ fn port_of(endpoint: &Endpoint) -> Option<u16> {
 /// What a query asks for, in our terms.
 fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
     let wrong = |errno, hint: &str| BindError::refused(query.key(), errno, hint);
-    if query.fd.is_some() {
-        return Err(wrong(
-            libc::EBADF,
-            "listen({fd}) names a descriptor of the worker; the master has none under that number",
-        ));
-    }
     if query.address_type == AddressType::Unix {
         let path = query.address.as_deref().unwrap_or("");
         // Node makes every path absolute first, an abstract name too: `cwd/\0name`

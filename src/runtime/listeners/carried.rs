@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Declared, Listener, Listeners, Source};
+use super::{Declared, Listener, Listeners, Source, Taken};
 use crate::{
     ipc::Query,
     runtime::{
@@ -58,10 +58,9 @@ struct DeclaredState {
     asked: Endpoint,
     used: bool,
     from: Source,
+    #[serde(default)]
+    handed: Option<(RawFd, String)>,
 }
-
-/// A socket with its address and its file, shared by those who name it.
-type Shared = (Arc<OwnedFd>, Endpoint, Option<Arc<SocketFile>>);
 
 /// Sockets in the order in which they were first met.
 #[derive(Default)]
@@ -108,6 +107,7 @@ impl Listeners {
             asked: d.asked.clone(),
             used: d.used,
             from: d.from,
+            handed: d.handed.clone(),
         });
         let declared = declared.collect();
         ListenersState {
@@ -131,7 +131,7 @@ impl Listeners {
             let file = s.file.map(SocketFile::resume).map(Arc::new);
             Ok((unpacking.shared(s.fd)?, s.local, file))
         });
-        let sockets: Vec<Shared> = sockets.collect::<io::Result<_>>()?;
+        let sockets: Vec<Taken> = sockets.collect::<io::Result<_>>()?;
         let shared = |index: usize| {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, "a socket is missing");
             sockets.get(index).cloned().ok_or_else(missing)
@@ -160,6 +160,7 @@ impl Listeners {
                 file,
                 used: d.used,
                 from: d.from,
+                handed: d.handed,
             })
         });
         Ok(Self {
