@@ -55,7 +55,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N|auto", env = "RCLUSTER_WORKERS")]
     pub workers: Option<String>,
 
-    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
+    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT, unix:PATH, or fd://N or fd://NAME for a socket that was handed over; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
     #[arg(short, long, value_name = "ADDR")]
     pub bind: Vec<String>,
 

@@ -73,6 +73,9 @@ pub struct Config {
     pub launch: Launch,
     /// What to bind before the first worker starts.
     pub binds: Vec<Endpoint>,
+    /// Which of the sockets that were handed to the master are declared: numbers or names.
+    #[serde(default)]
+    pub handed: Vec<String>,
     /// The master's name.
     pub name: String,
     /// Path of the control socket.
@@ -115,8 +118,10 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] for the first thing that is wrong.
     pub fn new(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
+        let (binds, handed) = bind::binds(args, pwd)?;
         let config = Self {
-            binds: bind::all(args, pwd)?,
+            binds,
+            handed,
             identity: Identity::find(args.host.user.as_deref(), args.host.group.as_deref())?,
             ..Self::again(args, pwd)?
         };
@@ -225,6 +230,7 @@ impl Config {
             policy,
             launch,
             binds: vec![],
+            handed: vec![],
             name,
             control,
             control_is_default,

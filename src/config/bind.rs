@@ -1,4 +1,4 @@
-//! Addresses of `--bind`.
+//! `--bind`.
 
 use std::{
     fmt,
@@ -10,11 +10,14 @@ use std::{
 use super::{ConfigError, absolute};
 use crate::{cli::RunArgs, sys::listener::Endpoint};
 
-/// What `--bind` or its variable says.
+/// Addresses to bind, and sockets that somebody else has bound (`fd://`).
 ///
 /// # Errors
-/// [`ConfigError::Bind`] for the first address that is none.
-pub(super) fn all(args: &RunArgs, pwd: &Path) -> Result<Vec<Endpoint>, ConfigError> {
+/// [`ConfigError::Bind`].
+pub(super) fn binds(
+    args: &RunArgs,
+    pwd: &Path,
+) -> Result<(Vec<Endpoint>, Vec<String>), ConfigError> {
     let texts: Vec<String> = if args.bind.is_empty() {
         let env = std::env::var("RCLUSTER_BIND").unwrap_or_default();
         env.split(',')
@@ -25,10 +28,29 @@ pub(super) fn all(args: &RunArgs, pwd: &Path) -> Result<Vec<Endpoint>, ConfigErr
     } else {
         args.bind.clone()
     };
-    texts.iter().map(|text| one(text, pwd)).collect()
+    let (mut binds, mut handed) = (vec![], vec![]);
+    for text in &texts {
+        match text.strip_prefix("fd://") {
+            Some(which) => handed.push(which_fd(text, which)?),
+            None => binds.push(bind(text, pwd)?),
+        }
+    }
+    Ok((binds, handed))
 }
 
-fn one(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
+/// A number from 3 on, or a name as `FileDescriptorName=` allows it (systemd.socket(5)).
+fn which_fd(text: &str, which: &str) -> Result<String, ConfigError> {
+    let named = which.parse::<i64>().is_err()
+        && (1..=255).contains(&which.len())
+        && which.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    if named || which.parse::<i32>().is_ok_and(|number| number >= 3) {
+        return Ok(which.to_owned());
+    }
+    let why = format!("`{which}` is neither a descriptor from 3 on nor a socket's name");
+    Err(ConfigError::Bind(text.to_owned(), why))
+}
+
+fn bind(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
     let wrong = |why: &dyn fmt::Display| ConfigError::Bind(text.to_owned(), why.to_string());
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.strip_prefix('@') {
@@ -90,7 +112,7 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let show = |text: &str| match one(text, Path::new("/srv")) {
+        let show = |text: &str| match bind(text, Path::new("/srv")) {
             Ok(endpoint) => endpoint.to_string(),
             Err(error) => format!("{error}"),
         };
@@ -100,6 +122,12 @@ mod tests {
         assert_eq!(show("[::1]:0"), "[::1]:0");
         assert_eq!(show("unix:run/x.sock"), "unix:/srv/run/x.sock");
         assert_eq!(show("unix:@x"), "unix:@x");
+        let fd = |text: &str| which_fd(text, &text[5..]).map_err(|e| e.to_string());
+        assert_eq!(fd("fd://3").unwrap(), "3");
+        assert_eq!(fd("fd://shop.socket").unwrap(), "shop.socket");
+        for wrong in ["fd://", "fd://2", "fd://-1", "fd://a:b", "fd://99999999999"] {
+            assert!(fd(wrong).unwrap_err().contains("or fd://"), "{wrong}");
+        }
         for wrong in ["unix:", "::1:80", "host", "1.2.3.4:65536", "1.2.3.4:"] {
             assert!(show(wrong).contains("write HOST:PORT"), "{wrong}");
         }

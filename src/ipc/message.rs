@@ -35,6 +35,7 @@ impl AddressType {
             (Some(4), _) => Some(Self::Tcp4),
             (Some(6), _) => Some(Self::Tcp6),
             (Some(-1), _) => Some(Self::Unix),
+            (None, None) if value.is_null() => Some(Self::Tcp4), // listen({ fd })
             (_, Some("udp4")) => Some(Self::Udp4),
             (_, Some("udp6")) => Some(Self::Udp6),
             _ => None,

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{OwnedFd, RawFd},
     sync::Arc,
 };
 
@@ -63,6 +63,8 @@ struct Declared {
     group: GroupId,
     used: bool,
     from: Source,
+    /// The descriptor as which it was handed to the master, and its name.
+    handed: Option<(RawFd, String)>,
 }
 
 /// Where a socket comes from that is there before a worker asks for it.
@@ -70,7 +72,7 @@ struct Declared {
 enum Source {
     /// `--bind`.
     Bind,
-    /// A socket unit. Its name does not count: Node compares the port that it
+    /// A socket unit. Its name counts only for `--bind fd://NAME`: Node compares the port that it
     /// asked for with the socket's (`checkBindError` in lib/net.js).
     Unit,
     /// The service manager's store: an earlier master had it.
@@ -173,6 +175,7 @@ impl Listeners {
         inherited.sort_by_key(|i| manager::is_stored(&i.name).then(|| manager::seat_of(&i.name)));
         for Inherited {
             name,
+            number,
             socket,
             local,
         } in inherited
@@ -196,7 +199,7 @@ impl Listeners {
                 }
                 continue;
             }
-            info!(address = %local, name, stored, "socket taken over from the service manager");
+            info!(address = %local, fd = number, name, stored, "socket taken over");
             let from = if stored { Source::Store } else { Source::Unit };
             let group = self.add(Group::new(socket, local.clone(), file));
             self.declared.push(Declared {
@@ -205,8 +208,31 @@ impl Listeners {
                 group,
                 used: false,
                 from,
+                handed: Some((number, name)),
             });
         }
+    }
+
+    /// What `--bind fd://` names comes first, and is no less declared than an address.
+    pub(super) fn declare_handed(&mut self, wanted: &[String]) -> Result<(), BindError> {
+        for which in wanted.iter().rev() {
+            let named = |d: &mut Declared| {
+                d.handed
+                    .as_ref()
+                    .is_some_and(|(number, name)| name == which || which.parse() == Ok(*number))
+            };
+            let mut found: Vec<_> = self.declared.extract_if(.., named).collect();
+            if found.is_empty() {
+                return Err(BindError::refused(
+                    format_args!("fd://{which}"),
+                    libc::EBADF,
+                    "no listening socket was handed to rcluster under that number or name; systemd's names are those of FileDescriptorName=, or the socket unit's own",
+                ));
+            }
+            found.iter_mut().for_each(|d| d.from = Source::Bind);
+            self.declared.splice(..0, found);
+        }
+        Ok(())
     }
 
     /// Binds what `--bind` declares, unless it is there already.
@@ -226,6 +252,7 @@ impl Listeners {
                 group,
                 used: false,
                 from: Source::Bind,
+                handed: None,
             });
         }
         Ok(())
@@ -308,21 +335,9 @@ impl Listeners {
     }
 
     fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
-        let endpoint = asked::endpoint(query)?;
-        let group = match self.take_declared(&endpoint) {
-            Some(declared) => declared,
-            None if self.by_key.len() >= MAX_LISTENERS => {
-                return Err(BindError::refused(
-                    endpoint,
-                    libc::EMFILE,
-                    format!("the app has {MAX_LISTENERS} listeners already"),
-                ));
-            }
-            None => {
-                self.rights.check(&endpoint)?;
-                let bound = listener::bind(&endpoint, self.backlog)?;
-                self.open_group(bound)
-            }
+        let group = match query.fd {
+            Some(fd) => self.take_handed(query, fd)?,
+            None => self.take_or_bind(&asked::endpoint(query)?)?,
         };
         self.opened += 1;
         Ok(Listener {
@@ -335,17 +350,50 @@ impl Listeners {
         })
     }
 
+    fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<GroupId, BindError> {
+        match self.take_declared(endpoint) {
+            Some(declared) => Ok(declared),
+            None if self.by_key.len() >= MAX_LISTENERS => Err(BindError::refused(
+                endpoint,
+                libc::EMFILE,
+                format!("the app has {MAX_LISTENERS} listeners already"),
+            )),
+            None => {
+                self.rights.check(endpoint)?;
+                let bound = listener::bind(endpoint, self.backlog)?;
+                Ok(self.open_group(bound))
+            }
+        }
+    }
+
+    /// `listen({ fd })`: the socket that was handed to the master under that number.
+    fn take_handed(&mut self, query: &Query, fd: i64) -> Result<GroupId, BindError> {
+        let is_it = |d: &Declared| d.handed.as_ref().is_some_and(|(n, _)| i64::from(*n) == fd);
+        let Some(index) = self.declared.iter().position(is_it) else {
+            return Err(BindError::refused(
+                query.key(),
+                libc::EBADF,
+                "listen({fd}) is answered with a socket that was handed to rcluster under that number (by a socket unit, or --bind fd://N); there is none",
+            ));
+        };
+        Ok(self.take_at(index))
+    }
+
     /// A declared socket serves a query for its port on its address, or where
     /// one of the two says "any".
     fn take_declared(&mut self, wanted: &Endpoint) -> Option<GroupId> {
         let index = self.declared.iter().position(|d| d.serves(wanted))?;
+        Some(self.take_at(index))
+    }
+
+    fn take_at(&mut self, index: usize) -> GroupId {
         if self.declared[index].from == Source::Store {
             // From now on it is as if the app's own listen() had bound it.
-            return Some(self.declared.swap_remove(index).group);
+            return self.declared.swap_remove(index).group;
         }
         let declared = &mut self.declared[index];
         declared.used = true;
-        Some(declared.group)
+        declared.group
     }
 
     /// A server of a worker listens: finds the address, and repairs the backlog,
@@ -355,7 +403,7 @@ impl Listeners {
         let listener = self.by_key.values().find(|l| {
             let port = |group: &Group| port_of(&group.local);
             let port_matches = l.query.port == told.port
-                || (l.query.port == 0
+                || ((l.query.port == 0 || l.query.fd.is_some())
                     && groups.get(&l.group).and_then(port) == u16::try_from(told.port).ok());
             l.holders.contains_key(&worker)
                 && l.query.address == told.address

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::{effects::World, report};
@@ -36,7 +37,39 @@ pub(super) struct Bus {
     pub(super) now: Time,
 }
 
+/// What of a [`Bus`] outlives the program: ids and numbers go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BusState {
+    run: String,
+    started_unix_ms: u64,
+    told: u64,
+}
+
 impl Bus {
+    /// Written out.
+    pub(super) fn state(&self) -> BusState {
+        BusState {
+            run: self.run.clone(),
+            started_unix_ms: self.started_unix_ms,
+            told: self.told,
+        }
+    }
+
+    /// Read back; nobody reads it yet.
+    pub(super) fn resume(state: BusState) -> Self {
+        let BusState {
+            run,
+            started_unix_ms,
+            told,
+        } = state;
+        Self {
+            run,
+            started_unix_ms,
+            told,
+            ..Self::new()
+        }
+    }
+
     pub(super) fn new() -> Self {
         Self {
             readers: broadcast::Sender::new(BEHIND),

@@ -10,12 +10,6 @@ use crate::{
 /// What a query asks for, in our terms.
 pub(super) fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
     let wrong = |errno, hint: &str| BindError::refused(query.key(), errno, hint);
-    if query.fd.is_some() {
-        return Err(wrong(
-            libc::EBADF,
-            "listen({fd}) names a descriptor of the worker; the master has none under that number",
-        ));
-    }
     if query.address_type == AddressType::Unix {
         let path = query.address.as_deref().unwrap_or("");
         // Node makes every path absolute first, an abstract name too: `cwd/\0name`

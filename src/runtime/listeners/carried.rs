@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    os::fd::RawFd,
 };
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,8 @@ struct DeclaredState {
     asked: Endpoint,
     used: bool,
     from: Source,
+    #[serde(default)]
+    handed: Option<(RawFd, String)>,
 }
 
 impl ListenersState {
@@ -118,6 +121,7 @@ impl Listeners {
             asked: d.asked.clone(),
             used: d.used,
             from: d.from,
+            handed: d.handed.clone(),
         });
         ListenersState {
             sockets,
@@ -187,6 +191,7 @@ impl Listeners {
                 group,
                 used: d.used,
                 from: d.from,
+                handed: d.handed,
             });
         }
         Ok(all)

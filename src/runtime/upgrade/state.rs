@@ -12,12 +12,13 @@ use thiserror::Error;
 
 use super::Fd;
 use crate::{
-    admin::UpgradeView,
+    admin::{Token, UpgradeView},
     config::Config,
     ipc::{Channel, LineDecoder, Outgoing, Query},
+    logs::{Begun, Kept},
     runtime::{
-        hands::HandsState, listeners::ListenersState, release::Release, reread::Reread,
-        senses::OomCounter, shim_file::ShimState,
+        figures::FiguresState, hands::HandsState, listeners::ListenersState, overview::BusState,
+        release::Release, reread::Reread, senses::OomCounter, shim_file::ShimState,
     },
     supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
 };
@@ -148,6 +149,31 @@ pub(in crate::runtime) struct GuardState {
     pub(super) pipe: Fd,
 }
 
+/// `--admin`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct AdminState {
+    pub(super) listener: Fd,
+    #[serde(default)]
+    pub(super) token: Option<Token>,
+}
+
+/// One stream of one worker, with what was read of a line that has not ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct StreamState {
+    pub(super) pipe: Fd,
+    #[serde(flatten)]
+    pub(super) begun: Begun,
+}
+
+/// What workers print, where it passes through the master.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct LogState {
+    /// The last lines of each slot.
+    #[serde(default)]
+    pub(super) kept: Vec<Kept>,
+    pub(super) streams: Vec<StreamState>,
+}
+
 /// All of a master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::runtime) struct State {
@@ -181,6 +207,15 @@ pub(in crate::runtime) struct State {
     /// Whether the pid file is there.
     #[serde(default)]
     pub(super) pidfile: bool,
+    #[serde(default)]
+    pub(super) admin: Option<AdminState>,
+    /// What is counted.
+    #[serde(default)]
+    pub(super) figures: FiguresState,
+    #[serde(default)]
+    pub(super) bus: Option<BusState>,
+    #[serde(default)]
+    pub(super) logs: Option<LogState>,
     /// The binary that the next upgrade takes unless it is told another.
     pub(in crate::runtime) program: PathBuf,
     /// The path of the program that replaced the one before; its attempt's number is in `upgrade`.
