@@ -180,7 +180,7 @@ pub enum Command {
     Top(TopArgs),
     /// Print what happens as it happens, one line a transition.
     Events(EventsArgs),
-    /// List this user's masters.
+    /// List the masters of this host: this user's, for root everybody's.
     Ls(LsArgs),
     /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
     Scale(ScaleArgs),

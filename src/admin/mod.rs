@@ -17,7 +17,7 @@ mod types;
 
 pub use access::{Token, TokenError};
 pub use balance::{BalanceStatus, Fairness, SlotShare};
-pub use client::{Client, ClientError, find_masters};
+pub use client::{Client, ClientError, all_masters};
 pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigures};
 pub use routes::{Api, SocketFile};
 pub use server::{serve, serve_tcp};

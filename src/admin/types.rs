@@ -88,11 +88,14 @@ impl ScaleWish {
                 Policy::MAX_WORKERS
             )
         };
+        // Rust reads a sign there, and zeros before the number, too.
+        let plain = |n: &str| {
+            let digits = n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit());
+            digits && (n == "0" || !n.starts_with('0'))
+        };
         let by = |n: &str| {
-            n.parse::<u32>()
-                .ok()
-                .and_then(|n| i32::try_from(n).ok())
-                .ok_or_else(wrong)
+            let n = n.parse::<i32>().ok().filter(|_| plain(n));
+            n.ok_or_else(wrong)
         };
         if text == "auto" {
             Ok(Scale::To(crate::config::cpus()))
@@ -104,7 +107,7 @@ impl ScaleWish {
             let to = text
                 .parse()
                 .ok()
-                .filter(|n| (1..=Policy::MAX_WORKERS).contains(n));
+                .filter(|n| plain(text) && (1..=Policy::MAX_WORKERS).contains(n));
             to.map(Scale::To).ok_or_else(wrong)
         }
     }
@@ -154,6 +157,9 @@ pub struct ListenerStatus {
     /// How much of what comes each of them is to get, in proportion.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<u32>,
+    /// TCP: connections that it could not take since it was opened: its queue was full, or memory short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u32>,
 }
 
 /// One thing that happened, as `GET /v1/events` tells it.

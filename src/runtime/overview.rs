@@ -184,6 +184,7 @@ impl World {
                         seats: group.len() as u32,
                         steering: group.steering().map(str::to_owned),
                         weights: group.weights().to_vec(),
+                        dropped: queue.and_then(|_| group.dropped()),
                     }
                 })
                 .collect(),

@@ -463,6 +463,26 @@ pub fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
     inode(one).is_some() && inode(one) == inode(other)
 }
 
+/// Connections that a TCP listener could not take since it was opened: its queue was full, or memory short
+/// (`SK_MEMINFO_DROPS` of `SO_MEMINFO`, `sk_drops` in the kernel). It wraps at 2^32.
+pub fn dropped(socket: &OwnedFd) -> Option<u32> {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS, linux/sock_diag.h
+    let mut info = [0u32; DROPS + 1];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which both live for the call.
+    #[expect(unsafe_code)]
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && length as usize == size_of_val(&info)).then_some(info[DROPS])
+}
+
 /// The index of a network interface, for an address such as `fe80::1%eth0`.
 pub fn interface_index(name: &str) -> Option<u32> {
     name.parse()

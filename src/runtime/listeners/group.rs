@@ -301,6 +301,12 @@ impl Group {
         })
     }
 
+    /// Connections that it could not take since it was opened, all seats together; wraps at 2^32.
+    pub(in crate::runtime) fn dropped(&self) -> Option<u32> {
+        let mut drops = self.seats.iter().map(|s| listener::dropped(s));
+        drops.try_fold(0, |sum: u32, drops| drops.map(|n| sum.wrapping_add(n)))
+    }
+
     /// Connections that wait at one seat.
     pub(in crate::runtime) fn waiting(&self, seat: u32) -> u32 {
         let queue = self.socket(seat).and_then(|s| listener::accept_queue(s));
