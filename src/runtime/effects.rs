@@ -21,6 +21,7 @@ use super::{
     release::Release,
     reread::Reread,
     senses::OomCounter,
+    sentries::Sentries,
     shim_file::ShimFile,
 };
 use crate::{
@@ -57,6 +58,7 @@ pub(super) struct World {
     pub(super) logs: Option<Arc<Logs>>,
     pub(super) links: HashMap<WorkerId, Link>,
     pub(super) listeners: Listeners,
+    sentries: Sentries,
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
@@ -103,6 +105,7 @@ impl World {
             logs: None,
             links: HashMap::new(),
             listeners,
+            sentries: Sentries::default(),
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),
@@ -225,6 +228,7 @@ impl World {
 
     /// Takes over what the supervisor wants from now on.
     pub(super) fn follow(&mut self, policy: &Policy) {
+        self.sentries.follow(self.listeners.streams());
         if self.config.policy == *policy {
             return;
         }
@@ -382,6 +386,7 @@ impl World {
     /// Lets go of everything, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
         self.listeners = Listeners::default();
+        self.sentries.follow(self.listeners.streams());
         if let Some(guard) = self.guard.take() {
             guard.finish();
         }

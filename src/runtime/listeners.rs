@@ -358,6 +358,16 @@ impl Listeners {
         gone.iter().map(ToString::to_string).collect()
     }
 
+    /// The sockets that listen; one that has several names more than once.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
+        let is_udp = |local: &Endpoint| matches!(local, Endpoint::Udp { .. });
+        let declared = self.declared.iter().map(|d| (&d.local, &d.socket));
+        let asked = self.by_key.values().map(|l| (&l.local, &l.socket));
+        let all = declared.chain(asked);
+        all.filter(move |(local, _)| !is_udp(local))
+            .map(|(_, socket)| socket)
+    }
+
     /// Addresses, each once, with their sockets.
     pub(super) fn addresses(&self) -> BTreeMap<String, Arc<OwnedFd>> {
         let declared = self.declared.iter().map(|d| (&d.local, &d.socket));

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod control_dir;
 pub mod fd_pass;
 pub mod guard;
+pub mod hang_up;
 pub mod handover;
 pub mod identity;
 pub mod inherit;
