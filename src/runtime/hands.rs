@@ -51,7 +51,7 @@ struct Connection {
 struct Tended {
     group: GroupId,
     seat: u32,
-    socket: AsyncFd<Arc<OwnedFd>>,
+    socket: AsyncFd<OwnedFd>,
 }
 
 /// What is known of a worker's connections.
@@ -173,7 +173,7 @@ impl Hands {
             if self.tended.iter().any(there) {
                 continue;
             }
-            match listener::watch(socket) {
+            match listener::watch(&socket) {
                 Ok(socket) => self.tended.push(Tended {
                     group,
                     seat,

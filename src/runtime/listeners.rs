@@ -468,6 +468,20 @@ impl Listeners {
         gone.iter().map(|group| group.local.to_string()).collect()
     }
 
+    /// The sockets that listen.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
+        let is_udp = |local: &Endpoint| matches!(local, Endpoint::Udp { .. });
+        let streams = self.groups.values().filter(move |g| !is_udp(&g.local));
+        streams.flat_map(|group| group.seats.iter())
+    }
+
+    /// A socket that somebody had shut down listens again.
+    pub(super) fn reopened(&mut self, socket: RawFd) {
+        for group in self.groups.values_mut() {
+            group.reopened(socket);
+        }
+    }
+
     /// Whether all workers accept from one socket, everywhere.
     pub(super) fn are_plain(&self) -> bool {
         let plain = |how: &Holding| *how == Holding::Seat(0);

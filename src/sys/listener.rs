@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
             fs::{FileTypeExt, MetadataExt},
             net::UnixStream,
@@ -430,6 +430,26 @@ pub fn relisten(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Lets a socket listen again that somebody has shut down.
+///
+/// # Errors
+/// The errno of `listen(2)`; `ESHUTDOWN` where that does not undo it, as for a Unix socket.
+pub fn reopen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
+    relisten(socket, backlog)?;
+    let mut look = [nix::poll::PollFd::new(
+        socket.as_fd(),
+        nix::poll::PollFlags::empty(),
+    )];
+    nix::poll::poll(&mut look, nix::poll::PollTimeout::ZERO)?;
+    let ended = look[0]
+        .revents()
+        .is_some_and(|r| r.intersects(nix::poll::PollFlags::POLLHUP));
+    if ended {
+        return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
+    }
+    Ok(())
 }
 
 /// Connections that wait to be accepted on a TCP listener, and how many may: `tcpi_unacked` and `tcpi_sacked`

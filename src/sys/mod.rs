@@ -8,6 +8,7 @@ pub mod control_dir;
 pub mod fd_pass;
 pub mod guard;
 pub mod handover;
+pub mod hang_up;
 pub mod identity;
 pub mod inherit;
 pub mod limits;

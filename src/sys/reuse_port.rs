@@ -7,7 +7,6 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    sync::Arc,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -108,14 +107,15 @@ pub fn is_listening(socket: &OwnedFd) -> bool {
     nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::AcceptConn).unwrap_or(false)
 }
 
-/// Tells when a connection waits.
+/// Tells when a connection waits. By a copy of the descriptor: the same one can be watched for one thing only.
 ///
 /// # Errors
-/// The errno of `epoll_ctl(2)`.
-pub fn watch(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: the descriptor is closed with the last Arc, one of which lives in the AsyncFd.
+/// The errno of `dup(2)` or `epoll_ctl(2)`.
+pub fn watch(socket: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let copy = socket.try_clone()?;
+    // SAFETY: the descriptor lives in the AsyncFd and nowhere else.
     #[expect(unsafe_code)]
-    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    let watched = unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) };
     Ok(watched?)
 }
 
