@@ -17,6 +17,7 @@ pub mod log_pipe;
 pub mod process;
 pub mod procfs;
 pub mod reuse_port;
+pub mod socket_file;
 pub mod spawn;
 pub mod steer;
 pub mod terminal;

@@ -186,7 +186,9 @@ impl Group {
         if let Some(mut weights) = weights {
             if mode == Balance::SourceIp {
                 // By address it only counts who is there at all.
-                weights.iter_mut().for_each(|w| *w = u32::from(*w > 0));
+                for weight in &mut weights {
+                    *weight = u32::from(*weight > 0);
+                }
             }
             if weights != self.weights {
                 self.weights = weights;
