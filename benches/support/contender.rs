@@ -400,7 +400,7 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 }
 
 /// Lines of a pipe with the time at which each came, up to the line `end`.
-fn lines_of(pipe: File) -> Receiver<(Instant, String)> {
+pub(crate) fn lines_of(pipe: File) -> Receiver<(Instant, String)> {
     let (send, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {

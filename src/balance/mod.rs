@@ -6,3 +6,6 @@
 pub mod cbpf;
 pub mod ebpf;
 pub mod policy;
+
+pub use cbpf::{Program, TooLong};
+pub use policy::{Seat, Weigher, buckets, fairness, schedule};

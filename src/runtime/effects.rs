@@ -12,8 +12,10 @@ use tokio::sync::{mpsc::Sender, oneshot};
 use tracing::{debug, info, warn};
 
 use super::{
+    balance::Balancer,
     endings::Endings,
     figures::Figures,
+    hands::Hands,
     link::{FromLink, Link},
     listeners::Listeners,
     master::Verdict,
@@ -57,6 +59,8 @@ pub(super) struct World {
     pub(super) logs: Option<Arc<Logs>>,
     pub(super) links: HashMap<WorkerId, Link>,
     pub(super) listeners: Listeners,
+    pub(super) hands: Hands,
+    pub(super) balancer: Balancer,
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
@@ -67,7 +71,7 @@ pub(super) struct World {
     pub(super) configured: Option<Event>,
     pub(super) reread: Reread,
     pub(super) oom: OomCounter,
-    /// Health checks so far: their `seq`.
+    /// Connections that were given to workers so far, by `seq`; health checks too.
     pub(super) probes: u64,
     /// A stop was asked for, although it may not have begun yet.
     pub(super) leaving: bool,
@@ -103,6 +107,8 @@ impl World {
             logs: None,
             links: HashMap::new(),
             listeners,
+            hands: Hands::default(),
+            balancer: Balancer::default(),
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),
@@ -174,6 +180,7 @@ impl World {
             }
             Action::Retire { keep } => {
                 self.releases.retain(|g, _| keep.contains(g));
+                self.balancer.stale = true;
                 for address in self.listeners.retire(supervisor.generation()) {
                     info!(
                         address,
@@ -246,10 +253,10 @@ impl World {
     }
 
     fn open_gate(&mut self, id: WorkerId, supervisor: &Supervisor) -> Option<Event> {
-        let generation = supervisor.worker(id)?.generation;
+        let worker = supervisor.worker(id)?;
         let mut failed = None;
         for query in self.withheld.remove(&id).unwrap_or_default() {
-            failed = failed.or(self.answer(id, generation, &query));
+            failed = failed.or(self.answer(worker, &query));
         }
         failed.map(|fact| Event::Worker { id, fact })
     }
@@ -303,6 +310,7 @@ impl World {
         self.withheld.remove(&id);
         self.refused.retain(|(worker, _)| *worker != id);
         self.listeners.forget(id);
+        self.forget_hands(id);
     }
 
     pub(super) fn restart_guard(&mut self) {
@@ -381,6 +389,7 @@ impl World {
 
     /// Lets go of everything, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
+        self.hands.drop_all();
         self.listeners = Listeners::default();
         if let Some(guard) = self.guard.take() {
             guard.finish();

@@ -341,6 +341,7 @@ impl Task {
             | Inbound::Close(_)
             | Inbound::ExitedAfterDisconnect(_)
             | Inbound::Shim(_)
+            | Inbound::Connection { .. }
             | Inbound::Ready) => {
                 self.tell(FromLink::Message(message)).await;
                 None

@@ -16,10 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-pub use super::reuse_port::{accept, bind_shared_port, has_reuse_port, is_listening, join};
-
-/// Backlog that the master asks for; the kernel cuts it to `net.core.somaxconn`.
-pub const BACKLOG: i32 = 4096;
+pub use super::reuse_port::{accept, bind_shared_port, has_reuse_port, is_listening, join, watch};
 
 /// Where to bind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,7 +166,7 @@ pub const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 ///
 /// # Errors
 /// The errno of `socket(2)`, `bind(2)` or `listen(2)`; `ENAMETOOLONG` for a path that does not fit.
-pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
+pub fn bind(endpoint: &Endpoint, backlog: i32) -> Result<Bound, BindError> {
     let bound = match endpoint {
         Endpoint::Tcp {
             ip: None,
@@ -179,15 +176,17 @@ pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
         } => {
             // As `createServerHandle` in Node's lib/net.js: `::` first, then IPv4.
             let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port);
-            bind_tcp(v6, *v6_only)
-                .or_else(|_| bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port), false))
+            bind_tcp(v6, *v6_only, backlog).or_else(|_| {
+                let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port);
+                bind_tcp(v4, false, backlog)
+            })
         }
         Endpoint::Tcp {
             ip: Some(ip),
             scope,
             port,
             v6_only,
-        } => bind_tcp(with_scope(*ip, *port, *scope), *v6_only),
+        } => bind_tcp(with_scope(*ip, *port, *scope), *v6_only, backlog),
         Endpoint::Udp {
             ip,
             scope,
@@ -195,8 +194,8 @@ pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
             v6_only,
             reuse_addr,
         } => bind_udp(with_scope(*ip, *port, *scope), *v6_only, *reuse_addr),
-        Endpoint::Path(path) => bind_path(path),
-        Endpoint::Abstract(name) => bind_abstract(name),
+        Endpoint::Path(path) => bind_path(path, backlog),
+        Endpoint::Abstract(name) => bind_abstract(name, backlog),
     };
     bound.map_err(|error| BindError::new(endpoint, &error))
 }
@@ -208,9 +207,9 @@ pub(super) fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
     }
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Bound> {
+fn bind_tcp(address: SocketAddr, v6_only: bool, backlog: i32) -> io::Result<Bound> {
     let socket = bound_tcp(address, v6_only)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     listening_tcp(socket, v6_only)
 }
 
@@ -287,7 +286,7 @@ fn scope_of(address: &SocketAddr) -> u32 {
     }
 }
 
-fn bind_path(path: &Path) -> io::Result<Bound> {
+fn bind_path(path: &Path, backlog: i32) -> io::Result<Bound> {
     if path.as_os_str().len() > MAX_PATH {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
@@ -301,7 +300,7 @@ fn bind_path(path: &Path) -> io::Result<Bound> {
         }
         other => other?,
     }
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     Ok(Bound {
         socket: socket.into(),
         local: Endpoint::Path(path.to_owned()),
@@ -398,13 +397,13 @@ pub fn is_stale(path: &Path) -> bool {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
+fn bind_abstract(name: &[u8], backlog: i32) -> io::Result<Bound> {
     use std::os::{linux::net::SocketAddrExt, unix::net};
     let address = net::SocketAddr::from_abstract_name(name)?;
     let listener = net::UnixListener::bind_addr(&address)?;
     listener.set_nonblocking(true)?;
     let socket = OwnedFd::from(listener);
-    relisten(&socket)?;
+    relisten(&socket, backlog)?;
     Ok(Bound {
         socket,
         local: Endpoint::Abstract(name.to_owned()),
@@ -413,7 +412,7 @@ fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn bind_abstract(_name: &[u8]) -> io::Result<Bound> {
+fn bind_abstract(_name: &[u8], _backlog: i32) -> io::Result<Bound> {
     Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
@@ -422,10 +421,10 @@ fn bind_abstract(_name: &[u8]) -> io::Result<Bound> {
 ///
 /// # Errors
 /// The errno of `listen(2)`.
-pub fn relisten(socket: &OwnedFd) -> io::Result<()> {
+pub fn relisten(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     // SAFETY: listen(2) takes no pointer; the descriptor is open for as long as the reference lives.
     #[expect(unsafe_code)]
-    let result = unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) };
+    let result = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if result == 0 {
         Ok(())
     } else {
@@ -453,6 +452,35 @@ pub fn accept_queue(socket: &OwnedFd) -> Option<(u32, u32)> {
     };
     let listens = result == 0 && info.tcpi_state == 10; // TCP_LISTEN
     listens.then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+/// Whether two descriptors are of one socket.
+pub fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let inode = |fd: &OwnedFd| {
+        let stat = nix::sys::stat::fstat(fd).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    inode(one).is_some() && inode(one) == inode(other)
+}
+
+/// Connections that a TCP listener could not take since it was opened: its queue was full, or memory short
+/// (`SK_MEMINFO_DROPS` of `SO_MEMINFO`, `sk_drops` in the kernel). It wraps at 2^32.
+pub fn dropped(socket: &OwnedFd) -> Option<u32> {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS, linux/sock_diag.h
+    let mut info = [0u32; DROPS + 1];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which both live for the call.
+    #[expect(unsafe_code)]
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && length as usize == size_of_val(&info)).then_some(info[DROPS])
 }
 
 /// The index of a network interface, for an address such as `fe80::1%eth0`.

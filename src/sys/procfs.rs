@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -154,6 +154,19 @@ pub fn listen_overflows() -> Option<u64> {
         .split_ascii_whitespace()
         .position(|n| n == "ListenOverflows")?;
     values.split_ascii_whitespace().nth(at)?.parse().ok()
+}
+
+/// Paths of Unix sockets that somebody listens on, in the whole network namespace (`/proc/net/unix`).
+pub fn unix_listeners() -> BTreeSet<PathBuf> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let listens = |line: &str| {
+        // Address, references, protocol, flags (1 << 16 is __SO_ACCEPTCON), type, state, inode, path.
+        let mut fields = line.splitn(8, ' ').map(str::trim);
+        let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+        let at = line.find(" /")?;
+        (flags & (1 << 16) != 0).then(|| PathBuf::from(&line[at + 1..]))
+    };
+    text.lines().filter_map(listens).collect()
 }
 
 fn descriptors(pid: Pid) -> Option<u64> {

@@ -7,9 +7,11 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    sync::Arc,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::listener::{BindError, Bound, Endpoint, bind, bound_tcp, listening_tcp, with_scope};
 
@@ -29,7 +31,7 @@ pub fn bind_shared_port(endpoint: &Endpoint, backlog: i32) -> Result<Bound, Bind
         v6_only,
     } = *endpoint
     else {
-        return bind(endpoint);
+        return bind(endpoint, backlog);
     };
     let mut forbids = false;
     let mut open = |address: SocketAddr, v6_only: bool| {
@@ -76,8 +78,11 @@ pub fn join(first: &OwnedFd, local: &Endpoint, backlog: i32) -> io::Result<Owned
     else {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     };
-    if !has_reuse_port(first) || port == 0 {
+    if port == 0 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    if !has_reuse_port(first) {
+        share(&SockRef::from(first))?;
     }
     let address = with_scope(ip, port, scope);
     let domain = Domain::for_address(address);
@@ -101,6 +106,17 @@ pub fn has_reuse_port(socket: &OwnedFd) -> bool {
 /// Whether it listens (`SO_ACCEPTCONN`): not before listen(2), and not after somebody's shutdown(2).
 pub fn is_listening(socket: &OwnedFd) -> bool {
     nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::AcceptConn).unwrap_or(false)
+}
+
+/// Tells when a connection waits.
+///
+/// # Errors
+/// The errno of `epoll_ctl(2)`.
+pub fn watch(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is closed with the last Arc, one of which lives in the AsyncFd.
+    #[expect(unsafe_code)]
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    Ok(watched?)
 }
 
 /// Accepts a connection that waits: close-on-exec, non-blocking. `None` if none does. One that its client gave up
