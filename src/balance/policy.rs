@@ -27,6 +27,8 @@ const EVEN: u64 = 1;
 const NEAR: u64 = 10;
 /// A change moves at least this many hundredths of the new connections, or it does not pay.
 const PAYS: u64 = 5;
+/// More than can be: what is multiplied stays in 64 bits.
+const MANY: u64 = 1_000_000_000;
 /// A loop this many thousandths busier than the mean is not busier.
 const BUSY_SLACK: u32 = 100;
 
@@ -70,7 +72,7 @@ impl Weigher {
                 before => (before * 3 + now) / 4,
             };
         }
-        self.arrivals = u64::midpoint(self.arrivals, arrivals.saturating_mul(1000));
+        self.arrivals = u64::midpoint(self.arrivals, arrivals.min(MANY) * 1000);
     }
 
     fn wanted(&self, seats: &[Seat]) -> Vec<u32> {
@@ -92,7 +94,7 @@ impl Weigher {
         let count = eligible.len() as u64;
         let open: Vec<u64> = eligible
             .iter()
-            .map(|i| seats[*i].connections + u64::from(seats[*i].waiting))
+            .map(|i| seats[*i].connections.min(MANY) + u64::from(seats[*i].waiting))
             .collect();
         let low = open.iter().min().copied().unwrap_or(0);
         let high = open.iter().max().copied().unwrap_or(0);
@@ -266,3 +268,6 @@ pub fn fairness(shares: &[f64]) -> Option<f64> {
     let variance = shares.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / count;
     Some(variance.sqrt() / mean)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,3 +15,6 @@ mod other;
 pub use linux::{Kernel, attach_classic, detach};
 #[cfg(not(target_os = "linux"))]
 pub use other::{Kernel, attach_classic, detach};
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
