@@ -80,7 +80,7 @@ impl World {
     /// A worker told what it has: connections that came, and those that are open.
     pub(super) fn told_load(&mut self, id: WorkerId, accepted: u64, open: u64) {
         let came = self.hands.report(id, accepted, open);
-        if came > 0 && self.balancer.mode != Balance::Shared {
+        if came > 0 && self.balancer.mode == Balance::Spread {
             self.balancer.arrivals += came;
             let now = Instant::now();
             self.balancer.attentive_until = Some(now + ATTENTION);

@@ -33,6 +33,7 @@ use crate::{
         guard::{self, Guard},
         identity,
         inherit::{self, Inherited},
+        limits,
         listener::BindError,
         spawn,
     },
@@ -165,6 +166,13 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     guard::relieve_predecessor(&guard_file, PREDECESSOR);
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
     let mut listeners = Listeners::new(rights, config.backlog);
+    if let Some(limit) = limits::backlog().filter(|limit| *limit < u64::from(config.backlog.unsigned_abs())) {
+        warn!(
+            asked = config.backlog,
+            limit,
+            "--backlog is cut by net.core.somaxconn: connections beyond that are dropped while workers are busy"
+        );
+    }
     listeners.adopt(inherited);
     listeners.declare_handed(&config.handed)?;
     listeners.declare(&config.binds)?;
