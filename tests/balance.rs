@@ -157,7 +157,11 @@ fn turns_are_even() {
         let mut master = launch.start();
         master.wait_ready(4);
         let held = Held::open(&master.addr(), 64);
-        println!("{mode} {classic}: {:?} {}", held.counts(4), document(&master)["balance"]);
+        println!(
+            "{mode} {classic}: {:?} {}",
+            held.counts(4),
+            document(&master)["balance"]
+        );
         println!("{}", listener(&master));
         drop(held);
         master.stop();

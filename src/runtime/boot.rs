@@ -237,7 +237,7 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         inbox,
     };
     let master = Master::new(supervisor, world, Manager::of_process(), upgrade);
-    Ok(conclude(master, inputs).await)
+    Ok(Box::pin(conclude(master, inputs)).await)
 }
 
 /// Goes on with a master whose program was replaced by this one.
@@ -284,7 +284,7 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         requests,
         inbox,
     };
-    Ok(conclude(master, inputs).await)
+    Ok(Box::pin(conclude(master, inputs)).await)
 }
 
 fn serve(hold: &Hold, api: &Api) -> Result<Serving, BootError> {

@@ -23,6 +23,7 @@ use super::{
     release::Release,
     reread::Reread,
     senses::OomCounter,
+    sentries::Sentries,
     shim_file::ShimFile,
 };
 use crate::{
@@ -61,6 +62,7 @@ pub(super) struct World {
     pub(super) listeners: Listeners,
     pub(super) hands: Hands,
     pub(super) balancer: Balancer,
+    pub(super) sentries: Sentries,
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
@@ -99,6 +101,7 @@ impl World {
         inbox: Sender<(WorkerId, FromLink)>,
     ) -> Self {
         let reread = Reread::new(&config);
+        let sentries = Sentries::new(config.backlog);
         Self {
             config,
             figures: Figures::default(),
@@ -109,6 +112,7 @@ impl World {
             listeners,
             hands: Hands::default(),
             balancer: Balancer::default(),
+            sentries,
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),
@@ -232,6 +236,7 @@ impl World {
 
     /// Takes over what the supervisor wants from now on.
     pub(super) fn follow(&mut self, policy: &Policy) {
+        self.sentries.follow(self.listeners.streams());
         if self.config.policy == *policy {
             return;
         }
@@ -391,6 +396,7 @@ impl World {
     pub(super) async fn close(&mut self, verdict: &Verdict) {
         self.hands.drop_all();
         self.listeners = Listeners::default();
+        self.sentries.follow(self.listeners.streams());
         if let Some(guard) = self.guard.take() {
             guard.finish();
         }

@@ -51,7 +51,7 @@ struct Connection {
 struct Tended {
     group: GroupId,
     seat: u32,
-    socket: AsyncFd<Arc<OwnedFd>>,
+    socket: AsyncFd<OwnedFd>,
 }
 
 /// What is known of a worker's connections.
@@ -62,7 +62,7 @@ struct Load {
     open: u64,
     said: Option<Instant>,
     /// Connections that it closes, a second.
-    closing: f64,
+    closing: u64,
     /// Connections that it was given, and took or may take yet.
     given: u64,
     untaken: u32,
@@ -73,8 +73,8 @@ struct Load {
 impl Load {
     /// Connections that are open now, as far as one can know.
     fn open(&self) -> u64 {
-        let since = self.said.map_or(0.0, |at| at.elapsed().as_secs_f64());
-        let closed = (self.closing * since.min(1.0)) as u64;
+        let since = self.said.map_or(0, |at| at.elapsed().as_millis().min(1000));
+        let closed = self.closing * since as u64 / 1000;
         // What it was given since it last said how many it has.
         let more = self.given.saturating_sub(self.accepted);
         (self.open + more)
@@ -84,11 +84,11 @@ impl Load {
 
     fn report(&mut self, accepted: u64, open: u64) {
         if let Some(at) = self.said {
-            let seconds = at.elapsed().as_secs_f64();
+            let elapsed = at.elapsed().as_millis() as u64;
             let came = accepted.saturating_sub(self.accepted);
-            let closed = (self.open + came).saturating_sub(open) as f64;
-            if seconds > 0.001 {
-                self.closing = f64::midpoint(self.closing, closed / seconds);
+            let closed = (self.open + came).saturating_sub(open) * 1000;
+            if let Some(closing) = closed.checked_div(elapsed) {
+                self.closing = u64::midpoint(self.closing, closing);
             }
         }
         self.accepted = accepted;
@@ -173,7 +173,7 @@ impl Hands {
             if self.tended.iter().any(there) {
                 continue;
             }
-            match listener::watch(socket) {
+            match listener::watch(&socket) {
                 Ok(socket) => self.tended.push(Tended {
                     group,
                     seat,
@@ -344,8 +344,8 @@ impl World {
             .collect();
         let least = fit.iter().map(|(load, _, _)| load.open()).min()?;
         // Where connections come and go all the time, the figures are only so good.
-        let busy = fit.iter().map(|(l, _, _)| l.closing).fold(0.0, f64::max);
-        let near = least + least / 20 + (busy / 50.0) as u64;
+        let closing = fit.iter().map(|(load, _, _)| load.closing).max()?;
+        let near = least + least / 20 + closing / 50;
         fit.iter()
             .filter(|(load, _, _)| load.open() <= near)
             .min_by_key(|(load, id, _)| (load.given, *id))

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::{OwnedFd, RawFd},
     sync::Arc,
 };
@@ -22,9 +22,11 @@ use crate::{
 
 mod asked;
 mod carried;
+mod declared;
 mod group;
 
 pub(super) use carried::ListenersState;
+use declared::{Declared, Source};
 pub(super) use group::Group;
 
 /// Names a [`Group`]; never reused.
@@ -54,54 +56,6 @@ struct Listener {
     generations: BTreeSet<Generation>,
     /// The how many-th it was.
     opened: u64,
-}
-
-#[derive(Debug)]
-struct Declared {
-    asked: Endpoint,
-    local: Endpoint,
-    group: GroupId,
-    used: bool,
-    from: Source,
-    /// The descriptor as which it was handed to the master, and its name.
-    handed: Option<(RawFd, String)>,
-}
-
-/// Where a socket comes from that is there before a worker asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Source {
-    /// `--bind`.
-    Bind,
-    /// A socket unit. Its name counts only for `--bind fd://NAME`: Node compares the port that it
-    /// asked for with the socket's (`checkBindError` in lib/net.js).
-    Unit,
-    /// The service manager's store: an earlier master had it.
-    Store,
-}
-
-impl Declared {
-    fn serves(&self, wanted: &Endpoint) -> bool {
-        let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
-        match (&self.local, wanted) {
-            (
-                Endpoint::Tcp { ip, port, .. },
-                Endpoint::Tcp {
-                    ip: ip2,
-                    port: port2,
-                    ..
-                },
-            ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
-            (
-                Endpoint::Udp { ip, port, .. },
-                Endpoint::Udp {
-                    ip: ip2,
-                    port: port2,
-                    ..
-                },
-            ) => port == port2 && ip == ip2,
-            _ => self.asked == *wanted || self.local == *wanted,
-        }
-    }
 }
 
 /// What a worker gets for its query.
@@ -313,12 +267,12 @@ impl Listeners {
             Balance::LeastConn => 0,
             Balance::Spread | Balance::SourceIp => group.seat(asker.slot, self.backlog),
         };
-        let (what, holding) = match (asker.balance, group.inet()) {
-            (Balance::LeastConn, Some(local)) => (Grant::ByHand(local), Holding::Handed),
-            _ => {
-                let socket = group.socket(seat).unwrap_or(group.first());
-                (Grant::Socket(Arc::clone(socket)), Holding::Seat(seat))
-            }
+        let by_hand = group.inet().filter(|_| asker.balance == Balance::LeastConn);
+        let (what, holding) = if let Some(local) = by_hand {
+            (Grant::ByHand(local), Holding::Handed)
+        } else {
+            let socket = group.socket(seat).unwrap_or(group.first());
+            (Grant::Socket(Arc::clone(socket)), Holding::Seat(seat))
         };
         listener.holders.insert(asker.id, holding);
         listener.generations.insert(asker.generation);
@@ -466,6 +420,20 @@ impl Listeners {
             group.let_go();
         }
         gone.iter().map(|group| group.local.to_string()).collect()
+    }
+
+    /// The sockets that listen.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
+        let is_udp = |local: &Endpoint| matches!(local, Endpoint::Udp { .. });
+        let streams = self.groups.values().filter(move |g| !is_udp(&g.local));
+        streams.flat_map(|group| group.seats.iter())
+    }
+
+    /// A socket that somebody had shut down listens again.
+    pub(super) fn reopened(&mut self, socket: RawFd) {
+        for group in self.groups.values_mut() {
+            group.reopened(socket);
+        }
     }
 
     /// Whether all workers accept from one socket, everywhere.

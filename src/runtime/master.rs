@@ -1,7 +1,7 @@
 //! The loop: waits for one thing, turns it into events, lets the supervisor
 //! step, carries out its orders. Nothing else in the master waits.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, os::fd::RawFd};
 
 use tokio::{
     sync::mpsc::Receiver,
@@ -47,6 +47,8 @@ enum Input {
     Link(WorkerId, FromLink),
     /// A connection waits where nobody but the master accepts.
     Arrival,
+    /// A listening socket that was shut down listens again.
+    Reopened(RawFd),
     Tick,
     /// The last answer before an upgrade is written.
     Left,
@@ -136,6 +138,11 @@ impl Master {
                     }
                 }
                 Input::Arrival => self.world.welcome(),
+                Input::Reopened(socket) => {
+                    self.world.listeners.reopened(socket);
+                    self.world.balancer.stale = true;
+                    self.world.follow_balance(&self.supervisor);
+                }
                 Input::Tick if self.world.look() && !self.is_due() => {}
                 Input::Tick => {
                     for event in self.world.endings.overdue() {
@@ -163,6 +170,7 @@ impl Master {
             Some(request) = inputs.requests.recv() => Input::Request(request),
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
             () = self.upgrade.left() => Input::Left,
+            Some(socket) = self.world.sentries.repaired() => Input::Reopened(socket),
             () = self.world.hands.arrival(), if self.world.has_a_hand() => Input::Arrival,
             Some((id, what)) = inputs.inbox.recv() => Input::Link(id, what),
         }

@@ -24,6 +24,7 @@ mod report;
 mod reread;
 mod rights;
 mod senses;
+mod sentries;
 mod shim_file;
 mod signals;
 mod start;

@@ -4,11 +4,8 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{
-            fs::{FileTypeExt, MetadataExt},
-            net::UnixStream,
-        },
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileTypeExt,
     },
     path::{Path, PathBuf},
 };
@@ -17,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
+pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
 
 /// Where to bind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,94 +292,6 @@ fn bind_path(path: &Path, backlog: i32) -> io::Result<Bound> {
     })
 }
 
-/// A socket file that we made, and a second name for it.
-///
-/// Many apps remove their socket's path before they listen. In a cluster the
-/// second worker would so remove what the first has bound; the second name
-/// (a hard link) lets us put it back.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    spare: PathBuf,
-    inode: (u64, u64),
-}
-
-/// A [`SocketFile`] written out. It removes nothing.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SocketFileState {
-    path: PathBuf,
-    spare: PathBuf,
-    inode: (u64, u64),
-}
-
-impl SocketFile {
-    /// The file of a socket that is bound there.
-    ///
-    /// # Errors
-    /// The errno of `lstat(2)` or `unlink(2)`.
-    pub fn made(path: &Path) -> io::Result<Self> {
-        let meta = std::fs::symlink_metadata(path)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let spare = path.with_file_name(format!(".{name}.rcluster"));
-        if is_stale(&spare) {
-            std::fs::remove_file(&spare)?;
-        }
-        // Without it (a file system without hard links) the path cannot be put back; that is all.
-        let _ = std::fs::hard_link(path, &spare);
-        Ok(Self {
-            path: path.to_owned(),
-            spare,
-            inode: (meta.dev(), meta.ino()),
-        })
-    }
-
-    /// Written out, for the next program of this process.
-    pub fn state(&self) -> SocketFileState {
-        SocketFileState {
-            path: self.path.clone(),
-            spare: self.spare.clone(),
-            inode: self.inode,
-        }
-    }
-
-    /// The file that the program before this one made; from now on it is ours to remove.
-    pub fn resume(state: SocketFileState) -> Self {
-        let SocketFileState { path, spare, inode } = state;
-        Self { path, spare, inode }
-    }
-
-    fn is_ours(&self, path: &Path) -> bool {
-        std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode)
-    }
-
-    /// Puts the path back if somebody has removed it. Something else in its
-    /// place is left alone.
-    pub fn restore(&self) {
-        if !self.path.exists() && self.is_ours(&self.spare) {
-            let _ = std::fs::hard_link(&self.spare, &self.path);
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        for path in [&self.path, &self.spare] {
-            if self.is_ours(path) {
-                // Nothing to do about a failure on the way out.
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
-}
-
-/// Whether a path is a socket file that nobody listens on any more.
-pub fn is_stale(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    is_socket
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_abstract(name: &[u8], backlog: i32) -> io::Result<Bound> {
     use std::os::{linux::net::SocketAddrExt, unix::net};
@@ -416,6 +326,26 @@ pub fn relisten(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Lets a socket listen again that somebody has shut down.
+///
+/// # Errors
+/// The errno of `listen(2)`; `ESHUTDOWN` where that does not undo it, as for a Unix socket.
+pub fn reopen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
+    relisten(socket, backlog)?;
+    let mut look = [nix::poll::PollFd::new(
+        socket.as_fd(),
+        nix::poll::PollFlags::empty(),
+    )];
+    nix::poll::poll(&mut look, nix::poll::PollTimeout::ZERO)?;
+    let ended = look[0]
+        .revents()
+        .is_some_and(|r| r.intersects(nix::poll::PollFlags::POLLHUP));
+    if ended {
+        return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
+    }
+    Ok(())
 }
 
 /// Connections that wait to be accepted on a TCP listener, and how many may: `tcpi_unacked` and `tcpi_sacked`

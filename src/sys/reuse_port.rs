@@ -3,7 +3,7 @@
 //! The kernel numbers the sockets of a group in the order of their listen(2). When one is closed or shut down, the last
 //! one takes its number.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{io, os::fd::OwnedFd};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -69,14 +69,15 @@ pub fn is_listening(socket: &OwnedFd) -> bool {
     nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::AcceptConn).unwrap_or(false)
 }
 
-/// Tells when a connection waits.
+/// Tells when a connection waits. By a copy of the descriptor: the same one can be watched for one thing only.
 ///
 /// # Errors
-/// The errno of `epoll_ctl(2)`.
-pub fn watch(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: the descriptor is closed with the last Arc, one of which lives in the AsyncFd.
+/// The errno of `dup(2)` or `epoll_ctl(2)`.
+pub fn watch(socket: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let copy = socket.try_clone()?;
+    // SAFETY: the descriptor lives in the AsyncFd and nowhere else.
     #[expect(unsafe_code)]
-    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    let watched = unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) };
     Ok(watched?)
 }
 

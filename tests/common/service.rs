@@ -5,9 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rcluster::ledger::{
-    Class, Load, Reconciliation, Report, Running, Target, reconcile, spawn,
-};
+use rcluster::ledger::{Class, Load, Reconciliation, Report, Running, Target, reconcile, spawn};
 
 use crate::common::{Addr, LONG, Launch, Master, Node, wait_until};
 use crate::deploys::{number, reload_with, wait_settled};
@@ -24,7 +22,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn start(app: &str, node: Node, port: Option<u16>, set: impl FnOnce(Launch) -> Launch) -> Self {
+    pub(crate) fn start(
+        app: &str,
+        node: Node,
+        port: Option<u16>,
+        set: impl FnOnce(Launch) -> Launch,
+    ) -> Self {
         let launch = Launch::new(app).node(node).workers(4);
         let journal = launch.dir.path().join("journal");
         fs::create_dir(&journal).expect("a folder");
@@ -59,7 +62,11 @@ impl Service {
 
     /// Puts all these loads on it at once while `disturb` is at work; the sum of their reports, and of the journals.
     #[track_caller]
-    pub(crate) fn under(&self, loads: Vec<Load>, disturb: impl FnOnce(&Loads)) -> (Report, Reconciliation) {
+    pub(crate) fn under(
+        &self,
+        loads: Vec<Load>,
+        disturb: impl FnOnce(&Loads),
+    ) -> (Report, Reconciliation) {
         let loads = Loads::start(loads);
         loads.all_go_on();
         disturb(&loads);

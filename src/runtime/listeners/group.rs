@@ -5,7 +5,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::Arc,
 };
 
@@ -186,7 +186,9 @@ impl Group {
         if let Some(mut weights) = weights {
             if mode == Balance::SourceIp {
                 // By address it only counts who is there at all.
-                weights.iter_mut().for_each(|w| *w = u32::from(*w > 0));
+                for weight in &mut weights {
+                    *weight = u32::from(*weight > 0);
+                }
             }
             if weights != self.weights {
                 self.weights = weights;
@@ -313,22 +315,30 @@ impl Group {
         queue.map_or(0, |(waiting, _)| waiting)
     }
 
-    /// Repairs the backlog of a seat, which its worker's own `listen()` has set to what the app said, and a listener
-    /// that somebody has shut down.
-    pub(super) fn relisten(&mut self, seat: u32, backlog: i32) {
-        let Some(socket) = self.seats.get(seat as usize) else {
+    /// Repairs the backlog of a seat, which its worker's own `listen()` has set to what the app said.
+    pub(super) fn relisten(&self, seat: u32, backlog: i32) {
+        if let Some(socket) = self.seats.get(seat as usize) {
+            // Fails only for a socket that cannot listen; then there is no backlog either.
+            let _ = listener::relisten(socket, backlog);
+        }
+    }
+
+    /// A seat that somebody had shut down listens again, under another number.
+    pub(super) fn reopened(&mut self, socket: RawFd) {
+        let Some(seat) = self.seats.iter().position(|s| s.as_raw_fd() == socket) else {
             return;
         };
-        let was_shut = self.seats.len() > 1 && !listener::is_listening(socket);
-        // Fails only for a socket that cannot listen; then there is no backlog either.
-        let _ = listener::relisten(socket, backlog);
-        if was_shut && let Some(at) = self.order.iter().position(|s| *s == seat) {
+        let at = self.order.iter().position(|s| *s as usize == seat);
+        if let Some(at) = at.filter(|_| self.seats.len() > 1) {
             // The last one took its number, and now it is the last itself.
             self.order.swap_remove(at);
-            self.order.push(seat);
+            self.order.push(seat as u32);
             self.told = None;
-            if let Steering::Exact(kernel) = &self.steering {
-                let _ = kernel.put(seat, socket);
+            if let Steering::Exact(kernel) = &self.steering
+                && let Err(error) = kernel.put(seat as u32, &self.seats[seat])
+            {
+                warn!(address = %self.local, seat, %error, "failed to steer connections to a seat");
+                self.steering = Steering::None;
             }
         }
     }
