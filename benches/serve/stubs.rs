@@ -35,13 +35,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     let servers: Vec<_> = COUNTS
         .into_iter()
         .map(|workers| {
-            let start = Start {
-                kind: Kind::Rcluster,
-                node: &stub,
-                workers,
-                script: bench_file("apps/hello.js"),
-                options: Vec::new(),
-            };
+            let start = Start::app(Kind::Rcluster, &stub, workers, "apps/hello.js");
             start
                 .run()
                 .with_context(|| format!("start {workers} stub workers"))
