@@ -5,14 +5,10 @@ mod common;
 #[path = "common/reload.rs"]
 mod deploys;
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
 
-use common::{
-    Addr, BOOT, Conn, Launch, Master, Stopped, is_root, kill, pid_in, skip, tool, wait_until,
-};
+use common::{Addr, BOOT, Conn, Launch, Master, Stopped, is_root, kill, skip, wait_until};
 use deploys::{document, reload, wait_settled};
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::Value;
@@ -34,12 +30,6 @@ fn listener(master: &Master) -> Value {
 fn numbers(value: &Value) -> Vec<u64> {
     let list = value.as_array().cloned().unwrap_or_default();
     list.iter().filter_map(Value::as_u64).collect()
-}
-
-/// How often the log says it.
-fn said(master: &Master, words: &str) -> usize {
-    let log = master.log();
-    log.lines().filter(|line| line.contains(words)).count()
 }
 
 /// Connections that stay open, and the slot of each.
@@ -149,20 +139,28 @@ fn clients_stay_where_their_address_sends_them() {
 
 #[test]
 fn turns_are_even() {
-    for (mode, classic) in [("spread", false), ("spread", true), ("least-conn", false)] {
-        let mut launch = fleet(mode, 4);
-        if classic {
-            launch = launch.env("RCLUSTER_BALANCE_KERNEL", "classic");
+    for mode in ["spread", "least-conn"] {
+        if mode == "spread" && !is_root() {
+            skip("exact turns in the kernel need root");
+            continue;
         }
-        let mut master = launch.start();
+        let mut master = fleet(mode, 4).start();
         master.wait_ready(4);
         let held = Held::open(&master.addr(), 64);
-        println!(
-            "{mode} {classic}: {:?} {}",
-            held.counts(4),
-            document(&master)["balance"]
-        );
-        println!("{}", listener(&master));
+        let counts = held.counts(4);
+        println!("{mode}: {counts:?}");
+        // A worker that is slow for a moment (a busy machine) loses a turn. By chance so even is one run in ten.
+        let (most, least) = (counts.iter().max(), counts.iter().min());
+        let range = most.zip(least).map(|(most, least)| most - least);
+        assert!(range <= Some(4), "{mode}: {counts:?} {}", listener(&master));
+        let shares = wait_until("what is open", BOOT, || {
+            let balance = document(&master)["balance"].clone();
+            let even = balance["fairness"]["connections"].as_f64() == Some(0.0);
+            even.then(|| balance["shares"].clone())
+        });
+        for slot in 0..4 {
+            assert_eq!(shares[slot]["connections"], 16, "{shares}");
+        }
         drop(held);
         master.stop();
     }
@@ -193,11 +191,11 @@ fn load_is_levelled(mode: &str, classic: bool) {
             light.then_some(())
         });
     }
-    let more = Held::open(&addr, many).counts(4);
+    let counts = Held::open(&addr, many).counts(4);
     let fair = many / 4;
-    assert!(more[2] < fair, "{mode}: {more:?} beside {many} in slot 2");
+    assert!(counts[2] < fair, "{mode}: {counts:?} beside {many} in slot 2");
     if mode == "least-conn" {
-        assert_eq!(more[2], 0, "{more:?}");
+        assert_eq!(counts[2], 0, "{counts:?}");
     }
     drop(held);
     master.stop();
@@ -208,4 +206,87 @@ fn a_slot_with_many_connections_gets_fewer() {
     load_is_levelled("spread", false);
     load_is_levelled("spread", true);
     load_is_levelled("least-conn", false);
+}
+
+/// What waits at a slot whose worker died is answered by another one, before the slot has a worker again.
+fn a_dead_workers_queue_is_answered(mode: &str) {
+    let mut master = fleet(mode, 2).start();
+    let workers = master.wait_ready(2);
+    let addr = master.addr();
+    let pids = [workers[0].process(), workers[1].process()];
+    // Nobody can take anything: clients wait.
+    let all = Stopped::new(&pids);
+    let mut clients: Vec<Conn> = (0..24)
+        .map(|_| {
+            let mut conn = Conn::open(&addr).expect("not refused");
+            conn.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .expect("sent");
+            conn
+        })
+        .collect();
+    kill(pids[0], SIGKILL);
+    drop(all);
+    let answers: Vec<i32> = clients
+        .iter_mut()
+        .map(|conn| common::pid_in(&conn.read().expect("an answer").json()))
+        .collect();
+    assert!(!answers.contains(&pids[0]), "{mode}: {answers:?}");
+    let passed = document(&master)["balance"]["passed"].as_u64();
+    let by_hand = passed.unwrap_or_else(|| panic!("no count"));
+    assert_eq!(by_hand > 0, mode != "shared", "{mode}: {by_hand} passed");
+    drop(clients);
+    master.wait_replaced(&workers[0]);
+    master.stop();
+}
+
+#[test]
+fn what_waits_for_a_dead_worker_is_answered_by_another() {
+    for mode in ["shared", "spread", "source-ip", "least-conn"] {
+        a_dead_workers_queue_is_answered(mode);
+    }
+}
+
+/// Connections that come while a worker stands still are answered while it does.
+#[test]
+fn nobody_waits_for_a_worker_that_stands_still() {
+    for mode in ["shared", "spread", "source-ip", "least-conn"] {
+        let mut master = fleet(mode, 4).start();
+        let workers = master.wait_ready(4);
+        let addr = master.addr();
+        for worker in &workers[..2] {
+            let _stopped = Stopped::new(&[worker.process()]);
+            for _ in 0..12 {
+                let answer = addr.get("/").json();
+                assert_ne!(common::pid_in(&answer), worker.process());
+            }
+        }
+        master.stop();
+    }
+}
+
+#[test]
+fn an_upgrade_goes_on_as_it_was() {
+    for mode in ["spread", "source-ip", "least-conn"] {
+        let mut master = fleet(mode, 4).start();
+        master.wait_ready(4);
+        let addr = master.addr();
+        let port = addr.tcp_port();
+        let look = || {
+            let now = listener(&master);
+            ["seats", "steering", "weights"].map(|name| now[name].clone())
+        };
+        let of_clients = || (mode == "source-ip").then(|| slots_of_clients(port));
+        let before = (look(), of_clients());
+        let told = master.command(&["upgrade"]);
+        assert!(told.status.success(), "{told:?}\n{}", master.log());
+        assert_eq!((look(), of_clients()), before, "{mode}: {}", master.log());
+        if mode != "source-ip" {
+            let held = Held::open(&addr, 16);
+            if is_root() {
+                assert_eq!(held.counts(4), [4; 4], "{mode}: {}", listener(&master));
+            }
+        }
+        master.each_answers_http(&addr);
+        master.stop();
+    }
 }
