@@ -21,7 +21,8 @@ pub struct Seat {
 const FINE: u64 = 64;
 /// No eligible seat gets less than this part of an equal share: a burst after a quiet time must not fall on one seat.
 const LEAST_PART: u64 = 8;
-/// Differences up to this many connections are no difference, or an exact order would be disturbed by its own last turn.
+/// Differences up to this many connections are no difference, even when nothing comes: an exact order would be disturbed
+/// by its own last turn.
 const EVEN: u64 = 1;
 /// Weights within this many hundredths of an equal share are equal.
 const NEAR: u64 = 10;
@@ -53,7 +54,7 @@ impl Weigher {
     /// not eligible gets 0 at once. If none is, all are equal: a connection has to wait somewhere.
     pub fn weigh(&mut self, seats: &[Seat], arrivals: u64) -> Option<Vec<u32>> {
         self.smooth(seats, arrivals);
-        let weights = self.wanted(seats);
+        let weights = self.wanted(seats, arrivals);
         if !pays(&self.last, &weights) {
             return None;
         }
@@ -75,14 +76,14 @@ impl Weigher {
         self.arrivals = u64::midpoint(self.arrivals, arrivals.min(MANY) * 1000);
     }
 
-    fn wanted(&self, seats: &[Seat]) -> Vec<u32> {
+    fn wanted(&self, seats: &[Seat], arrivals: u64) -> Vec<u32> {
         let eligible: Vec<usize> = (0..seats.len()).filter(|i| seats[*i].eligible).collect();
         let mut weights = vec![0; seats.len()];
         if eligible.is_empty() {
             weights.fill(1);
             return weights;
         }
-        let shares = self.shares(seats, &eligible);
+        let shares = self.shares(seats, &eligible, arrivals);
         for (seat, share) in eligible.iter().zip(shares) {
             weights[*seat] = share;
         }
@@ -90,7 +91,7 @@ impl Weigher {
     }
 
     /// Weights of the eligible seats: all 1, or about [`FINE`] each.
-    fn shares(&self, seats: &[Seat], eligible: &[usize]) -> Vec<u32> {
+    fn shares(&self, seats: &[Seat], eligible: &[usize], arrivals: u64) -> Vec<u32> {
         let count = eligible.len() as u64;
         let open: Vec<u64> = eligible
             .iter()
@@ -100,7 +101,9 @@ impl Weigher {
         let high = open.iter().max().copied().unwrap_or(0);
         // In thousandths of a connection, and never less than one a seat: the estimate lags behind a burst.
         let expected = self.arrivals.max(count * 1000);
-        let mut parts: Vec<u64> = if high - low <= EVEN {
+        // Seats tell at different moments: what came meanwhile to one and is not told of another is no difference.
+        let even = EVEN + 2 * self.arrivals.max(arrivals.min(MANY) * 1000) / (count * 1000);
+        let mut parts: Vec<u64> = if high - low <= even {
             vec![expected / count; open.len()]
         } else {
             fill(&open, expected)
@@ -110,10 +113,10 @@ impl Weigher {
             *part = (*part).max(expected / count / LEAST_PART);
         }
         let sum: u64 = parts.iter().sum();
-        let even = parts
+        let equal = parts
             .iter()
             .all(|part| (part * count * 100).abs_diff(sum * 100) <= sum * NEAR);
-        if even {
+        if equal {
             return vec![1; parts.len()];
         }
         let weight = |part: &u64| part * count * FINE / sum;

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{manager, rights::Rights};
 use crate::{
@@ -93,6 +93,8 @@ pub(super) struct Listeners {
     declared: Vec<Declared>,
     rights: Rights,
     backlog: i32,
+    /// It was said that the kernel cuts it.
+    cut: bool,
     opened: u64,
 }
 
@@ -218,6 +220,16 @@ impl Listeners {
             local,
             file,
         } = bound;
+        if let Some((_, held)) = listener::accept_queue(&socket)
+            && i64::from(held) < i64::from(self.backlog)
+            && !std::mem::replace(&mut self.cut, true)
+        {
+            warn!(
+                wanted = self.backlog,
+                held,
+                "the kernel cuts --backlog: raise net.core.somaxconn (sysctl -w), or ask for less"
+            );
+        }
         manager::keep(&socket, &local, 0);
         self.add(Group::new(socket, local, file))
     }

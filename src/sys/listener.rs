@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-pub use super::reuse_port::{accept, bind_shared_port, has_reuse_port, is_listening, join, watch};
+pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
 pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
 
 /// Where to bind.
@@ -81,8 +81,6 @@ pub struct BindError {
     pub endpoint: String,
     /// `errno(3)`.
     pub errno: i32,
-    /// The bind would have worked without `SO_REUSEPORT`: the kernel or a sandbox forbids the option.
-    pub forbids_reuse_port: bool,
     hint: String,
 }
 
@@ -113,12 +111,11 @@ impl BindError {
         Self {
             endpoint: endpoint.to_string(),
             errno,
-            forbids_reuse_port: false,
             hint: hint.into(),
         }
     }
 
-    pub(super) fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
+    fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
         let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
         let hint = match (errno, endpoint) {
             (libc::EADDRINUSE, Endpoint::Tcp { port, .. }) => {
@@ -151,7 +148,6 @@ impl BindError {
         Self {
             endpoint: endpoint.to_string(),
             errno,
-            forbids_reuse_port: false,
             hint,
         }
     }
@@ -206,13 +202,6 @@ pub(super) fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
 }
 
 fn bind_tcp(address: SocketAddr, v6_only: bool, backlog: i32) -> io::Result<Bound> {
-    let socket = bound_tcp(address, v6_only)?;
-    socket.listen(backlog)?;
-    listening_tcp(socket, v6_only)
-}
-
-/// A TCP socket that is bound and does not listen yet.
-pub(super) fn bound_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -225,10 +214,7 @@ pub(super) fn bound_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket
         socket.set_only_v6(v6_only)?;
     }
     socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-pub(super) fn listening_tcp(socket: Socket, v6_only: bool) -> io::Result<Bound> {
+    socket.listen(backlog)?;
     let local = local_inet(&socket)?;
     Ok(Bound {
         local: Endpoint::Tcp {

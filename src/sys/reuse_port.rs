@@ -3,54 +3,12 @@
 //! The kernel numbers the sockets of a group in the order of their listen(2). When one is closed or shut down, the last
 //! one takes its number.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
-};
+use std::{io, os::fd::OwnedFd};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::listener::{BindError, Bound, Endpoint, bind, bound_tcp, listening_tcp, with_scope};
-
-/// Binds and listens like [`bind`], but other sockets of this user can [`join`]. Only TCP ports have groups: for
-/// another endpoint this is `bind`.
-///
-/// The port must be free as for `bind`: the option is set after bind(2), so that a port on which another group listens
-/// is in use, and not shared with it unnoticed.
-///
-/// # Errors
-/// As for `bind`. [`BindError::forbids_reuse_port`] says whether it is the option that failed.
-pub fn bind_shared_port(endpoint: &Endpoint, backlog: i32) -> Result<Bound, BindError> {
-    let Endpoint::Tcp {
-        ip,
-        scope,
-        port,
-        v6_only,
-    } = *endpoint
-    else {
-        return bind(endpoint, backlog);
-    };
-    let mut forbids = false;
-    let mut open = |address: SocketAddr, v6_only: bool| {
-        let socket = bound_tcp(address, v6_only)?;
-        share(&socket).inspect_err(|_| forbids = true)?;
-        socket.listen(backlog)?;
-        listening_tcp(socket, v6_only)
-    };
-    let bound = match ip {
-        Some(ip) => open(with_scope(ip, port, scope), v6_only),
-        // As in `bind`.
-        None => open(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), v6_only)
-            .or_else(|_| open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), false)),
-    };
-    bound.map_err(|error| {
-        let mut error = BindError::new(endpoint, &error);
-        error.forbids_reuse_port = forbids;
-        error
-    })
-}
+use super::listener::{Endpoint, with_scope};
 
 #[cfg(target_os = "linux")]
 fn share(socket: &Socket) -> io::Result<()> {
@@ -63,10 +21,14 @@ fn share(_socket: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// One more listening socket in the group of `first`, which is bound to `local`. It gets the next number.
+/// One more listening socket in the group of `first`, which is bound to `local` and listens. It gets the next number.
+///
+/// `first` was bound without the option and gets it here: so a port on which another group listens is in use, as
+/// for everybody, and is not shared with that group unnoticed.
 ///
 /// # Errors
-/// The errno of `socket(2)`, `setsockopt(2)`, `bind(2)` or `listen(2)`; `EINVAL` if `first` has no group.
+/// The errno of `socket(2)`, `setsockopt(2)` (`EPERM` and the like where the option is forbidden), `bind(2)` or
+/// `listen(2)`; `EINVAL` for what is no TCP port.
 pub fn join(first: &OwnedFd, local: &Endpoint, backlog: i32) -> io::Result<OwnedFd> {
     let Endpoint::Tcp {
         ip: Some(ip),

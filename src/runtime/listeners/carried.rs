@@ -17,7 +17,10 @@ use crate::{
         upgrade::{Fd, Packing, Unpacking},
     },
     supervisor::{Generation, WorkerId},
-    sys::listener::{Endpoint, SocketFile, SocketFileState},
+    sys::{
+        listener::{Endpoint, SocketFile, SocketFileState},
+        steer::Kernel,
+    },
 };
 
 /// [`Listeners`] written out. One socket may stand behind several names.
@@ -51,6 +54,9 @@ struct SocketState {
     /// All seats in the kernel's order.
     #[serde(default)]
     order: Vec<u32>,
+    /// The eBPF program that chooses among them, as `Kernel::descriptors` names it.
+    #[serde(default)]
+    program: Option<[Fd; 4]>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -93,8 +99,11 @@ impl Listeners {
         let index: BTreeMap<_, _> = self.groups.keys().zip(0..).collect();
         let at = |id: &GroupId| index.get(id).copied().unwrap_or_default();
         let sockets = self.groups.iter().map(|(id, group)| {
+            let program = group.program().map(Kernel::descriptors);
+            let program = program.map(|fds| fds.map(|fd| packing.carry(&fd)));
             let mut carry = |seat| packing.carry(seat);
             SocketState {
+                program,
                 fd: carry(group.first()),
                 local: group.local.clone(),
                 file: group.file.as_ref().map(SocketFile::state),
@@ -156,6 +165,11 @@ impl Listeners {
             let file = s.file.map(SocketFile::resume);
             let mut group = Group::resume(seats, s.local, file);
             group.keep_order(s.order);
+            if let Some([control, schedule, sockets, program]) = s.program {
+                let mut own = |fd| unpacking.own(fd);
+                let descriptors = [own(control)?, own(schedule)?, own(sockets)?, own(program)?];
+                group.keep_program(Kernel::resume(descriptors)?);
+            }
             let id = match s.id {
                 Some(id) => {
                     all.groups.insert(id, group);

@@ -24,6 +24,8 @@ use crate::{
 
 /// Addresses are dealt to so many buckets, and buckets to seats.
 const BUCKETS: usize = 1024;
+/// Where the kernel has no room for that many (`net.core.optmem_max` before Linux 6.7).
+const FEWER_BUCKETS: usize = 256;
 /// Longest order of turns in the kernel.
 const TURNS: usize = 1024;
 /// For tests and benches: steer as where eBPF is not allowed.
@@ -111,6 +113,19 @@ impl Group {
         if sorted == self.order {
             self.order = order;
         }
+    }
+
+    /// The program in the kernel that deals out exact turns, if there is one.
+    pub(super) fn program(&self) -> Option<&Kernel> {
+        match &self.steering {
+            Steering::Exact(kernel) => Some(kernel),
+            Steering::None | Steering::Classic | Steering::Hash => None,
+        }
+    }
+
+    /// The one that the program before this one of this process loaded: sockets cannot be in two of them.
+    pub(super) fn keep_program(&mut self, kernel: Kernel) {
+        self.steering = Steering::Exact(kernel);
     }
 
     /// The socket that was there first.
@@ -237,26 +252,41 @@ impl Group {
         }
         let weight = |seat: &u32| self.weights.get(*seat as usize).copied().unwrap_or(0);
         let placed: Vec<u32> = self.order.iter().map(weight).collect();
-        self.classic(Program::weighted(&placed));
+        self.classic([Program::weighted(&placed)]);
     }
 
     fn by_source(&mut self) {
+        if !matches!(self.steering, Steering::Hash) {
+            self.steering = Steering::Classic;
+        }
         let eligible: Vec<bool> = self.weights.iter().map(|w| *w > 0).collect();
-        let buckets = balance::buckets(&eligible, BUCKETS);
         let place = |seat: u32| self.order.iter().position(|s| *s == seat).unwrap_or(0) as u32;
-        let placed: Vec<u32> = buckets.into_iter().map(place).collect();
-        self.steering = Steering::Classic;
-        self.classic(Program::by_source(&placed));
+        let program = |count| {
+            let buckets = balance::buckets(&eligible, count);
+            let placed: Vec<u32> = buckets.into_iter().map(place).collect();
+            Program::by_source(&placed)
+        };
+        let programs = [program(BUCKETS), program(FEWER_BUCKETS)];
+        self.classic(programs);
     }
 
-    fn classic(&mut self, program: Result<Program, balance::TooLong>) {
+    /// Attaches the first program that the kernel takes.
+    fn classic<const N: usize>(&mut self, programs: [Result<Program, balance::TooLong>; N]) {
         if matches!(self.steering, Steering::Hash) {
             return;
         }
-        let attached = match program {
-            Ok(program) => steer::attach_classic(self.first(), &program).map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
+        let mut attached = Ok(());
+        for program in programs {
+            attached = match program {
+                Ok(program) => {
+                    steer::attach_classic(self.first(), &program).map_err(|e| e.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if attached.is_ok() {
+                return;
+            }
+        }
         if let Err(error) = attached {
             warn!(
                 address = %self.local, error,

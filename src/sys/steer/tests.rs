@@ -11,12 +11,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::{Kernel, attach_classic, detach};
 use crate::{
     balance::{cbpf::Program, policy},
-    sys::listener::{
-        BACKLOG, Endpoint, accept, bind, bind_shared_port, has_reuse_port, is_listening, join,
-        relisten,
-    },
+    sys::listener::{Endpoint, accept, bind, has_reuse_port, is_listening, join, relisten},
 };
 
+const BACKLOG: i32 = 4096;
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
@@ -38,8 +36,8 @@ struct Group {
 
 impl Group {
     fn new(ip: Option<IpAddr>, count: usize) -> Self {
-        let first = bind_shared_port(&tcp(ip, 0), BACKLOG).expect("a port");
-        assert!(has_reuse_port(&first.socket));
+        let first = bind(&tcp(ip, 0), BACKLOG).expect("a port");
+        assert!(!has_reuse_port(&first.socket));
         let Endpoint::Tcp { port, .. } = first.local else {
             panic!("{:?}", first.local)
         };
@@ -251,7 +249,7 @@ fn numbers_move_when_a_socket_is_shut_down_and_listens_again() {
     // The last one has number 1 now, and number 3 is nobody's.
     group.weigh(&[0, 1, 0, 0]);
     assert_eq!(group.load(V4, 32), [0, 0, 0, 32]);
-    relisten(&group.seats[1]).expect("listens again");
+    relisten(&group.seats[1], BACKLOG).expect("listens again");
     assert!(is_listening(&group.seats[1]));
     // It came back as the last one: the order is 0, 3, 2, 1.
     group.weigh(&[0, 0, 0, 1]);
@@ -272,7 +270,7 @@ fn a_seat_is_empty_after_a_shutdown_until_its_socket_is_put_again() {
     // The order names an empty seat: the kernel's hash chooses, nobody is refused.
     assert_eq!(group.load(V4, 8), [8, 0]);
     assert!(kernel.put(1, &group.seats[1]).is_err());
-    relisten(&group.seats[1]).expect("listens again");
+    relisten(&group.seats[1], BACKLOG).expect("listens again");
     assert_eq!(group.load(V4, 64).iter().sum::<usize>(), 64);
     kernel.put(1, &group.seats[1]).expect("a seat");
     assert_eq!(group.load(V4, 8), [0, 8]);
@@ -307,22 +305,15 @@ fn a_program_outlives_its_owner_and_is_resumed() {
 #[test]
 fn a_port_with_a_group_is_in_use_for_everybody_else() {
     let group = Group::new(Some(V4), 2);
-    let error = bind_shared_port(&tcp(Some(V4), group.port), BACKLOG).expect_err("in use");
-    assert_eq!(error.errno, libc::EADDRINUSE, "{error}");
-    assert!(!error.forbids_reuse_port);
-    let error = bind(&tcp(Some(V4), group.port)).expect_err("in use");
-    assert_eq!(error.errno, libc::EADDRINUSE, "{error}");
-    let alone = bind(&tcp(Some(V4), 0)).expect("a port");
-    assert!(!has_reuse_port(&alone.socket));
-    assert!(join(&alone.socket, &alone.local, BACKLOG).is_err());
-    let error = bind_shared_port(&alone.local, BACKLOG).expect_err("in use");
+    assert!(group.seats.iter().all(has_reuse_port));
+    let error = bind(&tcp(Some(V4), group.port), BACKLOG).expect_err("in use");
     assert_eq!(error.errno, libc::EADDRINUSE, "{error}");
 }
 
 #[test]
 fn what_has_no_port_has_no_group() {
     let endpoint = Endpoint::Abstract(format!("rcluster-steer-{}", std::process::id()).into());
-    let bound = bind_shared_port(&endpoint, BACKLOG).expect("a socket");
+    let bound = bind(&endpoint, BACKLOG).expect("a socket");
     assert!(is_listening(&bound.socket) && !has_reuse_port(&bound.socket));
     assert!(join(&bound.socket, &bound.local, BACKLOG).is_err());
 }
