@@ -166,7 +166,9 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     guard::relieve_predecessor(&guard_file, PREDECESSOR);
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
     let mut listeners = Listeners::new(rights, config.backlog);
-    if let Some(limit) = limits::backlog().filter(|limit| *limit < u64::from(config.backlog.unsigned_abs())) {
+    if let Some(limit) =
+        limits::backlog().filter(|limit| *limit < u64::from(config.backlog.unsigned_abs()))
+    {
         warn!(
             asked = config.backlog,
             limit,
