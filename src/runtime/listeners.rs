@@ -184,7 +184,9 @@ impl Listeners {
                     "no listening socket was handed to rcluster under that number or name; systemd's names are those of FileDescriptorName=, or the socket unit's own",
                 ));
             }
-            found.iter_mut().for_each(|d| d.from = Source::Bind);
+            for declared in &mut found {
+                declared.from = Source::Bind;
+            }
             self.declared.splice(..0, found);
         }
         Ok(())

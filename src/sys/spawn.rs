@@ -122,7 +122,7 @@ pub(super) fn close_on_exec_from(first: RawFd) {
     unsafe {
         libc::syscall(
             libc::SYS_close_range,
-            first as libc::c_uint,
+            first.cast_unsigned(),
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
