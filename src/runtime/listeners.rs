@@ -168,6 +168,12 @@ impl Listeners {
         }
     }
 
+    /// Whether an earlier master's sockets are here, with all that is to be bound among them.
+    pub(super) fn are_stored(&self, binds: &[Endpoint]) -> bool {
+        self.declared.iter().any(|d| d.from == Source::Store)
+            && (binds.iter()).all(|wanted| self.declared.iter().any(|d| d.serves(wanted)))
+    }
+
     /// What `--bind fd://` names comes first, and is no less declared than an address.
     pub(super) fn declare_handed(&mut self, wanted: &[String]) -> Result<(), BindError> {
         for which in wanted.iter().rev() {
