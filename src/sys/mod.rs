@@ -15,6 +15,8 @@ pub mod listener;
 pub mod log_pipe;
 pub mod process;
 pub mod procfs;
+#[cfg(target_os = "linux")]
+mod sock_diag;
 pub mod spawn;
 pub mod terminal;
 pub mod tie;
