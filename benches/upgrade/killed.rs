@@ -63,20 +63,17 @@ impl Place {
             .open(self.dir.path().join("log"))?;
         // The shell moves the socket from 0 to 3, and knows its own number.
         let hand_over = "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=rcluster-x; exec \"$0\" \"$@\"";
-        let mut command = match stored {
-            Some(socket) => {
-                let mut command = Command::new("/bin/sh");
-                command
-                    .args(["-c", hand_over])
-                    .arg(rcluster())
-                    .stdin(Stdio::from(socket));
-                command
-            }
-            None => {
-                let mut command = Command::new(rcluster());
-                command.stdin(Stdio::null());
-                command
-            }
+        let mut command = if let Some(socket) = stored {
+            let mut command = Command::new("/bin/sh");
+            command
+                .args(["-c", hand_over])
+                .arg(rcluster())
+                .stdin(Stdio::from(socket));
+            command
+        } else {
+            let mut command = Command::new(rcluster());
+            command.stdin(Stdio::null());
+            command
         };
         if let Some(path) = notify {
             command.env("NOTIFY_SOCKET", path);

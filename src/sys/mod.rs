@@ -18,6 +18,8 @@ pub mod process;
 pub mod procfs;
 pub mod reuse_port;
 pub mod socket_file;
+#[cfg(target_os = "linux")]
+mod sock_diag;
 pub mod spawn;
 pub mod steer;
 pub mod terminal;
