@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::supervisor::{Readiness, Surge, Switch};
 
 mod admin;
+mod balance;
 mod health;
 mod help;
 mod host;
@@ -17,12 +18,13 @@ mod logs;
 mod upgrade;
 
 pub use admin::{AdminArgs, EventsArgs, LsArgs};
+pub use balance::{Balance, BalanceArgs};
 pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
-pub use logs::{LogArgs, LogsArgs, TopArgs};
+pub use logs::{LogArgs, LogFormat, LogLevel, LogsArgs, TopArgs};
 pub use upgrade::UpgradeArgs;
 
 /// A small, fast process master for Node.js.
@@ -53,7 +55,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N|auto", env = "RCLUSTER_WORKERS")]
     pub workers: Option<String>,
 
-    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
+    /// Bind before the first worker starts; repeatable. HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT, unix:PATH, or fd://N or fd://NAME for a socket that was handed over; RCLUSTER_BIND takes several, comma-separated. Without it the app's own listen() says where.
     #[arg(short, long, value_name = "ADDR")]
     pub bind: Vec<String>,
 
@@ -133,6 +135,10 @@ pub struct RunArgs {
     /// Write the master's pid there.
     #[arg(long, value_name = "PATH", env = "RCLUSTER_PIDFILE")]
     pub pidfile: Option<PathBuf>,
+
+    /// Connections.
+    #[command(flatten)]
+    pub balance: BalanceArgs,
 
     /// Logs.
     #[command(flatten)]
@@ -446,32 +452,6 @@ impl From<SwitchArg> for Switch {
             SwitchArg::Atomic => Self::Atomic,
         }
     }
-}
-
-/// `--log-format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `--log-level`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogLevel {
-    /// Nothing.
-    Off,
-    /// Failures of the master itself.
-    Error,
-    /// What an operator should look at.
-    Warn,
-    /// One line a transition.
-    Info,
-    /// Decisions.
-    Debug,
-    /// The wire.
-    Trace,
 }
 
 /// `250ms`, `5s`, `1m30s`; a plain number is seconds.

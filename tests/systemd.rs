@@ -111,6 +111,71 @@ fn a_socket_that_nobody_asks_for_is_said() {
     master.stop();
 }
 
+fn loopback() -> (TcpListener, String) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let at = socket.local_addr().expect("bound").to_string();
+    (socket, at)
+}
+
+#[test]
+fn sockets_are_declared_by_name_and_by_number() {
+    let ((web, web_at), (api, api_at)) = (loopback(), loopback());
+    for (declared, other, at) in [("api", &web_at, &api_at), ("3", &api_at, &web_at)] {
+        let handed = hand_over(Launch::new("site.js"), &[(&web, "web"), (&api, "api")]);
+        let bind = format!("fd://{declared}");
+        let mut master = handed.workers(2).options(["-b", &bind]).start();
+        master.wait_ready(2);
+        // The app listens on PORT, which is the declared one's.
+        assert_eq!(Addr::parse(at).expect("an address").get("/").status, 200);
+        let told = master.command(&["status"]);
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(
+            told.contains(&format!("warning: {other} is bound")),
+            "{told}"
+        );
+        master.stop();
+    }
+}
+
+#[test]
+fn an_app_that_listens_on_a_descriptor_gets_it_also_after_an_upgrade() {
+    let ((web, _), (api, api_at)) = (loopback(), loopback());
+    let handed = hand_over(Launch::new("fd.js"), &[(&web, "web"), (&api, "api")]);
+    let mut master = handed.workers(2).env("FD", "4").start();
+    let worker = master.wait_ready(2).remove(0);
+    let addr = Addr::parse(&api_at).expect("an address");
+    master.each_answers_http(&addr);
+    let upgrade = master.command(&["upgrade"]);
+    assert_eq!(upgrade.status.code(), Some(0), "{}", master.log());
+    kill(worker.process(), SIGKILL);
+    master.wait_replaced(&worker);
+    master.each_answers_http(&addr);
+    master.stop();
+}
+
+#[test]
+fn a_socket_of_any_parent_can_be_declared_and_one_that_is_not_there_is_told() {
+    let (socket, at) = loopback();
+    let no_manager = ["/usr/bin/env", "-u", "LISTEN_FDS", "-u", "LISTEN_PID"];
+    let handed = || hand_over(Launch::new("site.js").workers(1), &[(&socket, "web")]);
+    let mut master = handed().under(no_manager).options(["-b", "fd://3"]).start();
+    master.wait_ready(1);
+    assert_eq!(Addr::parse(&at).expect("an address").get("/").status, 200);
+    master.stop();
+    for (launch, bind) in [
+        (handed().under(no_manager), "fd://web"),
+        (handed(), "fd://4"),
+        // The loop's own descriptors are not to be had.
+        (Launch::new("site.js"), "fd://5"),
+    ] {
+        let ended = launch.options(["-b", bind]).run();
+        assert_eq!(ended.code, Some(5), "{}", ended.log);
+        let why =
+            format!("failed to bind {bind}: bad file descriptor (no listening socket was handed");
+        assert!(ended.log.contains(&why), "{}", ended.log);
+    }
+}
+
 #[test]
 fn the_store_keeps_the_port_over_a_killed_master() {
     let peer = Peer::new();
@@ -145,6 +210,54 @@ fn the_store_keeps_the_port_over_a_killed_master() {
     // The control: without the copies the port is refused.
     drop(stored);
     assert!(Conn::open(&addr).is_err());
+}
+
+/// A master that is killed while a worker cannot close its port, and the log of the next one.
+fn log_of_the_next(store: bool) -> String {
+    let peer = Peer::new();
+    let port = Addr::free_port();
+    let mut first = Launch::new("http.js")
+        .workers(1)
+        .env("NOTIFY_SOCKET", peer.path())
+        .env("PORT", port.to_string())
+        .start();
+    let worker = first.wait_ready(1).remove(0);
+    let stored = peer.stored();
+    // It never sees the end of its channel.
+    Addr::port(port).get("/spin");
+    first.kill_master();
+    let next = Launch::new("http.js")
+        .workers(1)
+        .control(&first.control)
+        .env("PORT", port.to_string());
+    let (name, socket) = &stored[0];
+    let mut next = if store {
+        hand_over(next, &[(socket, name)]).start()
+    } else {
+        drop(stored);
+        next.start()
+    };
+    next.wait_ready(1);
+    // The guard of the first ends it, whether somebody waits for that or not.
+    wait_until("the end of the orphan", BOOT, || {
+        (!running(worker.process())).then_some(())
+    });
+    assert_eq!(Addr::port(port).get("/").status, 200);
+    next.stop();
+    first.wait_no_process();
+    first.forget();
+    next.log()
+}
+
+#[test]
+fn who_has_the_sockets_does_not_wait_for_the_orphans() {
+    let were = "workers of a master that was killed were still there";
+    for (store, waited) in [(true, "waited=false"), (false, "waited=true")] {
+        let log = log_of_the_next(store);
+        let line = log.lines().find(|line| line.contains(were));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains(waited), "{line}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::support::contender::{Kind, Start, bench_file};
+use crate::support::contender::{Kind, Start};
 use crate::support::procfs::Sample;
 use crate::support::report::Report;
 use crate::support::stub;
@@ -26,13 +26,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     let servers: Vec<_> = COUNTS
         .into_iter()
         .map(|workers| {
-            let start = Start {
-                kind: Kind::Rcluster,
-                node: &stub,
-                workers,
-                script: bench_file("apps/hello.js"),
-                options: Vec::new(),
-            };
+            let start = Start::app(Kind::Rcluster, &stub, workers, "apps/hello.js");
             start
                 .run()
                 .with_context(|| format!("start {workers} stub workers"))

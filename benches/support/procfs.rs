@@ -50,12 +50,22 @@ impl Sample {
             cpu: cpu(pid)?,
             ..Self::default()
         };
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let status = fs::read_to_string(task?.path().join("status"))?;
-            sample.wakeups += field(&status, "voluntary_ctxt_switches:");
-        }
+        sample.wakeups = wakeups(pid)?;
         Ok(sample)
     }
+}
+
+/// Times that threads of a process went to sleep by themselves: each wake-up adds one.
+pub(crate) fn wakeups(pid: i32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .with_context(|| format!("list threads of {pid}"))?
+    {
+        // A thread may end while the folder is read.
+        let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+        sum += field(&status, "voluntary_ctxt_switches:");
+    }
+    Ok(sum)
 }
 
 /// Time that all threads of a process spent on a CPU, in the scheduler's nanoseconds.

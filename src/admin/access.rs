@@ -16,6 +16,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
@@ -49,9 +50,24 @@ pub enum TokenError {
     Weak(PathBuf),
 }
 
-/// What must be shown to change something over TCP.
-#[derive(Clone)]
+/// What must be shown to change something over TCP. Serialised it is the secret itself: only for the
+/// next program of this process.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Token(Arc<[u8]>);
+
+impl From<String> for Token {
+    fn from(text: String) -> Self {
+        Self(text.into_bytes().into())
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> Self {
+        // It is printable ASCII: `Token::read` takes no other.
+        Self::from_utf8_lossy(&token.0).into_owned()
+    }
+}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

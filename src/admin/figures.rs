@@ -10,8 +10,24 @@ const FINE: usize = 88;
 const UNIT_US: u64 = 16;
 
 /// A histogram of durations, four buckets to each doubling: a percentile is right within a fifth.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Durations([u64; FINE]);
+
+impl From<Vec<u64>> for Durations {
+    /// Whatever is missing is zero, whatever is too much is left out.
+    fn from(counts: Vec<u64>) -> Self {
+        let mut durations = Self::default();
+        durations.raise(&counts);
+        durations
+    }
+}
+
+impl From<Durations> for Vec<u64> {
+    fn from(durations: Durations) -> Self {
+        durations.0.into()
+    }
+}
 
 impl Default for Durations {
     fn default() -> Self {

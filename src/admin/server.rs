@@ -31,6 +31,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream, unix::SocketAddr},
+    sync::watch,
     task::AbortHandle,
     time::timeout,
 };
@@ -90,10 +91,15 @@ pub async fn serve(listener: UnixListener, api: Api, stop: impl Future<Output = 
     serve_on(SameUser(listener), router(api), stop).await;
 }
 
-/// Serves `--admin` until the runtime ends: reading, and with the token everything.
-pub async fn serve_tcp(listener: TcpListener, token: Option<Token>, api: Api) {
+/// Serves `--admin` until `stop`, as [`serve`]: reading, and with the token everything.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    token: Option<Token>,
+    api: Api,
+    stop: impl Future<Output = ()>,
+) {
     let door = middleware::from_fn_with_state(token, access::over_tcp);
-    serve_on(listener, router(api).layer(door), std::future::pending()).await;
+    serve_on(listener, router(api).layer(door), stop).await;
 }
 
 struct Open {
@@ -152,6 +158,7 @@ impl hyper::body::Body for Answering {
 async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
     let mut open: VecDeque<Open> = VecDeque::new();
+    let (end, ending) = watch::channel(());
     loop {
         let (stream, _) = tokio::select! {
             biased;
@@ -178,8 +185,14 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
             .max_buf_size(HEAD)
             .max_headers(HEADERS)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let task = tokio::spawn(async {
+        let mut ending = ending.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
             // Whatever is wrong with a connection is its own business.
+            tokio::select! {
+                _ = &mut connection => return,
+                _ = ending.changed() => connection.as_mut().graceful_shutdown(),
+            }
             let _ = connection.await;
         });
         open.push_back(Open {
@@ -187,6 +200,8 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
             task: task.abort_handle(),
         });
     }
+    // One that waits for the next question gets none; one that was asked still answers.
+    drop(end);
     while open.iter().any(|connection| !connection.task.is_finished()) {
         tokio::time::sleep(GOODBYE).await;
     }

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::figures::{MasterFigures, ReloadFigures, SlotFigures};
+use super::{
+    balance::BalanceStatus,
+    figures::{MasterFigures, ReloadFigures, SlotFigures},
+};
 
 use crate::{
     exit_code::ExitCode,
@@ -145,6 +148,15 @@ pub struct ListenerStatus {
     /// TCP: how many may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
+    /// Sockets that are bound to it: one, or one a slot.
+    #[serde(default)]
+    pub seats: u32,
+    /// Who chooses among them: `ebpf`, `cbpf`, or the kernel's `hash`. Absent where there is no choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steering: Option<String>,
+    /// How much of what comes each of them is to get, in proportion.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<u32>,
     /// TCP: connections that it could not take since it was opened: its queue was full, or memory short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u32>,
@@ -223,6 +235,9 @@ pub struct Status {
     /// What is counted for each slot over all its workers.
     #[serde(default)]
     pub figures: Vec<SlotFigures>,
+    /// How connections reach the workers, and how evenly.
+    #[serde(default)]
+    pub balance: BalanceStatus,
     /// The workers and what goes on with them.
     #[serde(flatten)]
     pub fleet: FleetView,

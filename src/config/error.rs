@@ -25,7 +25,7 @@ pub enum ConfigError {
     },
     /// `-b`.
     #[error(
-        "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH"
+        "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT, unix:PATH, or fd://N and fd://NAME for a socket that is handed to rcluster"
     )]
     Bind(String, String),
     /// `--stop-signal`.

@@ -31,7 +31,9 @@ pub enum UnitError {
     #[error("failed to find the path of this rcluster: {0}")]
     Binary(#[source] std::io::Error),
     /// `--socket` without addresses.
-    #[error("a socket unit needs to know where to listen: give --bind, once or several times")]
+    #[error(
+        "a socket unit needs to know where to listen: give --bind with addresses (fd:// is none)"
+    )]
     NoBind,
 }
 

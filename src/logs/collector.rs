@@ -1,8 +1,7 @@
 //! The thread that reads what workers print.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io, mem,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -16,20 +15,22 @@ use std::{
 use thiserror::Error;
 use tokio::{
     net::unix::pipe,
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tracing::{error, warn};
 
 use super::{
-    cutter::{Cutter, LINE_LIMIT, Piece},
+    carried::{Held, Kept},
+    cutter::{Cutter, LINE_LIMIT},
     files::Target,
     hub::{Feed, Hub, Wish},
     own,
     plan::Plan,
     render::{Origin, Stream, Style},
-    sink::{Chunk, Sink},
+    sink::Sink,
+    source::{Source, Turn, Way},
 };
 use crate::sys::{log_pipe::log_pipe, spawn::Output};
 
@@ -67,6 +68,12 @@ enum Command {
         worker: u64,
         slot: Arc<AtomicU32>,
         stream: Stream,
+        rest: Vec<u8>,
+    },
+    /// Every stream is to be given back, and whether all lines were written in time.
+    Pause {
+        limit: Duration,
+        reply: oneshot::Sender<(Vec<Held>, bool)>,
     },
     Finish,
 }
@@ -82,14 +89,6 @@ pub struct Logs {
     /// Slots of workers, by id; a spare's changes.
     slots: Mutex<Vec<(u64, Arc<AtomicU32>)>>,
     done: Mutex<std::sync::mpsc::Receiver<()>>,
-}
-
-/// Where a stream's lines go, and how they look there.
-#[derive(Clone, Debug)]
-struct Way {
-    sink: Sink,
-    target_is_files: bool,
-    style: Style,
 }
 
 impl Logs {
@@ -185,6 +184,7 @@ impl Logs {
                 worker,
                 slot: Arc::clone(&slot),
                 stream,
+                rest: vec![],
             };
             // It ends only with `finish`.
             let _ = self.commands.send(order);
@@ -203,6 +203,61 @@ impl Logs {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, known) in slots.iter().filter(|(id, _)| *id == worker) {
             known.store(slot, Ordering::Relaxed);
+        }
+    }
+
+    /// Stops reading, between two reads, and waits until all that was read is written. The workers go
+    /// on printing: their pipes hold what comes.
+    ///
+    /// # Errors
+    /// The same streams, if the outputs did not take all lines within `limit`.
+    pub async fn pause(&self, limit: Duration) -> Result<Vec<Held>, Vec<Held>> {
+        let (reply, held) = oneshot::channel();
+        let _ = self.commands.send(Command::Pause { limit, reply });
+        match held.await {
+            Ok((held, true)) => Ok(held),
+            Ok((held, false)) => Err(held),
+            // The thread is gone, and every stream with it.
+            Err(_) => Ok(vec![]),
+        }
+    }
+
+    /// Reads on where streams stand.
+    pub fn follow(&self, held: Vec<Held>) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|(_, slot)| Arc::strong_count(slot) > 1);
+        for Held { pipe, begun } in held {
+            let Origin {
+                slot,
+                worker,
+                stream,
+            } = begun.origin;
+            let slot = if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == worker) {
+                Arc::clone(slot)
+            } else {
+                let slot = Arc::new(AtomicU32::new(slot));
+                slots.push((worker, Arc::clone(&slot)));
+                slot
+            };
+            let _ = self.commands.send(Command::Follow {
+                pipe,
+                worker,
+                slot,
+                stream,
+                rest: begun.rest,
+            });
+        }
+    }
+
+    /// What `rcluster logs` shows.
+    pub fn kept(&self) -> Vec<Kept> {
+        self.hub.kept()
+    }
+
+    /// What the program before this one kept.
+    pub fn keep(&self, kept: Vec<Kept>) {
+        for Kept { origin, bytes, cut } in kept {
+            self.hub.add(origin, &bytes, cut);
         }
     }
 
@@ -261,14 +316,14 @@ struct Reader {
 
 impl Reader {
     async fn run(self, mut orders: mpsc::UnboundedReceiver<Command>) {
-        let (end, ending) = watch::channel(false);
+        let (mut end, mut ending) = watch::channel(Turn::On);
         let mut streams = JoinSet::new();
         // Something is to be said, but not before this.
         let (mut news, mut not_before) = (false, Instant::now());
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Command::Follow { pipe, worker, slot, stream }) => {
+                    Some(Command::Follow { pipe, worker, slot, stream, rest }) => {
                         if let Ok(pipe) = pipe::Receiver::from_owned_fd(pipe) {
                             let way = self.ways[stream as usize].clone();
                             let source = Source {
@@ -277,8 +332,24 @@ impl Reader {
                                 news: Arc::clone(&self.news),
                                 long: Arc::clone(&self.long),
                             };
-                            streams.spawn(source.follow(pipe, ending.clone()));
+                            let cutter = Cutter::resume(&rest);
+                            streams.spawn(source.follow(pipe, cutter, ending.clone()));
                         }
+                    }
+                    Some(Command::Pause { limit, reply }) => {
+                        let until = Instant::now() + limit;
+                        let _ = end.send(Turn::Pause);
+                        let mut held = vec![];
+                        while let Some(stream) = streams.join_next().await {
+                            held.extend(stream.ok().flatten());
+                        }
+                        (end, ending) = watch::channel(Turn::On);
+                        if mem::take(&mut news) {
+                            self.tell();
+                        }
+                        let written = self.written(until).await;
+                        // Whoever asked waits for it.
+                        let _ = reply.send((held, written));
                     }
                     Some(Command::Finish) | None => break,
                 },
@@ -290,13 +361,26 @@ impl Reader {
                 Some(_) = streams.join_next() => {}
             }
         }
-        let _ = end.send(true);
+        let _ = end.send(Turn::End);
         while streams.join_next().await.is_some() {}
         self.tell();
         for way in &self.ways {
             way.sink.close(FLUSH).await;
         }
         self.stderr.close(FLUSH).await;
+    }
+
+    /// Whether every output has taken all that it was given, by then.
+    async fn written(&self, until: Instant) -> bool {
+        for sink in self.ways.iter().map(|way| &way.sink).chain([&self.stderr]) {
+            while !sink.is_empty() {
+                if Instant::now() >= until {
+                    return false;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        true
     }
 
     fn tell(&self) {
@@ -326,86 +410,5 @@ impl Reader {
                 "log lines were too long and are cut into pieces"
             );
         }
-    }
-}
-
-/// One stream of one worker.
-struct Source {
-    worker: u64,
-    slot: Arc<AtomicU32>,
-    stream: Stream,
-    way: Way,
-    hub: Arc<Hub>,
-    news: Arc<Notify>,
-    long: Arc<AtomicU32>,
-}
-
-impl Source {
-    /// Until its end of file, which comes when every process that had it is gone;
-    /// or, when all this ends, until nothing is left in it.
-    async fn follow(self, pipe: pipe::Receiver, mut ending: watch::Receiver<bool>) {
-        let mut cutter = Cutter::new();
-        loop {
-            match pipe.try_read(cutter.room()) {
-                Ok(0) => break,
-                Ok(count) => {
-                    if let Some(piece) = cutter.took(count) {
-                        self.pass(piece).await;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if *ending.borrow_and_update() {
-                        break;
-                    }
-                    tokio::select! {
-                        _ = pipe.readable() => {}
-                        _ = ending.changed() => {}
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        if let Ok(fd) = pipe.into_nonblocking_fd() {
-            // tokio's idea of what is readable may be older than the end.
-            let mut pipe = File::from(fd);
-            while let Ok(count @ 1..) = pipe.read(cutter.room()) {
-                if let Some(piece) = cutter.took(count) {
-                    self.pass(piece).await;
-                }
-            }
-        }
-        if let Some(piece) = cutter.rest() {
-            self.pass(piece).await;
-        }
-    }
-
-    async fn pass(&self, piece: Piece) {
-        let origin = Origin {
-            slot: self.slot.load(Ordering::Relaxed),
-            worker: self.worker,
-            stream: self.stream,
-        };
-        let Piece { bytes, cut } = piece;
-        if cut {
-            self.long.fetch_add(1, Ordering::Relaxed);
-            self.news.notify_one();
-        }
-        self.hub.add(origin, &bytes, cut);
-        let mut out = vec![];
-        let lines = self.way.style.render(origin, &bytes, cut, &mut out);
-        let key = if self.way.target_is_files {
-            (origin.slot, origin.stream)
-        } else {
-            (0, Stream::Stdout)
-        };
-        self.way
-            .sink
-            .put(Chunk {
-                key,
-                bytes: out,
-                lines,
-            })
-            .await;
     }
 }

@@ -31,6 +31,22 @@ impl Cutter {
         }
     }
 
+    /// One that goes on where another stood.
+    pub(super) fn resume(rest: &[u8]) -> Self {
+        let mut cutter = Self::new();
+        if rest.len() >= START {
+            cutter.buffer.resize(LINE_LIMIT.max(rest.len() + 1), 0);
+        }
+        cutter.buffer[..rest.len()].copy_from_slice(rest);
+        cutter.filled = rest.len();
+        cutter
+    }
+
+    /// What was read of a line that has not ended.
+    pub(super) fn begun(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+
     /// Where to read into; never empty.
     pub(super) fn room(&mut self) -> &mut [u8] {
         &mut self.buffer[self.filled..]

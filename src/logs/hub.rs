@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::broadcast;
 
-use super::render::{Origin, Style};
+use super::{
+    carried::Kept,
+    render::{Origin, Style},
+};
 
 /// What is kept of a slot at least, bytes.
 const RING: usize = 64 * 1024;
@@ -88,6 +91,23 @@ impl Hub {
         drop(rings);
         // Nobody may be listening.
         let _ = self.live.send(entry);
+    }
+
+    /// All that is kept, oldest first.
+    pub(super) fn kept(&self) -> Vec<Kept> {
+        let feed = self.feed(Wish {
+            slot: None,
+            lines: None,
+            follow: false,
+            style: Style::Raw,
+        });
+        let entries = feed.past.into_iter().flatten();
+        let kept = entries.map(|entry| Kept {
+            origin: entry.origin,
+            bytes: entry.bytes.clone(),
+            cut: entry.cut,
+        });
+        kept.collect()
     }
 
     pub(super) fn feed(&self, wish: Wish) -> Feed {

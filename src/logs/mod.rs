@@ -4,6 +4,7 @@
 //! It owns the workers' pipes, the threads that write, and a ring of the last
 //! lines. It must not know a worker's state, nor make the loop wait.
 
+mod carried;
 mod collector;
 mod cutter;
 mod files;
@@ -12,7 +13,9 @@ mod own;
 mod plan;
 mod render;
 mod sink;
+mod source;
 
+pub use carried::{Begun, Held, Kept};
 pub use collector::{Logs, LogsError};
 pub use hub::{Entry, Feed, Wish};
 pub use own::OwnLog;

@@ -200,6 +200,11 @@ impl Sink {
         (loss.lines > 0).then_some(loss)
     }
 
+    /// Whether nothing waits to be written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.shared.lock().bytes == 0
+    }
+
     /// Opens files anew, in turn with the lines.
     pub(super) fn reopen(&self) {
         self.shared.lock().reopen = true;

@@ -31,7 +31,9 @@ use crate::{
     sys::{
         control_dir::{self, ControlError, Lock},
         guard::{self, Guard},
-        identity, inherit,
+        identity,
+        inherit::{self, Inherited},
+        limits,
         listener::BindError,
         spawn,
     },
@@ -107,8 +109,18 @@ impl Drop for Pidfile {
 /// # Errors
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
 pub async fn run(config: Config) -> Result<Verdict, BootError> {
+    let numbers = config.handed.iter().filter_map(|text| text.parse().ok());
+    let mut inherited = inherit::inherited(numbers);
     loop {
-        let verdict = Box::pin(run_once(config.clone())).await?;
+        let handed = if config.watch.is_some() {
+            // It may start again.
+            let again = inherited.iter().map(Inherited::again);
+            again.collect::<io::Result<_>>()
+        } else {
+            Ok(std::mem::take(&mut inherited))
+        };
+        let handed = handed.map_err(|e| BootError::System("keep the sockets", e))?;
+        let verdict = Box::pin(run_once(config.clone(), handed)).await?;
         let failed = matches!(verdict.code, ExitCode::BootFailed | ExitCode::NeverReady);
         let Some(globs) = config.watch.as_deref().filter(|_| failed) else {
             return Ok(verdict);
@@ -131,10 +143,9 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
 ///
 /// # Errors
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
-async fn run_once(config: Config) -> Result<Verdict, BootError> {
+async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, BootError> {
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
-    let inherited = inherit::inherited();
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     let release = Release::resolve(&config.launch)?;
@@ -151,11 +162,31 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
     }
     control_dir::check_path(&config.control)?;
     let lock = Lock::take(&config.control, &config.name)?;
-    let guard_file = config.control.with_extension("guard");
-    guard::relieve_predecessor(&guard_file, PREDECESSOR);
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
-    let mut listeners = Listeners::new(rights);
+    let mut listeners = Listeners::new(rights, config.backlog);
+    if let Some(limit) =
+        limits::backlog().filter(|limit| *limit < u64::from(config.backlog.unsigned_abs()))
+    {
+        warn!(
+            asked = config.backlog,
+            limit,
+            "--backlog is cut by net.core.somaxconn: connections beyond that are dropped while workers are busy"
+        );
+    }
     listeners.adopt(inherited);
+    // Whoever has the orphans' sockets need not wait until these have closed them.
+    let wait = if listeners.are_stored(&config.binds) {
+        Duration::ZERO
+    } else {
+        PREDECESSOR
+    };
+    if guard::relieve_predecessor(&config.control.with_extension("guard"), wait) {
+        info!(
+            waited = !wait.is_zero(),
+            "workers of a master that was killed were still there"
+        );
+    }
+    listeners.declare_handed(&config.handed)?;
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;
     let mut hold = Hold {
@@ -163,6 +194,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         _socket_file: admin::SocketFile(config.control.clone()),
         socket,
         lock,
+        admin: None,
     };
     if let Some(path) = &config.pidfile {
         std::fs::write(path, format!("{}\n", std::process::id()))
@@ -177,7 +209,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         }
         None => None,
     };
-    let admin = config.admin.as_ref().map(open_admin).transpose()?;
+    hold.admin = config.admin.as_ref().map(open_admin).transpose()?;
     let (shim, guard) = helpers(&config)?;
     let program = started_by(&config.line);
     // The master must not hold a release folder that a deploy wants to delete.
@@ -209,15 +241,12 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         requests: requests_in,
         happenings: world.bus.readers(),
     };
-    if let Some((listener, address, token)) = admin {
-        world.admin = Some(address);
+    world.admin = admin_address(&hold);
+    if let (Some(address), Some((_, token))) = (world.admin, &hold.admin) {
         info!(%address, changes = token.is_some(), "the API listens");
         if !address.ip().is_loopback() {
             warn!(%address, "the API can be reached from other machines: everybody there may look");
         }
-        let listener = tokio::net::TcpListener::from_std(listener)
-            .map_err(|e| BootError::System("listen on --admin", e))?;
-        tokio::spawn(admin::serve_tcp(listener, token, api.clone()));
     }
     let serving = serve(&hold, &api)?;
     let view = admin::UpgradeView::default();
@@ -228,7 +257,7 @@ async fn run_once(config: Config) -> Result<Verdict, BootError> {
         inbox,
     };
     let master = Master::new(supervisor, world, Manager::of_process(), upgrade);
-    Ok(conclude(master, inputs).await)
+    Ok(Box::pin(conclude(master, inputs)).await)
 }
 
 /// Goes on with a master whose program was replaced by this one.
@@ -244,7 +273,8 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
     let hold = upgrade::hold(&state, &mut unpacking)?;
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let (inbox_in, inbox) = mpsc::channel(INBOX);
-    let world = upgrade::world(&mut state, &mut unpacking, &inbox_in).map_err(taken)?;
+    let mut world = upgrade::world(&mut state, &mut unpacking, &inbox_in).map_err(taken)?;
+    world.admin = admin_address(&hold);
     if let Some(globs) = world.config.watch.as_deref() {
         match Watch::start(&world.config.launch, globs) {
             Ok(watch) => follow(Some(watch), &requests_in),
@@ -274,12 +304,16 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         requests,
         inbox,
     };
-    Ok(conclude(master, inputs).await)
+    Ok(Box::pin(conclude(master, inputs)).await)
 }
 
 fn serve(hold: &Hold, api: &Api) -> Result<Serving, BootError> {
-    Serving::start(&hold.socket, api.clone())
-        .map_err(|e| BootError::System("listen on the control socket", e))
+    Serving::start(hold, api).map_err(|e| BootError::System("listen on the control socket", e))
+}
+
+fn admin_address(hold: &Hold) -> Option<SocketAddr> {
+    let (listener, _) = hold.admin.as_ref()?;
+    listener.local_addr().ok()
 }
 
 /// Passes changes of the app's files on to the loop.
@@ -382,15 +416,12 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
 }
 
 /// Binds `--admin` and reads its token, before anything is started that would have to be undone.
-fn open_admin(
-    admin: &config::Admin,
-) -> Result<(TcpListener, SocketAddr, Option<Token>), BootError> {
+fn open_admin(admin: &config::Admin) -> Result<(TcpListener, Option<Token>), BootError> {
     let token = admin.token_file.as_deref().map(Token::read).transpose()?;
     let failed = |e| BootError::Admin(admin.address, e);
     let listener = TcpListener::bind(admin.address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address, token))
+    Ok((listener, token))
 }
 
 /// The shim's files and the guard.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,7 +20,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// One remembered moment in so long.
 const STEP: Duration = Duration::from_secs(4);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Totals {
     requests: u64,
     accepted: u64,
@@ -74,7 +76,50 @@ pub(super) struct Figures {
     pub(super) reloads: ReloadFigures,
 }
 
+/// [`Figures`] written out. Rates and percentiles begin anew: they are of a window of this program's clock.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct FiguresState {
+    living: Vec<(WorkerId, Totals)>,
+    dead: Vec<(Slot, Totals)>,
+    reloads: ReloadFigures,
+}
+
 impl Figures {
+    /// Written out.
+    pub(super) fn state(&self) -> FiguresState {
+        let living = self.living.iter().map(|(id, l)| (*id, l.totals.clone()));
+        let dead = self.kept.iter().map(|(slot, k)| (*slot, k.dead.clone()));
+        FiguresState {
+            living: living.collect(),
+            dead: dead.collect(),
+            reloads: self.reloads.clone(),
+        }
+    }
+
+    /// Read back.
+    pub(super) fn resume(state: FiguresState) -> Self {
+        let living = state.living.into_iter().map(|(id, totals)| {
+            let living = Living {
+                totals,
+                ..Living::default()
+            };
+            (id, living)
+        });
+        let kept = state.dead.into_iter().map(|(slot, dead)| {
+            let kept = Kept {
+                dead,
+                ..Kept::default()
+            };
+            (slot, kept)
+        });
+        Self {
+            living: living.collect(),
+            kept: kept.collect(),
+            reloads: state.reloads,
+        }
+    }
+
     /// What a worker has counted since its start.
     pub(super) fn told(&mut self, worker: &Worker, told: &Told, others: &[WorkerId]) {
         self.living.entry(worker.id).or_default().totals.raise(told);

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::{effects::World, report};
@@ -12,7 +13,7 @@ use crate::{
     admin::{Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
     ipc::Told,
     supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
-    sys::{listener, procfs},
+    sys::procfs,
 };
 
 /// Events that a reader may be behind before it loses some.
@@ -36,7 +37,39 @@ pub(super) struct Bus {
     pub(super) now: Time,
 }
 
+/// What of a [`Bus`] outlives the program: ids and numbers go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BusState {
+    run: String,
+    started_unix_ms: u64,
+    told: u64,
+}
+
 impl Bus {
+    /// Written out.
+    pub(super) fn state(&self) -> BusState {
+        BusState {
+            run: self.run.clone(),
+            started_unix_ms: self.started_unix_ms,
+            told: self.told,
+        }
+    }
+
+    /// Read back; nobody reads it yet.
+    pub(super) fn resume(state: BusState) -> Self {
+        let BusState {
+            run,
+            started_unix_ms,
+            told,
+        } = state;
+        Self {
+            run,
+            started_unix_ms,
+            told,
+            ..Self::new()
+        }
+    }
+
     pub(super) fn new() -> Self {
         Self {
             readers: broadcast::Sender::new(BEHIND),
@@ -115,8 +148,10 @@ impl World {
 
     /// The status document.
     pub(super) fn status(&self, fleet: FleetView, supervisor: &Supervisor, now: Time) -> Status {
+        let figures = (fleet.slots.iter())
+            .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)));
+        let figures: Vec<_> = figures.collect();
         let usage = procfs::usage(Pid(std::process::id().cast_signed())).unwrap_or_default();
-        let listeners = self.listeners.addresses().into_iter();
         Status {
             version: Status::VERSION,
             name: self.config.name.clone(),
@@ -137,19 +172,19 @@ impl World {
                 fds: usage.fds,
             },
             reloads: self.figures.reloads.clone(),
-            figures: fleet
-                .slots
-                .iter()
-                .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)))
-                .collect(),
-            listeners: listeners
-                .map(|(address, socket)| {
-                    let queue = listener::accept_queue(&socket);
+            balance: self.shares(&figures, supervisor),
+            figures,
+            listeners: (self.listeners.groups())
+                .map(|(_, group)| {
+                    let queue = group.queue();
                     ListenerStatus {
-                        address,
+                        address: group.local.to_string(),
                         waiting: queue.map(|(waiting, _)| waiting),
                         backlog: queue.map(|(_, backlog)| backlog),
-                        dropped: queue.and_then(|_| listener::dropped(&socket)),
+                        seats: group.len() as u32,
+                        steering: group.steering().map(str::to_owned),
+                        weights: group.weights().to_vec(),
+                        dropped: queue.and_then(|_| group.dropped()),
                     }
                 })
                 .collect(),

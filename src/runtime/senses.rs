@@ -76,6 +76,7 @@ impl World {
         let link = self.links.get(&id)?;
         self.probes += 1;
         link.send_handle(outbound::new_connection(&key, self.probes), theirs.into());
+        self.hands.also(id);
         let report = self.report(id);
         tokio::spawn(async move {
             let answer = health::ask(ours, &path, tls, health.timeout).await;

@@ -179,6 +179,11 @@ impl Supervisor {
         self.fleet.worker(id)
     }
 
+    /// All workers that were ordered and not yet reaped, by id.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.fleet.iter()
+    }
+
     /// The workers of a slot, whatever they do; no spares.
     pub fn seated(&self, slot: Slot) -> Vec<WorkerId> {
         let seated = self.fleet.seated(slot).filter(|w| !w.spare);

@@ -45,8 +45,13 @@ pub fn listens(pid: Pid) -> bool {
     sockets(pid).any(|inode| inodes.contains(&inode))
 }
 
-/// Port and inode of every listening TCP socket (`proc_net_tcp` in the kernel's documentation).
+/// Port and inode of every listening TCP socket: as the kernel answers, else as its table has them among all
+/// connections (`proc_net_tcp` in the kernel's documentation).
 fn listening() -> Vec<(u16, u64)> {
+    #[cfg(target_os = "linux")]
+    if let Ok(found) = super::sock_diag::listening() {
+        return found;
+    }
     let mut found = vec![];
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines() {

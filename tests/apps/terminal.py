@@ -1,5 +1,5 @@
-"""Runs a command in a pseudo-terminal of its own: `terminal.py GO COMMAND...` types Ctrl-C when the file GO appears, copies
-what the terminal shows to stdout, and ends with the command's exit code (128 + signal after a death by one)."""
+"""Runs a command in a pseudo-terminal of its own: `terminal.py GO COMMAND...` types Ctrl-C when the file GO appears, or closes the
+terminal if it says so, copies what the terminal shows to stdout, and ends with the command's exit code (128 + signal after a death by one)."""
 
 import os
 import pty
@@ -13,6 +13,9 @@ if pid == 0:
 typed = False
 while True:
     if not typed and os.path.exists(go):
+        if open(go).read() == "close":
+            os.close(terminal)
+            break
         os.write(terminal, b"\x03")
         typed = True
     if not select.select([terminal], [], [], 0.02)[0]:

@@ -2,10 +2,20 @@
 //! links stand still, and the program is replaced. Each step can fail, and then
 //! this one goes on.
 
-use std::{io, mem, os::unix::net::UnixListener, path::PathBuf, time::Duration};
+use std::{
+    io, mem,
+    net::TcpListener,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
-use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -16,8 +26,8 @@ use super::{
     resume,
 };
 use crate::{
-    admin::{self, Api, UpgradeReply, UpgradeView, UpgradeWish},
-    logs::OwnLog,
+    admin::{self, Api, Token, UpgradeReply, UpgradeView, UpgradeWish},
+    logs::{Held, OwnLog},
     runtime::{
         boot::Pidfile,
         master::{Inputs, Master},
@@ -27,6 +37,8 @@ use crate::{
 
 /// How long answers that are on their way may take to be written.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long it may take until what workers printed is written.
+const LOG_TIME: Duration = Duration::from_millis(500);
 /// How often the links are asked to stand still before it is another time's turn.
 const ROUNDS: u32 = 64;
 
@@ -38,24 +50,39 @@ pub(in crate::runtime) struct Hold {
     /// The control socket.
     pub(in crate::runtime) socket: UnixListener,
     pub(in crate::runtime) lock: Lock,
+    /// `--admin`, and its token.
+    pub(in crate::runtime) admin: Option<(TcpListener, Option<Token>)>,
 }
 
 /// The routes, being served.
 #[derive(Debug)]
 pub(in crate::runtime) struct Serving {
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Serving {
     /// # Errors
     /// The errno of `dup(2)` or `epoll_ctl(2)`.
-    pub(in crate::runtime) fn start(socket: &UnixListener, api: Api) -> io::Result<Self> {
-        let socket = tokio::net::UnixListener::from_std(socket.try_clone()?)?;
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(admin::serve(socket, api, async {
-            let _ = stopped.await;
-        }));
+    pub(in crate::runtime) fn start(hold: &Hold, api: &Api) -> io::Result<Self> {
+        let socket = tokio::net::UnixListener::from_std(hold.socket.try_clone()?)?;
+        let (stop, stopped) = watch::channel(());
+        let over = |mut stopped: watch::Receiver<()>| async move {
+            // It never changes; its end is the sign.
+            let _ = stopped.changed().await;
+        };
+        let local = admin::serve(socket, api.clone(), over(stopped.clone()));
+        let task = match &hold.admin {
+            Some((listener, token)) => {
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                let token = token.clone();
+                let remote = admin::serve_tcp(listener, token, api.clone(), over(stopped));
+                tokio::spawn(async {
+                    tokio::join!(local, remote);
+                })
+            }
+            None => tokio::spawn(local),
+        };
         Ok(Self { stop, task })
     }
 }
@@ -179,16 +206,6 @@ impl Master {
         if self.world.leaving || self.world.verdict.is_some() || brief.state == "stopping" {
             return Some(Hindrance::Never("it is stopping"));
         }
-        if self.world.admin.is_some() {
-            return Some(Hindrance::Never(
-                "with --admin others than the master's own user can ask; restart it instead",
-            ));
-        }
-        if self.world.logs.is_some() {
-            return Some(Hindrance::Never(
-                "with --log-prefix or --log-file workers' lines pass through the master; restart it instead",
-            ));
-        }
         if brief.state == "booting" {
             return Some(Hindrance::Later("no worker has been ready yet"));
         }
@@ -250,7 +267,7 @@ impl Master {
         let mut still = Still::new();
         let heard = freeze(&self.world, &mut inputs.inbox, &mut still).await;
         let probe = self
-            .pack(binary.clone(), &mut still, &mut Packing::default())
+            .pack(binary.clone(), &mut still, &[], &mut Packing::default())
             .and_then(|state| Probe::start(&binary, &state));
         thaw(still);
         self.hear_all(heard);
@@ -267,12 +284,15 @@ impl Master {
         &self,
         program: PathBuf,
         still: &mut Still,
+        streams: &[Held],
         packing: &mut Packing,
     ) -> Result<super::State, String> {
         let missing = || "this master has no control socket".to_owned();
         let (hold, _) = self.upgrade.parts.as_ref().ok_or_else(missing)?;
         let view = self.upgrade.view.clone();
-        Ok(pack::pack(self, hold, program, view, still, packing))
+        Ok(pack::pack(
+            self, hold, program, view, still, streams, packing,
+        ))
     }
 
     fn hear_all(
@@ -324,7 +344,7 @@ impl Master {
                     identity: probe.identity,
                     until: Instant::now() + GOODBYE,
                     task: serving.map(|Serving { stop, task }| {
-                        let _ = stop.send(());
+                        drop(stop);
                         task
                     }),
                 };
@@ -344,7 +364,10 @@ impl Master {
         // From here on a signal waits for the next program, or for this one.
         process::block_signals();
         let mut still = Still::new();
-        let why = self.replace(binary, identity, inputs, &mut still).await;
+        let why = match self.stand_still(inputs, &mut still).await {
+            Ok(()) => self.replace(binary, identity, &mut still).await,
+            Err(why) => why,
+        };
         thaw(still);
         process::unblock_signals();
         self.upgrade.stage = Stage::Idle;
@@ -352,29 +375,45 @@ impl Master {
         let Some((hold, api)) = &self.upgrade.parts else {
             return;
         };
-        match Serving::start(&hold.socket, api.clone()) {
+        match Serving::start(hold, api) {
             Ok(serving) => self.upgrade.serving = Some(serving),
             Err(error) => warn!(%error, "the control socket is not served any more"),
         }
     }
 
     /// Comes back only with the reason why it failed.
-    async fn replace(
-        &mut self,
-        binary: PathBuf,
-        identity: [i64; 5],
-        inputs: &mut Inputs,
-        still: &mut Still,
-    ) -> String {
-        if let Err(why) = self.stand_still(inputs, still).await {
-            return why;
+    async fn replace(&mut self, binary: PathBuf, identity: [i64; 5], still: &mut Still) -> String {
+        let Some(logs) = self.world.logs.clone() else {
+            return self.exec(&binary, identity, still, &[]);
+        };
+        match logs.pause(LOG_TIME).await {
+            Ok(held) => {
+                let why = self.exec(&binary, identity, still, &held);
+                logs.follow(held);
+                why
+            }
+            Err(held) => {
+                logs.follow(held);
+                "the master's log is not taken by its reader, and no line shall be lost; try again"
+                    .to_owned()
+            }
         }
-        if handover::identity(&binary).ok() != Some(identity) {
+    }
+
+    /// Comes back only with the reason why it failed.
+    fn exec(
+        &self,
+        binary: &Path,
+        identity: [i64; 5],
+        still: &mut Still,
+        streams: &[Held],
+    ) -> String {
+        if handover::identity(binary).ok() != Some(identity) {
             return format!("{} has changed since it was asked", binary.display());
         }
         let mut packing = Packing::default();
         let sealed = self
-            .pack(binary.clone(), still, &mut packing)
+            .pack(binary.to_owned(), still, streams, &mut packing)
             .and_then(|state| state.write().map_err(|error| error.to_string()))
             .and_then(|bytes| handover::seal(&bytes).map_err(|error| error.to_string()));
         let sealed = match sealed {
@@ -388,7 +427,7 @@ impl Master {
         info!(binary = %binary.display(), "the program is replaced");
         OwnLog::drain();
         let set = (resume::VARIABLE, value.as_str());
-        let error = handover::exec(&binary, words, set, &packing.numbers());
+        let error = handover::exec(binary, words, set, &packing.numbers());
         format!("failed to run {}: {error}", binary.display())
     }
 

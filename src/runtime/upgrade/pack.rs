@@ -5,11 +5,12 @@ use std::{convert::Infallible, sync::Arc};
 use super::{
     Hold, Packing,
     freeze::Still,
-    state::{GuardState, Header, LinkState, State},
+    state::{AdminState, GuardState, Header, LinkState, LogState, State, StreamState},
 };
 use crate::{
     admin::UpgradeView,
     ipc::{Channel, LineDecoder, Outgoing},
+    logs::Held,
     runtime::{
         link::{Frozen, Order, ToWorker},
         master::Master,
@@ -100,6 +101,13 @@ fn link(frozen: &mut Frozen, has_shim: bool, packing: &mut Packing) -> LinkState
     state
 }
 
+fn stream(held: &Held, packing: &mut Packing) -> StreamState {
+    StreamState {
+        pipe: packing.carry(&held.pipe),
+        begun: held.begun.clone(),
+    }
+}
+
 /// Everything, while the links stand still.
 pub(super) fn pack(
     master: &Master,
@@ -107,6 +115,7 @@ pub(super) fn pack(
     program: std::path::PathBuf,
     upgrade: UpgradeView,
     still: &mut Still,
+    streams: &[Held],
     packing: &mut Packing,
 ) -> State {
     let world = &master.world;
@@ -116,8 +125,10 @@ pub(super) fn pack(
     });
     let links = links.collect();
     let then = handover::monotonic().as_micros();
+    let listeners = world.listeners.pack(packing);
+    let hands = world.hands.pack(packing);
     State {
-        header: Header::new(),
+        header: Header::new(listeners.has_seats() || world.hands.held() > 0),
         clock: (master.clock.now(), u64::try_from(then).unwrap_or(u64::MAX)),
         supervisor: master.supervisor.clone(),
         config: world.config.clone(),
@@ -129,7 +140,8 @@ pub(super) fn pack(
             .collect(),
         pids: world.pids.iter().map(|(pid, id)| (*pid, *id)).collect(),
         links,
-        listeners: world.listeners.pack(packing),
+        listeners,
+        hands,
         withheld: world
             .withheld
             .iter()
@@ -150,6 +162,16 @@ pub(super) fn pack(
             packing.carry(&hold.lock.file()),
         ),
         pidfile: hold.pidfile.is_some(),
+        admin: hold.admin.as_ref().map(|(listener, token)| AdminState {
+            listener: packing.carry(listener),
+            token: token.clone(),
+        }),
+        figures: world.figures.state(),
+        bus: Some(world.bus.state()),
+        logs: world.logs.as_ref().map(|logs| LogState {
+            kept: logs.kept(),
+            streams: streams.iter().map(|s| stream(s, packing)).collect(),
+        }),
         program,
         upgrade,
     }

@@ -4,8 +4,10 @@ use std::{
     ffi::OsString,
     fs::File,
     io,
+    net::TcpListener,
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,16 +18,20 @@ use super::{
     state::{LinkState, State, StateError},
 };
 use crate::{
-    admin::{SocketFile, UpgradeView},
+    admin::{SocketFile, Token, UpgradeView},
     cli::{LogFormat, LogLevel},
     ipc::Outgoing,
+    logs::{Held, Logs},
     runtime::{
         boot::{BootError, Pidfile},
         clock::Clock,
         effects::World,
         endings::Endings,
+        figures::Figures,
+        hands::Hands,
         link::{FromLink, Link, Task, ToWorker},
         listeners::Listeners,
+        overview::Bus,
         shim_file::ShimFile,
     },
     supervisor::WorkerId,
@@ -164,10 +170,17 @@ pub(in crate::runtime) fn world(
         guard,
         inbox.clone(),
     );
+    world.hands = Hands::unpack(std::mem::take(&mut state.hands), unpacking)?;
+    world.balancer.stale = true;
     for state in &state.links {
         world.links.insert(state.id, link(state, inbox, unpacking)?);
     }
     world.reread = state.reread.clone();
+    world.figures = Figures::resume(std::mem::take(&mut state.figures));
+    if let Some(bus) = state.bus.take() {
+        world.bus = Bus::resume(bus);
+    }
+    world.logs = logs(state, unpacking)?;
     world.pids = state.pids.iter().copied().collect();
     world.withheld = std::mem::take(&mut state.withheld).into_iter().collect();
     world.endings = Endings::resume(std::mem::take(&mut state.endings));
@@ -179,6 +192,37 @@ pub(in crate::runtime) fn world(
         world.restart_guard();
     }
     Ok(world)
+}
+
+/// What carries workers' lines, with the streams where they stood. A log file is opened when the next
+/// line comes: one that cannot be costs lines, which are told of, and not the master.
+fn logs(state: &mut State, unpacking: &mut Unpacking) -> io::Result<Option<Arc<Logs>>> {
+    let (Some(log), Some(plan)) = (state.logs.take(), &state.config.output) else {
+        return Ok(None);
+    };
+    let careful = state.config.identity.is_some();
+    let logs = Logs::start(plan, &state.config.control, 0, careful).map_err(io::Error::other)?;
+    logs.keep(log.kept);
+    let held = log.streams.into_iter().map(|stream| {
+        Ok(Held {
+            pipe: unpacking.own(stream.pipe)?,
+            begun: stream.begun,
+        })
+    });
+    logs.follow(held.collect::<io::Result<_>>()?);
+    Ok(Some(Arc::new(logs)))
+}
+
+/// `--admin`, where it listened.
+fn admin(
+    state: &State,
+    unpacking: &mut Unpacking,
+) -> io::Result<Option<(TcpListener, Option<Token>)>> {
+    let Some(admin) = &state.admin else {
+        return Ok(None);
+    };
+    let listener = unpacking.own(admin.listener)?.into();
+    Ok(Some((listener, admin.token.clone())))
 }
 
 /// What the master holds besides its workers.
@@ -202,6 +246,7 @@ pub(in crate::runtime) fn hold(
             .clone()
             .filter(|_| state.pidfile)
             .map(Pidfile),
+        admin: admin(state, unpacking).map_err(taken)?,
     })
 }
 

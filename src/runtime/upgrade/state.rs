@@ -12,23 +12,26 @@ use thiserror::Error;
 
 use super::Fd;
 use crate::{
-    admin::UpgradeView,
+    admin::{Token, UpgradeView},
     config::Config,
     ipc::{Channel, LineDecoder, Outgoing, Query},
+    logs::{Begun, Kept},
     runtime::{
-        listeners::ListenersState, release::Release, reread::Reread, senses::OomCounter,
-        shim_file::ShimState,
+        figures::FiguresState, hands::HandsState, listeners::ListenersState, overview::BusState,
+        release::Release, reread::Reread, senses::OomCounter, shim_file::ShimState,
     },
     supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
 };
 
 /// The version that is written.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// The oldest version that is read.
 const OLDEST: u32 = 1;
 /// Programs that read this version or a newer one read what is written: they
 /// skip what they do not know.
 const READABLE_FROM: u32 = 1;
+/// The same where connections are balanced: before, an address had one socket, and no connection was in our hands.
+const BALANCED_FROM: u32 = 2;
 
 /// Why a state cannot be read.
 #[derive(Debug, Error)]
@@ -77,10 +80,14 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(balanced: bool) -> Self {
         Self {
             version: VERSION,
-            readable_from: READABLE_FROM,
+            readable_from: if balanced {
+                BALANCED_FROM
+            } else {
+                READABLE_FROM
+            },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             nonce: fastrand::u64(..),
@@ -142,6 +149,31 @@ pub(in crate::runtime) struct GuardState {
     pub(super) pipe: Fd,
 }
 
+/// `--admin`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct AdminState {
+    pub(super) listener: Fd,
+    #[serde(default)]
+    pub(super) token: Option<Token>,
+}
+
+/// One stream of one worker, with what was read of a line that has not ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct StreamState {
+    pub(super) pipe: Fd,
+    #[serde(flatten)]
+    pub(super) begun: Begun,
+}
+
+/// What workers print, where it passes through the master.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::runtime) struct LogState {
+    /// The last lines of each slot.
+    #[serde(default)]
+    pub(super) kept: Vec<Kept>,
+    pub(super) streams: Vec<StreamState>,
+}
+
 /// All of a master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::runtime) struct State {
@@ -155,6 +187,8 @@ pub(in crate::runtime) struct State {
     pub(super) pids: Vec<(Pid, WorkerId)>,
     pub(super) links: Vec<LinkState>,
     pub(super) listeners: ListenersState,
+    #[serde(default)]
+    pub(super) hands: HandsState,
     #[serde(default)]
     pub(super) withheld: Vec<(WorkerId, Vec<Query>)>,
     #[serde(default)]
@@ -173,6 +207,15 @@ pub(in crate::runtime) struct State {
     /// Whether the pid file is there.
     #[serde(default)]
     pub(super) pidfile: bool,
+    #[serde(default)]
+    pub(super) admin: Option<AdminState>,
+    /// What is counted.
+    #[serde(default)]
+    pub(super) figures: FiguresState,
+    #[serde(default)]
+    pub(super) bus: Option<BusState>,
+    #[serde(default)]
+    pub(super) logs: Option<LogState>,
     /// The binary that the next upgrade takes unless it is told another.
     pub(in crate::runtime) program: PathBuf,
     /// The path of the program that replaced the one before; its attempt's number is in `upgrade`.
@@ -219,7 +262,7 @@ mod tests {
         let header = |version, readable_from| Header {
             version,
             readable_from,
-            ..Header::new()
+            ..Header::new(false)
         };
         assert!(header(VERSION, READABLE_FROM).check().is_ok());
         assert!(header(VERSION + 1, VERSION).check().is_ok());

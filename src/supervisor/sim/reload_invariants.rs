@@ -8,7 +8,7 @@ use super::{
         machine::Phase,
         reload::{Reload, Stage},
     },
-    invariants::{Step, Verdict, count, ensure, generation_of, is_about, moves},
+    invariants::{Step, Verdict, count, ensure, generation_of, is_about, is_examined, moves},
 };
 
 /// All of them, in the order of this file.
@@ -138,6 +138,7 @@ fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
             .fleet
             .seated(slot)
             .filter(|w| w.is_ready() && w.generation != reload.generation)
+            .filter(|w| !is_examined(step, w))
             .collect();
         let lags = |fresh: &Worker| {
             let complete = olds.iter().all(|w| w.listening.is_subset(&fresh.listening));
@@ -182,7 +183,7 @@ fn a_commit_is_proven(step: &Step<'_>) -> Verdict {
         ensure(proven, || format!("committed, slot {slot} is not proven"))?;
     }
     let others = count(machine, |w| {
-        w.is_ready() && w.generation != machine.committed
+        w.is_ready() && w.generation != machine.committed && !is_examined(step, w)
     });
     ensure(others == 0, || format!("committed, {others} others serve"))
 }
