@@ -180,7 +180,7 @@ pub(super) async fn over_tcp(
     }
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     // It runs a program of the caller's choice: the token is for the fleet, not for the machine.
-    if request.uri().path() == "/v1/upgrade" && !looks {
+    if request.uri().path() == "/v1/upgrade" && *request.method() == Method::POST {
         return problem(
             StatusCode::FORBIDDEN,
             "the master's own program is replaced over the control socket only",
