@@ -1,6 +1,7 @@
 /* A worker that costs nothing: it speaks just enough of Node's cluster protocol to become ready, says so on the
  * named pipe BENCH_READY and then sleeps in read(). With it the bench sees what a worker costs the master alone.
- * It is given to rcluster as --node, so it must also answer `--version`. */
+ * It is given to rcluster as --node, so it must also answer `--version`. With BENCH_BEAT it says once what a busy worker
+ * says with each beat. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -45,6 +46,19 @@ static int line_of(char *line, size_t size) {
   }
 }
 
+/* Every bucket of durations filled, as after a long life. */
+static void beat(void) {
+  static char text[4096];
+  size_t at = (size_t)snprintf(text, sizeof text,
+                               "{\"cmd\":\"NODE_RCLUSTER\",\"act\":\"beat\",\"requests\":123456789,\"accepted\":2345678,"
+                               "\"classes\":[0,123450000,4000,2000,789],\"duration_us\":98765432100,\"connections\":321,"
+                               "\"heap_used\":45678901,\"heap_limit\":2197815296,\"delay_us\":1234,\"delay_p50_us\":321,"
+                               "\"delay_p99_us\":4321,\"busy\":567,\"durations\":[");
+  for (int i = 0; i < 88; i++) at += (size_t)snprintf(text + at, sizeof text - at, "%s%d", i ? "," : "", 1000000 + i);
+  snprintf(text + at, sizeof text - at, "]}\n");
+  say(text);
+}
+
 int main(int argc, char **argv) {
   static char line[65536];
   char text[256];
@@ -72,6 +86,7 @@ int main(int argc, char **argv) {
       int out = open(pipe, O_WRONLY | O_CLOEXEC);
       if (out < 0 || write(out, text, strlen(text)) < 0) return 2;
       close(out);
+      if (getenv("BENCH_BEAT")) beat();
     } else if (strstr(line, "\"drain\"")) {
       say("{\"cmd\":\"NODE_RCLUSTER\",\"act\":\"drained\",\"cut\":0}\n");
       return 0;

@@ -38,7 +38,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             "reload to generation {}: {}, {} of {} slots, for {}",
             reload.generation,
             reload.stage,
-            reload.admitted,
+            fleet.taken_over(),
             fleet.wanted,
             age(reload.elapsed_ms)
         )
@@ -99,7 +99,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             Cell::new("-"),
             Cell::new("-"),
             Cell::new("-"),
-            Cell::new(state).fg(Color::Red),
+            Cell::new(state).fg(Color::DarkRed),
             Cell::new(format!("next in {}", age(*left))),
             Cell::new("-"),
         ]);
