@@ -42,12 +42,15 @@ impl Sentries {
 }
 
 async fn guard(socket: Arc<OwnedFd>) {
+    let Ok(address) = listener::bound_to(&socket) else {
+        return;
+    };
     let mut told: Option<Instant> = None;
     loop {
         if hang_up::wait(&socket).await.is_err() {
             return;
         }
-        if let Err(why) = listener::reopen(&socket) {
+        if let Err(why) = listener::reopen(&socket, &address) {
             error!(
                 error = %why,
                 "a worker has shut down a listening socket for all (shutdown(2)), and it cannot be opened again: restart rcluster"
@@ -55,7 +58,9 @@ async fn guard(socket: Arc<OwnedFd>) {
             return;
         }
         if told.is_none_or(|at| at.elapsed() >= TELL) {
-            warn!("a worker has shut down a listening socket for all (shutdown(2)); it listens again");
+            warn!(
+                "a worker has shut down a listening socket for all (shutdown(2)); it listens again"
+            );
             told = Some(Instant::now());
         }
         tokio::time::sleep(PAUSE).await;

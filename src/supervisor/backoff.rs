@@ -148,7 +148,13 @@ mod tests {
             let delay = backoff.died(Time(0), served, 255);
             delay.as_millis()
         };
-        let delays = [after(0), after(500), after(1600), after(1000), after(60_000)];
+        let delays = [
+            after(0),
+            after(500),
+            after(1600),
+            after(1000),
+            after(60_000),
+        ];
         assert_eq!(delays, [1600, 1600, 400, 200, 0]);
         // Killed every second or so, a slot is filled at once for ever.
         assert_eq!([1100, 1100, 1100].map(after), [0, 0, 0]);

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Backlog that the master asks for; the kernel cuts it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
@@ -417,18 +417,33 @@ pub fn relisten(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Lets a socket listen again that somebody has shut down.
+/// The address that a socket is bound to.
 ///
 /// # Errors
-/// The errno of `listen(2)`; `ESHUTDOWN` where that does not undo it, as for a Unix socket.
-pub fn reopen(socket: &OwnedFd) -> io::Result<()> {
+/// The errno of `getsockname(2)`.
+pub fn bound_to(socket: &OwnedFd) -> io::Result<SockAddr> {
+    SockRef::from(socket).local_addr()
+}
+
+/// Lets a socket listen again at its address that somebody has shut down.
+///
+/// # Errors
+/// The errno of `bind(2)` or `listen(2)`; `ESHUTDOWN` where they do not undo it, as for a Unix socket.
+pub fn reopen(socket: &OwnedFd, address: &SockAddr) -> io::Result<()> {
+    // A port that the kernel had chosen has been given back to it, and a listen(2) since has brought another.
+    if bound_to(socket)? != *address {
+        let _ = SockRef::from(socket).shutdown(Shutdown::Both);
+        SockRef::from(socket).bind(address)?;
+    }
     relisten(socket)?;
     let mut look = [nix::poll::PollFd::new(
         socket.as_fd(),
         nix::poll::PollFlags::empty(),
     )];
     nix::poll::poll(&mut look, nix::poll::PollTimeout::ZERO)?;
-    let ended = look[0].revents().is_some_and(|r| r.intersects(nix::poll::PollFlags::POLLHUP));
+    let ended = look[0]
+        .revents()
+        .is_some_and(|r| r.intersects(nix::poll::PollFlags::POLLHUP));
     if ended {
         return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
     }

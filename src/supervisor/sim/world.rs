@@ -10,8 +10,8 @@ use fastrand::Rng;
 
 use super::{
     super::{
-        Event, Exit, Fact, Generation, Pid, Policy, Scale, Slot, Ticket, Time, Urgency,
-        Worker, WorkerId, machine::Phase,
+        Event, Exit, Fact, Generation, Pid, Policy, Scale, Slot, Ticket, Time, Urgency, Worker,
+        WorkerId, machine::Phase,
     },
     habits::{self, Chaos, chance},
     invariants::{self, Verdict, ensure},
