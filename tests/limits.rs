@@ -210,6 +210,10 @@ fn a_worker_without_a_free_descriptor_is_replaced() {
         "{incidents}"
     );
     assert!(new.id > before[1].id);
+    // Until it is gone it takes connections and closes them, as Node does.
+    wait_until("the end of the old one", BOOT, || {
+        (!common::running(full)).then_some(())
+    });
     master.each_answers_http(&master.addr());
     master.stop();
 }

@@ -430,12 +430,17 @@ pub fn bound_to(socket: &OwnedFd) -> io::Result<SockAddr> {
 /// # Errors
 /// The errno of `bind(2)` or `listen(2)`; `ESHUTDOWN` where they do not undo it, as for a Unix socket.
 pub fn reopen(socket: &OwnedFd, address: &SockAddr) -> io::Result<()> {
-    // A port that the kernel had chosen has been given back to it, and a listen(2) since has brought another.
-    if bound_to(socket)? != *address {
-        let _ = SockRef::from(socket).shutdown(Shutdown::Both);
-        SockRef::from(socket).bind(address)?;
-    }
+    let socket_ref = SockRef::from(socket);
+    // A port that the kernel had chosen has been given back to it, although the socket still names it. Any other is
+    // kept, and cannot be bound again.
+    let _ = socket_ref.bind(address);
     relisten(socket)?;
+    if bound_to(socket)? != *address {
+        // Somebody's listen(2) came first and brought another port.
+        let _ = socket_ref.shutdown(Shutdown::Both);
+        socket_ref.bind(address)?;
+        relisten(socket)?;
+    }
     let mut look = [nix::poll::PollFd::new(
         socket.as_fd(),
         nix::poll::PollFlags::empty(),

@@ -194,7 +194,7 @@ fn a_commit_is_proven(step: &Step<'_>) -> Verdict {
     // A slot that was added or restarted during the bake is younger than the switch.
     let (baked, least) = match (policy.switch, step.before.reload.as_ref().map(|r| r.stage)) {
         (Switch::Atomic, Some(Stage::Baking(until))) => (until <= machine.now, Duration::ZERO),
-        (Switch::Atomic, _) => (false, Duration::ZERO),
+        (Switch::Atomic, _) => (trial.is_zero(), Duration::ZERO),
         (Switch::Rolling, _) => {
             let first = machine.slots().filter_map(ready).min();
             (first.is_some_and(|at| at + trial <= machine.now), trial)
