@@ -193,7 +193,10 @@ fn load_is_levelled(mode: &str, classic: bool) {
     }
     let counts = Held::open(&addr, many).counts(4);
     let fair = many / 4;
-    assert!(counts[2] < fair, "{mode}: {counts:?} beside {many} in slot 2");
+    assert!(
+        counts[2] < fair,
+        "{mode}: {counts:?} beside {many} in slot 2"
+    );
     if mode == "least-conn" {
         assert_eq!(counts[2], 0, "{counts:?}");
     }

@@ -17,9 +17,9 @@ pub mod log_pipe;
 pub mod process;
 pub mod procfs;
 pub mod reuse_port;
-pub mod socket_file;
 #[cfg(target_os = "linux")]
 mod sock_diag;
+pub mod socket_file;
 pub mod spawn;
 pub mod steer;
 pub mod terminal;
