@@ -35,6 +35,7 @@ fn stubs(folder: &std::path::Path) -> Result<Option<Server>> {
         node: &stub,
         workers: 4,
         script: bench_file("apps/hello.js"),
+        prepare: None,
         options: [
             "--admin",
             "127.0.0.1:0",

@@ -41,6 +41,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
         node: &stub,
         workers: WORKERS,
         script: bench_file("apps/hello.js"),
+        prepare: None,
         options: vec![
             "--admin".to_owned(),
             "127.0.0.1:0".to_owned(),

@@ -48,6 +48,7 @@ pub(crate) fn run(report: &mut Report, seconds: u64) -> Result<()> {
                 workers: WORKERS,
                 script: bench_file("apps/hello.js"),
                 options: options.iter().map(|o| (*o).to_owned()).collect(),
+                prepare: None,
             };
             start
                 .run()

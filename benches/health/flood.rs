@@ -36,6 +36,7 @@ pub(crate) fn run(report: &mut Report, node: &Node, seconds: u64) -> Result<()> 
                 "--node-arg".to_owned(),
                 "--max-old-space-size=64".to_owned(),
             ],
+            prepare: None,
         }
         .run()?;
         let ask = |time: Duration| -> Result<Samples> {

@@ -24,6 +24,7 @@ pub(crate) fn fleet(node: &Node) -> Result<Server> {
         workers: WORKERS,
         script: bench_file("apps/journal-http.js"),
         options: Vec::new(),
+        prepare: None,
     }
     .run()
 }

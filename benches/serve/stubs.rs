@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::support::contender::{Kind, Start, bench_file};
+use crate::support::contender::{Kind, Start};
 use crate::support::procfs::Sample;
 use crate::support::report::Report;
 use crate::support::stub;
