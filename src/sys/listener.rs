@@ -11,7 +11,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+pub use socket2::SockAddr;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
 pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
