@@ -141,7 +141,7 @@ impl World {
     /// What a worker has counted.
     pub(super) fn told(&mut self, id: WorkerId, told: &Told, supervisor: &Supervisor) {
         if let Some(worker) = supervisor.worker(id) {
-            let seated = supervisor.seated(worker.slot);
+            let seated = supervisor.of_slot(worker.slot);
             self.figures.told(worker, told, &seated);
         }
     }
@@ -173,7 +173,7 @@ impl World {
             figures: fleet
                 .slots
                 .iter()
-                .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)))
+                .map(|seat| self.figures.of(seat.slot, &supervisor.of_slot(seat.slot)))
                 .collect(),
             listeners: listeners
                 .map(|(address, socket)| {
