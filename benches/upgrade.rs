@@ -28,6 +28,9 @@ fn main() -> Result<()> {
     let upgrades = number("RCLUSTER_BENCH_UPGRADES", 1000)?;
     let title = "The master replaced in place, or killed; and --watch";
     let mut report = Report::new(title, std::slice::from_ref(&node));
+    if cfg!(debug_assertions) {
+        report.note("A debug build of rcluster, and of the bench: times are larger than those of a release.");
+    }
     if args.wants("gap") {
         place::gap(&mut report, &node, rounds)?;
     }

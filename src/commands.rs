@@ -49,7 +49,7 @@ fn say(text: &str) {
 
 fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => say(&format!("{text}")),
+        Ok(text) => say(&text),
         Err(error) => eprintln!("rcluster: failed to write JSON: {error}"),
     }
 }

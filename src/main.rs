@@ -171,7 +171,10 @@ fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
     match verdict {
         Ok(Verdict { code, reason }) => {
             match reason {
-                Some(reason) if code == ExitCode::Ok => println!("{reason}"),
+                // Nobody may be reading any more.
+                Some(reason) if code == ExitCode::Ok => {
+                    let _ = writeln!(std::io::stdout(), "{reason}");
+                }
                 Some(reason) => complain(&one_line(&reason)),
                 None => {}
             }

@@ -70,7 +70,9 @@ fn without_a_descriptor_to_spare_it_serves_on_and_recovers() {
     kill(before[0].process(), SIGKILL);
     let failures = || {
         let log = master.log();
-        let lines = log.lines().filter(|line| line.contains("failed to start"));
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("failed to make a channel"));
         lines.filter(|line| line.contains("os error 24")).count()
     };
     wait_until("some failed starts", BOOT, || {

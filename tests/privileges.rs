@@ -172,16 +172,32 @@ fn kept_by_exec(pid: i32) -> Vec<String> {
     kept.collect()
 }
 
+/// A worker in C that boots in a moment: many reloads fit into a short time.
+fn stub() -> Option<Launch> {
+    let launch = Launch::new("site.js").without_node();
+    let (stub, source) = (launch.dir.path().join("stub"), "benches/apps/stub.c");
+    let compiled = std::process::Command::new("cc")
+        .args(["-O2", "-o"])
+        .arg(&stub)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(source))
+        .status();
+    let done = compiled.is_ok_and(|status| status.success());
+    let port = Addr::free_port().to_string();
+    let launch = launch.option("--node").option(stub);
+    done.then(|| launch.env("PORT", port).env("BENCH_READY", "/dev/null"))
+}
+
 #[test]
 fn a_worker_sees_descriptors_0_to_3_only_and_the_master_keeps_none_of_a_reload() {
-    let mut master = Launch::new("good.py")
-        .workers(2)
-        .env("RCLUSTER_MIN_UPTIME", "0s")
-        .start();
+    let (launch, rounds) = match stub() {
+        Some(launch) => (launch, count(100, 1000)),
+        None => (Launch::new("good.py"), count(20, 100)),
+    };
+    let mut master = launch.workers(2).env("RCLUSTER_MIN_UPTIME", "0s").start();
     master.wait_ready(2);
     reload(&master);
     let own = common::fd_count(master.pid());
-    for _ in 0..count(20, 1000) {
+    for _ in 0..rounds {
         reload(&master);
         for worker in master.status().ready() {
             let numbers: Vec<_> = descriptors(worker.process())

@@ -212,6 +212,54 @@ fn the_store_keeps_the_port_over_a_killed_master() {
     assert!(Conn::open(&addr).is_err());
 }
 
+/// A master that is killed while a worker cannot close its port, and the log of the next one.
+fn log_of_the_next(store: bool) -> String {
+    let peer = Peer::new();
+    let port = Addr::free_port();
+    let mut first = Launch::new("http.js")
+        .workers(1)
+        .env("NOTIFY_SOCKET", peer.path())
+        .env("PORT", port.to_string())
+        .start();
+    let worker = first.wait_ready(1).remove(0);
+    let stored = peer.stored();
+    // It never sees the end of its channel.
+    Addr::port(port).get("/spin");
+    first.kill_master();
+    let next = Launch::new("http.js")
+        .workers(1)
+        .control(&first.control)
+        .env("PORT", port.to_string());
+    let (name, socket) = &stored[0];
+    let mut next = if store {
+        hand_over(next, &[(socket, name)]).start()
+    } else {
+        drop(stored);
+        next.start()
+    };
+    next.wait_ready(1);
+    // The guard of the first ends it, whether somebody waits for that or not.
+    wait_until("the end of the orphan", BOOT, || {
+        (!running(worker.process())).then_some(())
+    });
+    assert_eq!(Addr::port(port).get("/").status, 200);
+    next.stop();
+    first.wait_no_process();
+    first.forget();
+    next.log()
+}
+
+#[test]
+fn who_has_the_sockets_does_not_wait_for_the_orphans() {
+    let were = "workers of a master that was killed were still there";
+    for (store, waited) in [(true, "waited=false"), (false, "waited=true")] {
+        let log = log_of_the_next(store);
+        let line = log.lines().find(|line| line.contains(were));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains(waited), "{line}");
+    }
+}
+
 #[test]
 fn a_stored_socket_that_the_app_does_not_want_any_more_goes_at_the_next_reload() {
     let peer = Peer::new();

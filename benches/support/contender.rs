@@ -260,9 +260,19 @@ impl Server {
             .map_or(0, |child| child.id().cast_signed())
     }
 
+    /// PM2, if it serves here.
+    pub(crate) fn pm2(&self) -> Option<&Pm2> {
+        self.pm2.as_ref()
+    }
+
     /// The control socket of a master that was started here.
     pub(crate) fn control(&self) -> PathBuf {
         self.home.path().join("control.sock")
+    }
+
+    /// A folder of this contender alone; the pipe BENCH_READY is in it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.home.path()
     }
 
     /// Waits until `count` workers more have said that they serve.

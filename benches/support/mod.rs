@@ -15,3 +15,4 @@ pub(crate) mod pm2;
 pub(crate) mod procfs;
 pub(crate) mod report;
 pub(crate) mod stats;
+pub(crate) mod stub;

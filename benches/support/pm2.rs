@@ -48,7 +48,7 @@ impl Pm2 {
         text.trim().parse().context("read a pid from pm2.pid")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.node);
         cleanup::mark(&mut command)
             .arg(bench_file("node_modules/pm2/bin/pm2"))

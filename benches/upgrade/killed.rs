@@ -43,7 +43,9 @@ struct Place {
 
 impl Place {
     fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("rcb").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix(&crate::support::cleanup::folders())
+            .tempdir()?;
         let pipe = dir.path().join("ready");
         mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let pipe = OpenOptions::new().read(true).write(true).open(pipe)?;
@@ -63,25 +65,22 @@ impl Place {
             .open(self.dir.path().join("log"))?;
         // The shell moves the socket from 0 to 3, and knows its own number.
         let hand_over = "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=rcluster-x; exec \"$0\" \"$@\"";
-        let mut command = match stored {
-            Some(socket) => {
-                let mut command = Command::new("/bin/sh");
-                command
-                    .args(["-c", hand_over])
-                    .arg(rcluster())
-                    .stdin(Stdio::from(socket));
-                command
-            }
-            None => {
-                let mut command = Command::new(rcluster());
-                command.stdin(Stdio::null());
-                command
-            }
+        let mut command = if let Some(socket) = stored {
+            let mut command = Command::new("/bin/sh");
+            command
+                .args(["-c", hand_over])
+                .arg(rcluster())
+                .stdin(Stdio::from(socket));
+            command
+        } else {
+            let mut command = Command::new(rcluster());
+            command.stdin(Stdio::null());
+            command
         };
         if let Some(path) = notify {
             command.env("NOTIFY_SOCKET", path);
         }
-        command
+        cleanup::mark(&mut command)
             .args(["-w", &WORKERS.to_string(), "--log-level", "warn"])
             .args(["--drain-timeout", &format!("{}s", DRAIN.as_secs())])
             .arg("--node")
@@ -94,9 +93,7 @@ impl Place {
             .process_group(0)
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = command.spawn().context("start rcluster")?;
-        cleanup::add(child.id().cast_signed());
-        Ok(child)
+        command.spawn().context("start rcluster")
     }
 
     /// When so many more workers served: the first and the last moment.
@@ -128,7 +125,6 @@ impl Drop for Place {
 fn end(mut master: Child, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(master.id().cast_signed()), signal)?;
     master.wait()?;
-    cleanup::remove(master.id().cast_signed());
     Ok(())
 }
 
@@ -165,14 +161,7 @@ fn stored(manager: &UnixDatagram) -> Result<Vec<OwnedFd>> {
 
 /// Milliseconds of a plain boot of the same app.
 fn plain(node: &Node) -> Result<f64> {
-    let peer = Start {
-        kind: Kind::Plain,
-        node: &node.path,
-        workers: 1,
-        script: bench_file(APP),
-        options: vec![],
-    }
-    .run()?;
+    let peer = Start::app(Kind::Plain, &node.path, 1, APP).run()?;
     let ready = peer.ready.first().context("no plain node")?.0;
     Ok((ready - peer.started).as_secs_f64() * 1e3)
 }

@@ -248,6 +248,15 @@ impl Client {
                     path: self.path.clone(),
                     why: why_no_master(&error),
                 })?;
+        let us = nix::unistd::geteuid().as_raw();
+        let peer = stream.peer_cred().map(|peer| peer.uid());
+        // In /tmp anybody may have made the folder before us.
+        if us != 0 && peer.is_ok_and(|uid| uid != us && uid != 0) {
+            return Err(ClientError::NoMaster {
+                path: self.path.clone(),
+                why: "another user listens there".to_owned(),
+            });
+        }
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.answer_error(&e))?;

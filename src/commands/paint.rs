@@ -35,22 +35,21 @@ impl Paint {
 
     /// A state in its colour.
     pub(super) fn word(self, state: &str) -> String {
-        let code = match tone(state) {
-            Color::Green => "32",
-            Color::Yellow => "33",
-            Color::Cyan => "36",
-            _ => "31",
-        };
-        self.with(code, state)
+        self.with(look(state).0, state)
     }
 }
 
 /// The colour of a state, as in `rcluster top`.
 pub(super) fn tone(state: &str) -> Color {
+    look(state).1
+}
+
+/// Its SGR code (ECMA-48, 8.3.117), and what a table calls it.
+fn look(state: &str) -> (&'static str, Color) {
     match state {
-        "ready" | "serving" => Color::Green,
-        "booting" | "starting" | "held" | "spare" | "reloading" => Color::Yellow,
-        "draining" => Color::Cyan,
-        _ => Color::Red,
+        "ready" | "serving" => ("32", Color::DarkGreen),
+        "booting" | "starting" | "held" | "spare" | "reloading" => ("33", Color::DarkYellow),
+        "draining" => ("36", Color::DarkCyan),
+        _ => ("31", Color::DarkRed),
     }
 }

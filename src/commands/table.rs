@@ -6,7 +6,7 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
 use super::paint::{self, Paint};
 use crate::{
-    admin::Status,
+    admin::{BalanceStatus, Status},
     supervisor::{State, WorkerView},
 };
 
@@ -28,6 +28,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
     )];
     let listeners = status.listeners.iter();
     lines.extend(listeners.map(|l| format!("listens on {}", l.address)));
+    lines.extend(balance(&status.balance));
     lines.extend(status.unused_binds.iter().map(|address| {
         let warning = paint.bad("warning");
         format!("{warning}: {address} is bound (--bind), but the app does not listen there; it should use process.env.PORT")
@@ -37,7 +38,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             "reload to generation {}: {}, {} of {} slots, for {}",
             reload.generation,
             reload.stage,
-            reload.admitted,
+            fleet.taken_over(),
             fleet.wanted,
             age(reload.elapsed_ms)
         )
@@ -69,6 +70,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             "DELAY P99",
             "CONNECTIONS",
             "REQ/S",
+            "SHARE",
             "P50",
             "P99",
         ]);
@@ -97,7 +99,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             Cell::new("-"),
             Cell::new("-"),
             Cell::new("-"),
-            Cell::new(state).fg(Color::Red),
+            Cell::new(state).fg(Color::DarkRed),
             Cell::new(format!("next in {}", age(*left))),
             Cell::new("-"),
         ]);
@@ -106,10 +108,28 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
     lines.join("\n") + "\n"
 }
 
+/// How connections reach the workers, and how evenly.
+fn balance(balance: &BalanceStatus) -> Option<String> {
+    let vary = |what: &str, by: Option<f64>| by.map(|by| format!("{what} vary by {by:.2}"));
+    let fairness = &balance.fairness;
+    let parts = [
+        vary("connections", fairness.connections),
+        vary("requests", fairness.requests),
+    ];
+    let passed = (balance.passed > 0).then(|| format!("{} handed over", balance.passed));
+    let parts: Vec<_> = parts.into_iter().chain([passed]).flatten().collect();
+    let (mode, parts) = (&balance.mode, parts.join(", "));
+    // An older master does not say.
+    (!mode.is_empty() && !parts.is_empty()).then(|| format!("balance {mode}: {parts} (0 is even)"))
+}
+
 /// What a worker carries. Rates and durations are its slot's, over the last half minute.
-fn load(worker: &WorkerView, status: &Status) -> [String; 8] {
+fn load(worker: &WorkerView, status: &Status) -> [String; 9] {
     let figures = status.figures.iter().find(|f| f.slot == worker.slot);
     let figures = figures.filter(|_| worker.state == State::Ready && !worker.spare);
+    let shares = status.balance.shares.iter();
+    let share = figures.and_then(|f| shares.into_iter().find(|share| share.slot == f.slot));
+    let share = share.map(|share| share.requests);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
     let ms = |us: u64| format!("{:.1}ms", us as f64 / 1000.0);
@@ -128,6 +148,7 @@ fn load(worker: &WorkerView, status: &Status) -> [String; 8] {
                 .and_then(|f| f.requests_per_s)
                 .map(|rate| format!("{rate:.1}")),
         ),
+        or_dash(share.map(|part| format!("{:.0}%", part * 100.0))),
         or_dash(figures.and_then(|f| f.p50_us).map(ms)),
         or_dash(figures.and_then(|f| f.p99_us).map(ms)),
     ]

@@ -232,14 +232,12 @@ impl Logs {
                 worker,
                 stream,
             } = begun.origin;
-            let known = slots.iter().find(|(id, _)| *id == worker);
-            let slot = match known {
-                Some((_, slot)) => Arc::clone(slot),
-                None => {
-                    let slot = Arc::new(AtomicU32::new(slot));
-                    slots.push((worker, Arc::clone(&slot)));
-                    slot
-                }
+            let slot = if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == worker) {
+                Arc::clone(slot)
+            } else {
+                let slot = Arc::new(AtomicU32::new(slot));
+                slots.push((worker, Arc::clone(&slot)));
+                slot
             };
             let _ = self.commands.send(Command::Follow {
                 pipe,

@@ -42,7 +42,8 @@ impl Write for OwnLog {
         }
         match &*sink {
             Some(sink) => sink.push_own(bytes),
-            None => io::stderr().write_all(bytes)?,
+            // Nobody is there to be told of an error, as after the terminal was closed. And whoever got it would say so on stderr, and panic.
+            None => drop(io::stderr().write_all(bytes)),
         }
         Ok(bytes.len())
     }

@@ -50,6 +50,11 @@ pub(super) struct Balancer {
 }
 
 impl Balancer {
+    /// There is something to look at soon.
+    pub(super) fn attend(&mut self) {
+        self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
+    }
+
     /// As it is in force; before the first worker is ready, as it will be.
     fn mode(&self, configured: Balance) -> Balance {
         if self.fit.is_empty() {
@@ -80,11 +85,10 @@ impl World {
     /// A worker told what it has: connections that came, and those that are open.
     pub(super) fn told_load(&mut self, id: WorkerId, accepted: u64, open: u64) {
         let came = self.hands.report(id, accepted, open);
-        if came > 0 && self.balancer.mode != Balance::Shared {
+        if came > 0 && self.balancer.mode == Balance::Spread {
             self.balancer.arrivals += came;
-            let now = Instant::now();
-            self.balancer.attentive_until = Some(now + ATTENTION);
-            self.balancer.look_at.get_or_insert(now + LOOK);
+            self.balancer.attentive_until = Some(Instant::now() + ATTENTION);
+            self.balancer.attend();
         }
     }
 
@@ -154,7 +158,7 @@ impl World {
             self.weigh();
         }
         let attentive = self.balancer.attentive_until.is_some_and(|at| at > now);
-        let busy = !self.balancer.waiting.is_empty();
+        let busy = self.relieve_hands() || !self.balancer.waiting.is_empty();
         self.balancer.look_at = (attentive || busy).then(|| now + LOOK.max(LOOK_A_SEAT * seats));
         true
     }

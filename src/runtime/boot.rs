@@ -161,11 +161,21 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     }
     control_dir::check_path(&config.control)?;
     let lock = Lock::take(&config.control, &config.name)?;
-    let guard_file = config.control.with_extension("guard");
-    guard::relieve_predecessor(&guard_file, PREDECESSOR);
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
     let mut listeners = Listeners::new(rights, config.backlog);
     listeners.adopt(inherited);
+    // Whoever has the orphans' sockets need not wait until these have closed them.
+    let wait = if listeners.are_stored(&config.binds) {
+        Duration::ZERO
+    } else {
+        PREDECESSOR
+    };
+    if guard::relieve_predecessor(&config.control.with_extension("guard"), wait) {
+        info!(
+            waited = !wait.is_zero(),
+            "workers of a master that was killed were still there"
+        );
+    }
     listeners.declare_handed(&config.handed)?;
     listeners.declare(&config.binds)?;
     let socket = control_dir::bind_socket(&config.control, &lock)?;

@@ -31,6 +31,10 @@ impl World {
         let fact = match what {
             FromLink::Closed => return self.endings.closed(id),
             FromLink::Misbehaves(reason) => Fact::Misbehaves(reason),
+            FromLink::Withdrawn(handles) => {
+                self.withdrawn(id, &handles);
+                return None;
+            }
             FromLink::Fact(fact) => {
                 if matches!(fact, Fact::Examined(_)) {
                     // Should it come to itself, nobody else shall find its inspector open.

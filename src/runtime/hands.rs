@@ -27,8 +27,11 @@ use super::{
 };
 use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
-/// Connections that a worker may have been given and not yet taken: what it is given while it is blocked waits for it.
-const UNTAKEN: u32 = 1;
+/// Connections that a worker may have been given and not yet taken. The first is in its hands; a second one, so that it
+/// need not wait for us between two, is still in ours.
+const UNTAKEN: u32 = 2;
+/// A worker that has not taken a connection after so long shall not keep the next one waiting.
+const SLOW: Duration = Duration::from_millis(10);
 /// Accepted in one turn of the loop.
 const TURN: usize = 64;
 /// One that all workers refuse is closed after this.
@@ -42,6 +45,8 @@ struct Connection {
     group: GroupId,
     socket: Arc<OwnedFd>,
     since: Instant,
+    /// Since a worker was given it.
+    given: Instant,
     /// Who would not have it.
     refused: Vec<WorkerId>,
 }
@@ -253,6 +258,7 @@ impl Hands {
             group,
             socket,
             since: Instant::now(),
+            given: Instant::now(),
             refused: vec![],
         };
         for (seq, id, group, fd) in state.given {
@@ -348,11 +354,48 @@ impl World {
         let near = least + least / 20 + closing / 50;
         fit.iter()
             .filter(|(load, _, _)| load.open() <= near)
-            .min_by_key(|(load, id, _)| (load.given, *id))
+            .min_by_key(|(load, id, _)| (load.untaken, load.given, *id))
             .map(|(_, id, key)| (*id, (*key).to_owned()))
     }
 
-    fn give(&mut self, to: WorkerId, key: &str, connection: Connection) {
+    /// Takes from slow workers what they have not seen yet, while others have nothing to do. Returns whether anybody
+    /// still has something to take.
+    pub(super) fn relieve_hands(&mut self) -> bool {
+        let idle = |id: &&WorkerId| self.hands.load_of(**id).untaken == 0;
+        if self.balancer.fit.iter().any(|id| idle(&id)) {
+            let mut slow: BTreeMap<WorkerId, Vec<Arc<OwnedFd>>> = BTreeMap::new();
+            for (id, connection) in self.hands.given.values() {
+                if connection.given.elapsed() >= SLOW && self.hands.load_of(*id).untaken > 1 {
+                    let socket = Arc::clone(&connection.socket);
+                    slow.entry(*id).or_default().push(socket);
+                }
+            }
+            for (id, sockets) in slow {
+                if let Some(link) = self.links.get(&id) {
+                    link.withdraw(sockets);
+                }
+            }
+        }
+        !self.hands.given.is_empty()
+    }
+
+    /// A worker has not seen these, and will not.
+    pub(super) fn withdrawn(&mut self, id: WorkerId, sockets: &[Arc<OwnedFd>]) {
+        let theirs = |worker: &WorkerId, c: &Connection| {
+            *worker == id && sockets.iter().any(|s| Arc::ptr_eq(s, &c.socket))
+        };
+        let gone = (self.hands.given).extract_if(.., |_, (worker, c)| theirs(worker, c));
+        let gone: Vec<_> = gone.map(|(_, (_, connection))| connection).collect();
+        if let Some(load) = self.hands.loads.get_mut(&id) {
+            load.untaken = load.untaken.saturating_sub(gone.len() as u32);
+            load.given = load.given.saturating_sub(gone.len() as u64);
+        }
+        self.hands.back.extend(gone);
+        self.give_back();
+    }
+
+    fn give(&mut self, to: WorkerId, key: &str, mut connection: Connection) {
+        connection.given = Instant::now();
         self.probes += 1;
         let seq = self.probes;
         if let Some(link) = self.links.get(&to) {
@@ -363,6 +406,7 @@ impl World {
         load.given += 1;
         load.untaken += 1;
         self.hands.given.insert(seq, (to, connection));
+        self.balancer.attend();
     }
 
     /// A worker says whether it took a connection.
@@ -423,6 +467,7 @@ impl Connection {
             group,
             socket: Arc::new(socket),
             since: Instant::now(),
+            given: Instant::now(),
             refused: vec![],
         }
     }

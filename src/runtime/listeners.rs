@@ -169,6 +169,12 @@ impl Listeners {
         }
     }
 
+    /// Whether an earlier master's sockets are here, with all that is to be bound among them.
+    pub(super) fn are_stored(&self, binds: &[Endpoint]) -> bool {
+        self.declared.iter().any(|d| d.from == Source::Store)
+            && (binds.iter()).all(|wanted| self.declared.iter().any(|d| d.serves(wanted)))
+    }
+
     /// What `--bind fd://` names comes first, and is no less declared than an address.
     pub(super) fn declare_handed(&mut self, wanted: &[String]) -> Result<(), BindError> {
         for which in wanted.iter().rev() {
@@ -185,7 +191,9 @@ impl Listeners {
                     "no listening socket was handed to rcluster under that number or name; systemd's names are those of FileDescriptorName=, or the socket unit's own",
                 ));
             }
-            found.iter_mut().for_each(|d| d.from = Source::Bind);
+            for declared in &mut found {
+                declared.from = Source::Bind;
+            }
             self.declared.splice(..0, found);
         }
         Ok(())

@@ -65,12 +65,15 @@ impl Sentries {
 }
 
 async fn guard(socket: Arc<OwnedFd>, backlog: i32, repaired: UnboundedSender<RawFd>) {
+    let Ok(address) = listener::bound_to(&socket) else {
+        return;
+    };
     let mut told: Option<Instant> = None;
     loop {
         if hang_up::wait(&socket).await.is_err() {
             return;
         }
-        if let Err(why) = listener::reopen(&socket, backlog) {
+        if let Err(why) = listener::reopen(&socket, &address, backlog) {
             error!(
                 error = %why,
                 "a worker has shut down a listening socket for all (shutdown(2)), and it cannot be opened again: restart rcluster"

@@ -178,7 +178,7 @@ impl Supervisor {
                 incident.kind = Kind::Stopped;
                 "its process is stopped (SIGSTOP or a debugger)".clone_into(&mut incident.reason);
             }
-            Finding::Unknown(_) => {}
+            Finding::Unknown(why) => incident.reason.push_str(&format!(" (no stack: {why})")),
         }
     }
 }

@@ -135,10 +135,11 @@ impl Guard {
 }
 
 /// Waits until the orphans of a predecessor have let go of their listening
-/// sockets. Only under the control lock. Bounded by `limit`.
-pub fn relieve_predecessor(path: &Path, limit: Duration) {
+/// sockets; whether there were any that had not. Only under the control lock. Bounded by `limit`: with zero
+/// the predecessor's guard is told that we are here, and ends its orphans by itself.
+pub fn relieve_predecessor(path: &Path, limit: Duration) -> bool {
     let Ok(mut file) = OpenOptions::new().read(true).write(true).open(path) else {
-        return;
+        return false;
     };
     let mut text = String::new();
     let _ = file.read_to_string(&mut text);
@@ -150,16 +151,18 @@ pub fn relieve_predecessor(path: &Path, limit: Duration) {
     let mut told = false;
     while let Err((back, _)) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         file = back;
-        if started.elapsed() > limit {
-            return;
-        }
         if let Some(pid) = guard.filter(|_| !told) {
             process::signal(pid, Signal::SIGUSR1);
-            told = true;
+        }
+        told = true;
+        if started.elapsed() >= limit {
+            break;
         }
         std::thread::sleep(POLL);
     }
+    // Our own guard has a file of its own: that one stays the other's, without a name.
     let _ = fs::remove_file(path);
+    told
 }
 
 static SUCCESSOR: AtomicBool = AtomicBool::new(false);

@@ -9,7 +9,7 @@ use std::{
 
 use socket2::{SockRef, Type};
 
-use super::listener::Endpoint;
+use super::{listener::Endpoint, spawn::close_on_exec_from};
 
 /// A socket from a socket unit, or from the fd store.
 #[derive(Debug)]
@@ -57,7 +57,8 @@ impl Inherited {
 }
 
 /// Takes over what a service manager handed to this process, and those of `numbers` that whoever started it
-/// left open; whatever is no stream or UDP socket that is bound is closed. Does something only once.
+/// left open; whatever is no stream or UDP socket that is bound is closed. What else is open is close-on-exec from
+/// then on. Does something only once.
 pub fn inherited(numbers: impl Iterator<Item = RawFd>) -> Vec<Inherited> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -69,8 +70,10 @@ pub fn inherited(numbers: impl Iterator<Item = RawFd>) -> Vec<Inherited> {
     let others = numbers.filter(|number| seen.insert(*number) && was_left_open(*number));
     let others: Vec<_> = others.map(|number| (number, String::new())).collect();
     let all = managed.into_iter().chain(others);
-    all.filter_map(|(number, name)| Inherited::take(number, name))
-        .collect()
+    let taken = all.filter_map(|(number, name)| Inherited::take(number, name));
+    let taken = taken.collect();
+    close_on_exec_from(3);
+    taken
 }
 
 /// Whether a descriptor came from outside: all that are our own are close-on-exec.

@@ -17,6 +17,8 @@ pub mod log_pipe;
 pub mod process;
 pub mod procfs;
 pub mod reuse_port;
+#[cfg(target_os = "linux")]
+mod sock_diag;
 pub mod socket_file;
 pub mod spawn;
 pub mod steer;

@@ -115,8 +115,7 @@ fn offer_to_oom_killer(pid: Pid) {
 }
 
 fn place_channel(channel: RawFd) -> io::Result<()> {
-    // SAFETY: all three take numbers only. A descriptor that close_range
-    // marks stays open until exec, std's own error pipe included.
+    // SAFETY: both take numbers only.
     #[expect(unsafe_code)]
     unsafe {
         if channel == CHANNEL_FD {
@@ -126,15 +125,23 @@ fn place_channel(channel: RawFd) -> io::Result<()> {
         } else if libc::dup2(channel, CHANNEL_FD) < 0 {
             return Err(io::Error::last_os_error());
         }
-        // What a careless parent left open in us must not reach the worker.
-        // Kernels before 5.11 do not know the flag: our own descriptors are close-on-exec anyway.
-        #[cfg(target_os = "linux")]
+    }
+    close_on_exec_from(CHANNEL_FD + 1);
+    Ok(())
+}
+
+/// What a careless parent left open in us is for no child of ours. Async-signal-safe. Kernels before 5.11
+/// do not know the flag: our own descriptors are close-on-exec anyway.
+pub(super) fn close_on_exec_from(first: RawFd) {
+    // SAFETY: it takes numbers only, and closes nothing now.
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code)]
+    unsafe {
         libc::syscall(
             libc::SYS_close_range,
-            CHANNEL_FD as libc::c_uint + 1,
+            first.cast_unsigned(),
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
     }
-    Ok(())
 }

@@ -2,7 +2,13 @@
 //! links stand still, and the program is replaced. Each step can fail, and then
 //! this one goes on.
 
-use std::{io, mem, net::TcpListener, os::unix::net::UnixListener, path::PathBuf, time::Duration};
+use std::{
+    io, mem,
+    net::TcpListener,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -278,13 +284,15 @@ impl Master {
         &self,
         program: PathBuf,
         still: &mut Still,
-        held: &[Held],
+        streams: &[Held],
         packing: &mut Packing,
     ) -> Result<super::State, String> {
         let missing = || "this master has no control socket".to_owned();
         let (hold, _) = self.upgrade.parts.as_ref().ok_or_else(missing)?;
         let view = self.upgrade.view.clone();
-        Ok(pack::pack(self, hold, program, view, still, held, packing))
+        Ok(pack::pack(
+            self, hold, program, view, still, streams, packing,
+        ))
     }
 
     fn hear_all(
@@ -376,11 +384,11 @@ impl Master {
     /// Comes back only with the reason why it failed.
     async fn replace(&mut self, binary: PathBuf, identity: [i64; 5], still: &mut Still) -> String {
         let Some(logs) = self.world.logs.clone() else {
-            return self.exec(binary, identity, still, &[]);
+            return self.exec(&binary, identity, still, &[]);
         };
         match logs.pause(LOG_TIME).await {
             Ok(held) => {
-                let why = self.exec(binary, identity, still, &held);
+                let why = self.exec(&binary, identity, still, &held);
                 logs.follow(held);
                 why
             }
@@ -395,17 +403,17 @@ impl Master {
     /// Comes back only with the reason why it failed.
     fn exec(
         &self,
-        binary: PathBuf,
+        binary: &Path,
         identity: [i64; 5],
         still: &mut Still,
-        held: &[Held],
+        streams: &[Held],
     ) -> String {
-        if handover::identity(&binary).ok() != Some(identity) {
+        if handover::identity(binary).ok() != Some(identity) {
             return format!("{} has changed since it was asked", binary.display());
         }
         let mut packing = Packing::default();
         let sealed = self
-            .pack(binary.clone(), still, held, &mut packing)
+            .pack(binary.to_owned(), still, streams, &mut packing)
             .and_then(|state| state.write().map_err(|error| error.to_string()))
             .and_then(|bytes| handover::seal(&bytes).map_err(|error| error.to_string()));
         let sealed = match sealed {
@@ -419,7 +427,7 @@ impl Master {
         info!(binary = %binary.display(), "the program is replaced");
         OwnLog::drain();
         let set = (resume::VARIABLE, value.as_str());
-        let error = handover::exec(&binary, words, set, &packing.numbers());
+        let error = handover::exec(binary, words, set, &packing.numbers());
         format!("failed to run {}: {error}", binary.display())
     }
 

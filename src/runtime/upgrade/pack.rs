@@ -115,7 +115,7 @@ pub(super) fn pack(
     program: std::path::PathBuf,
     upgrade: UpgradeView,
     still: &mut Still,
-    held: &[Held],
+    streams: &[Held],
     packing: &mut Packing,
 ) -> State {
     let world = &master.world;
@@ -170,7 +170,7 @@ pub(super) fn pack(
         bus: Some(world.bus.state()),
         logs: world.logs.as_ref().map(|logs| LogState {
             kept: logs.kept(),
-            streams: held.iter().map(|held| stream(held, packing)).collect(),
+            streams: streams.iter().map(|s| stream(s, packing)).collect(),
         }),
         program,
         upgrade,
