@@ -7,8 +7,11 @@ mod deploys;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
 
-use common::{Addr, BOOT, Conn, LONG, Launch, Master, Stopped, is_root, kill, skip, wait_until};
+use common::{
+    Addr, BOOT, Conn, LONG, Launch, Master, Stopped, is_root, kill, skip, tool, wait_until,
+};
 use deploys::{document, reload, wait_settled};
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
 use serde_json::Value;
@@ -332,6 +335,51 @@ fn an_upgrade_goes_on_as_it_was() {
             assert!(!counts.contains(&0), "{mode}: {counts:?}");
         }
         assert_eq!(addr.get("/").status, 200);
+        master.stop();
+    }
+}
+
+/// A worker can shut its seat's socket down for all. It listens again under another number in the kernel, and everybody
+/// gets what is his.
+#[test]
+fn a_seat_that_is_shut_down_serves_on() {
+    let Some(python) = tool("python3").filter(|_| is_root()) else {
+        skip("only root, with python3, can reach into the master's sockets");
+        return;
+    };
+    for (mode, classic) in [("spread", false), ("spread", true), ("source-ip", true)] {
+        let mut launch = fleet(mode, 3);
+        if classic {
+            launch = launch.env("RCLUSTER_BALANCE_KERNEL", "classic");
+        }
+        let mut master = launch.start();
+        master.wait_ready(3);
+        let addr = master.addr();
+        let port = addr.tcp_port();
+        let before = (mode == "source-ip").then(|| slots_of_clients(port));
+        let reopened = || {
+            let log = master.log();
+            log.matches("it listens again").count()
+        };
+        for nth in [0, 1] {
+            let words = [master.pid().to_string(), port.to_string(), nth.to_string()];
+            let shut = Command::new(&python)
+                .arg(common::app("shut.py"))
+                .args(&words)
+                .output();
+            let shut = shut.expect("python runs");
+            assert_eq!(String::from_utf8_lossy(&shut.stdout), "3\n", "{shut:?}");
+            wait_until("the word that it listens again", BOOT, || {
+                (reopened() > nth).then_some(())
+            });
+            match &before {
+                Some(before) => everybody_is_back(port, before),
+                None => {
+                    let counts = Held::open(&addr, 60).counts(3);
+                    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+                }
+            }
+        }
         master.stop();
     }
 }
