@@ -21,7 +21,7 @@ mod linux {
 
 /// A set of its own: no interest that tokio knows is met by a hang-up alone. With "urgent data", which no listener has,
 /// each connection would still wake the thread, to find nothing (`sock_def_readable` of the kernel). With no interest at
-/// all only errors and hang-ups count (epoll_ctl(2)).
+/// all only errors and hang-ups count (`epoll_ctl(2)`).
 #[cfg(target_os = "linux")]
 impl HangUps {
     /// Nobody is watched yet.
