@@ -28,6 +28,8 @@ mod support;
 #[path = "balance/throughput.rs"]
 mod throughput;
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use support::args::{Args, number};
 use support::nodes::Node;
@@ -55,7 +57,7 @@ impl Effort {
         Ok(Self {
             quick,
             rounds: either("RCLUSTER_BENCH_ROUNDS", 3, 1)?,
-            slice_ms: either("RCLUSTER_BENCH_SLICE_MS", 300, 100)?,
+            slice_ms: either("RCLUSTER_BENCH_SLICE_MS", 300, 150)?,
             mixed_ms: either("RCLUSTER_BENCH_MIXED_MS", 3000, 700)?,
             growth: growth
                 .split(',')
@@ -91,23 +93,42 @@ fn main() -> Result<()> {
             ""
         }
     ));
-    if args.wants("throughput") {
-        throughput::run(&mut report, &node, &runtime, &effort)?;
-    }
-    if args.wants("shares") {
-        shares::run(&mut report, &node, &runtime, &effort)?;
-    }
-    if args.wants("mixed") {
-        mixed::run(&mut report, &node, &runtime, &effort)?;
-    }
-    if args.wants("faults") {
-        faults::run(&mut report, &node, &effort);
-    }
-    if args.wants("growth") {
-        growth::run(&mut report, &node, &runtime, &effort)?;
-    }
-    if args.wants("accept") {
-        accept::run(&mut report, &node, &effort)?;
+    for section in [
+        "throughput",
+        "shares",
+        "mixed",
+        "faults",
+        "growth",
+        "accept",
+    ] {
+        if !args.wants(section) {
+            continue;
+        }
+        let report = &mut report;
+        let began = Instant::now();
+        let done = match section {
+            "throughput" => throughput::run(report, &node, &runtime, &effort),
+            "shares" => shares::run(report, &node, &runtime, &effort),
+            "mixed" => mixed::run(report, &node, &runtime, &effort),
+            "faults" => {
+                faults::run(report, &node, &effort);
+                Ok(())
+            }
+            "growth" => growth::run(report, &node, &runtime, &effort),
+            _ => accept::run(report, &node, &effort),
+        };
+        eprintln!("   {section} took {:.0} s", began.elapsed().as_secs_f64());
+        if let Err(error) = done {
+            // The other sections are worth having all the same.
+            let error = format!("{error:#}");
+            let first = error.lines().next().unwrap_or_default().to_owned();
+            report.target(
+                format!("the section `{section}` runs"),
+                "to its end",
+                first,
+                false,
+            );
+        }
     }
     report.finish(args.out.as_deref())
 }

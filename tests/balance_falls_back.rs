@@ -9,7 +9,9 @@ mod deploys;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
-use common::{Addr, Launch, Master, app, backlog_of, is_root, pid_in, skip, tool, wait_until};
+use common::{
+    Addr, Launch, Master, Stopped, app, backlog_of, is_root, pid_in, skip, tool, wait_until,
+};
 use deploys::{document, reload, wait_settled};
 use serde_json::{Value, json};
 
@@ -42,6 +44,15 @@ fn listeners(master: &Master) -> Vec<Value> {
     document["listeners"].as_array().cloned().expect("a list")
 }
 
+/// All workers answer; with `source-ip`, the same one always.
+#[track_caller]
+fn serves(addr: &Addr, mode: &str, workers: usize) {
+    let pids: BTreeSet<i32> = (0..60).map(|_| pid_in(&addr.get("/").json())).collect();
+    let wanted = if mode == "source-ip" { 1 } else { workers };
+    // By chance alone, one run in 10^10 would miss one.
+    assert_eq!(pids.len(), wanted, "{mode} {addr}: {pids:?}");
+}
+
 #[test]
 fn several_ports_of_both_families() {
     for mode in MODES {
@@ -60,9 +71,9 @@ fn several_ports_of_both_families() {
             assert_eq!(listener["seats"], seats, "{mode}: {all:?}");
             let text = listener["address"].as_str().expect("an address");
             let addr = Addr::parse(text).expect("a port");
-            master.each_answers_http(&addr);
+            serves(&addr, mode, 3);
             if text.starts_with("[::]") {
-                master.each_answers_http(&Addr::port(addr.tcp_port()));
+                serves(&Addr::port(addr.tcp_port()), mode, 3);
             }
         }
         reload(&master);
@@ -163,11 +174,24 @@ fn without_any_program_the_kernel_chooses_and_nobody_is_left_waiting() {
             (&all[0]["seats"], &all[0]["steering"]),
             (&json!(3), &json!("hash"))
         );
-        // All the others stand still, and the kernel goes on giving to them.
-        master.each_answers_http(&master.addr());
+        // Everybody gets something, also where the address was to decide.
+        let addr = master.addr();
+        serves(&addr, "hash", 3);
         reload(&master);
-        wait_settled(&master, 3);
-        master.each_answers_http(&master.addr());
+        let workers = wait_settled(&master, 3);
+        serves(&addr, "hash", 3);
+        // The kernel goes on giving to those who stand still.
+        let pids = [workers[0].process(), workers[2].process()];
+        let stopped = Stopped::new(&pids);
+        wait_until("the weight of one alone", common::BOOT, || {
+            let weights = listeners(&master)[0]["weights"].clone();
+            let zeros = weights.as_array()?.iter().filter(|w| **w == 0);
+            (zeros.count() == 2).then_some(())
+        });
+        for _ in 0..60 {
+            assert_eq!(pid_in(&addr.get("/").json()), workers[1].process());
+        }
+        drop(stopped);
         assert_eq!(said(&master, failed), 1, "{}", master.log());
         master.stop();
     }
@@ -183,10 +207,7 @@ fn uses_classic_bpf_and_says_so_once(mut master: Master) {
         (&all[0]["seats"], &all[0]["steering"]),
         (&json!(3), &json!("cbpf"))
     );
-    let addr = master.addr();
-    let pids: BTreeSet<i32> = (0..60).map(|_| pid_in(&addr.get("/").json())).collect();
-    assert_eq!(pids.len(), 3, "by chance 1 in 10^10 runs miss one");
-    master.each_answers_http(&addr);
+    serves(&master.addr(), "spread", 3);
     reload(&master);
     wait_settled(&master, 3);
     assert!(master.command(&["scale", "4"]).status.success());

@@ -165,7 +165,13 @@ fn one_hang(server: &Server, how: Hang) -> Result<[ledger::Report; 3]> {
     let mut asked = None;
     let mut hung = server.ready[WORKERS / 2].1;
     match how {
-        Hang::Stopped => kill(Pid::from_raw(hung), Signal::SIGSTOP)?,
+        Hang::Stopped => {
+            kill(Pid::from_raw(hung), Signal::SIGSTOP)?;
+            // The signal takes effect where it is delivered, which on a busy machine is later.
+            while !procfs::stopped(hung)? {
+                std::thread::yield_now();
+            }
+        }
         Hang::Spinning => {
             let mut stream = TcpStream::connect(server.address)?;
             stream.write_all(b"GET /spin HTTP/1.1\r\nHost: bench\r\n\r\n")?;

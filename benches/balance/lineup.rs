@@ -40,7 +40,7 @@ pub(crate) fn present(report: &mut Report, kinds: &[Kind]) -> Vec<Kind> {
     let mut present = Vec::new();
     for kind in kinds.iter().copied().filter(asked) {
         match kind.missing() {
-            Some(why) => report.note(&format!("Not measured: {}: {why}.", kind.name())),
+            Some(why) => report.missing(kind.name(), &why),
             None => present.push(kind),
         }
     }

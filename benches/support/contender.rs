@@ -270,6 +270,11 @@ impl Server {
         self.home.path().join("control.sock")
     }
 
+    /// A folder of this contender alone; the pipe BENCH_READY is in it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.home.path()
+    }
+
     /// Waits until `count` workers more have said that they serve.
     pub(crate) fn wait_ready(&mut self, count: usize) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);

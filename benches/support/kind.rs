@@ -106,7 +106,7 @@ impl Kind {
         };
         match self {
             Self::Balanced(_) if !knows_balance() => {
-                Some(format!("{} has no --balance", rcluster().display()))
+                Some("this rcluster has no --balance".to_owned())
             }
             Self::Pm2 => needs("node_modules/pm2/bin/pm2"),
             Self::Watt => needs("node_modules/wattpm/bin/cli.js"),

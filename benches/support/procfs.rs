@@ -68,6 +68,21 @@ pub(crate) fn wakeups(pid: i32) -> Result<u64> {
     Ok(sum)
 }
 
+/// Whether all threads of a process are stopped by a signal.
+pub(crate) fn stopped(pid: i32) -> Result<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        // The state follows the name in parentheses, which may hold anything (proc_pid_stat(5)).
+        if !stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" T"))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Time that all threads of a process spent on a CPU, in the scheduler's nanoseconds.
 pub(crate) fn cpu(pid: i32) -> Result<Duration> {
     let mut sum = 0;

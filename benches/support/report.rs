@@ -20,6 +20,8 @@ const QUIET: f64 = 0.05;
 pub(crate) struct Report {
     text: String,
     targets: Vec<[String; 4]>,
+    /// What was said to be missing.
+    missing: Vec<String>,
     /// Names and texts of SVG files.
     pictures: Vec<(String, String)>,
 }
@@ -47,6 +49,15 @@ impl Report {
     /// A line of text under a table.
     pub(crate) fn note(&mut self, text: &str) {
         let _ = write!(self.text, "\n{text}\n");
+    }
+
+    /// Says that something is missing, and why; once, however often it is asked for.
+    pub(crate) fn missing(&mut self, what: &str, why: &str) {
+        let text = format!("Not measured: {what}: {why}.");
+        if !self.missing.contains(&text) {
+            self.note(&text);
+            self.missing.push(text);
+        }
     }
 
     /// A table.

@@ -43,7 +43,9 @@ struct Place {
 
 impl Place {
     fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("rcb").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix(&crate::support::cleanup::folders())
+            .tempdir()?;
         let pipe = dir.path().join("ready");
         mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let pipe = OpenOptions::new().read(true).write(true).open(pipe)?;
@@ -78,7 +80,7 @@ impl Place {
         if let Some(path) = notify {
             command.env("NOTIFY_SOCKET", path);
         }
-        command
+        cleanup::mark(&mut command)
             .args(["-w", &WORKERS.to_string(), "--log-level", "warn"])
             .args(["--drain-timeout", &format!("{}s", DRAIN.as_secs())])
             .arg("--node")
@@ -91,9 +93,7 @@ impl Place {
             .process_group(0)
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = command.spawn().context("start rcluster")?;
-        cleanup::add(child.id().cast_signed());
-        Ok(child)
+        command.spawn().context("start rcluster")
     }
 
     /// When so many more workers served: the first and the last moment.
@@ -125,7 +125,6 @@ impl Drop for Place {
 fn end(mut master: Child, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(master.id().cast_signed()), signal)?;
     master.wait()?;
-    cleanup::remove(master.id().cast_signed());
     Ok(())
 }
 
@@ -162,14 +161,7 @@ fn stored(manager: &UnixDatagram) -> Result<Vec<OwnedFd>> {
 
 /// Milliseconds of a plain boot of the same app.
 fn plain(node: &Node) -> Result<f64> {
-    let peer = Start {
-        kind: Kind::Plain,
-        node: &node.path,
-        workers: 1,
-        script: bench_file(APP),
-        options: vec![],
-    }
-    .run()?;
+    let peer = Start::app(Kind::Plain, &node.path, 1, APP).run()?;
     let ready = peer.ready.first().context("no plain node")?.0;
     Ok((ready - peer.started).as_secs_f64() * 1e3)
 }
@@ -180,11 +172,12 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         &format!(
             "{WORKERS} workers, 8 ledger clients (4 keep-alive, 4 with short connections). The bench keeps what the master stores, as systemd does, and \
              starts the next master at the moment at which the first one is gone. Boot: from the start of the next master until its first worker serves; \
-             beside it the boot of one plain node, interleaved. {rounds} rounds."
+             beside it the boot of one plain node and the first master's own boot, both without the load. {rounds} rounds."
         ),
     );
     let (mut boots, mut plains, mut again) =
         (Samples::default(), Samples::default(), Samples::default());
+    let mut fresh = Samples::default();
     let (mut sent, mut refused, mut lost) = (0, 0, 0);
     for _ in 0..rounds {
         plains.push(plain(node)?);
@@ -192,8 +185,10 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         let place = Place::new()?;
         let path = place.dir.path().join("notify");
         let manager = UnixDatagram::bind(&path)?;
+        let began = Instant::now();
         let first = place.start(node, Some(&path), None)?;
-        place.wait(WORKERS)?;
+        let (ready, _) = place.wait(WORKERS)?;
+        fresh.push((ready - began).as_secs_f64() * 1e3);
         let mut sockets = stored(&manager)?;
         ensure!(sockets.len() == 1, "{} sockets stored", sockets.len());
         let running = place::loads(place.address, 8)?;
@@ -216,6 +211,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             "boot ms",
             "plain boot ms",
             "ratio",
+            "first master's boot ms",
+            "ratio",
             "sent",
             "refused",
             "lost",
@@ -224,6 +221,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             boots.show(0),
             plains.show(0),
             ratio.show(2),
+            fresh.show(0),
+            boots.over(&fresh).show(2),
             sent.to_string(),
             refused.to_string(),
             lost.to_string(),

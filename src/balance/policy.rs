@@ -30,15 +30,15 @@ const NEAR: u64 = 10;
 const PAYS: u64 = 5;
 /// More than can be: what is multiplied stays in 64 bits.
 const MANY: u64 = 1_000_000_000;
-/// A loop this many thousandths busier than the mean is not busier.
-const BUSY_SLACK: u32 = 100;
+/// A loop this many thousandths busier than the mean is not busier: the figure is of wall-clock time, and rough.
+const BUSY_SLACK: u32 = 250;
 
 /// Decides who gets how much. It remembers smoothed figures and the last weights.
 ///
 /// Integers only, so that a state that was written out and read again goes on with the same numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Weigher {
-    /// Smoothed utilisation a seat, in thousandths.
+    /// Smoothed utilisation a seat, in 64ths of a thousandth.
     busy: Vec<u32>,
     /// Smoothed connections between two calls, in thousandths.
     arrivals: u64,
@@ -63,14 +63,15 @@ impl Weigher {
     }
 
     fn smooth(&mut self, seats: &[Seat], arrivals: u64) {
-        // A seat that is new, or back, starts with what it is: its predecessor's load is not its own.
-        self.busy.resize(seats.len(), u32::MAX);
+        // A seat that is new, or back, begins at nothing: its predecessor's load is not its own, and the first figure is
+        // that of its boot. In 64ths of a thousandth, or small differences would never be reached.
+        self.busy.resize(seats.len(), 0);
         for (smooth, seat) in self.busy.iter_mut().zip(seats) {
-            let now = seat.busy.min(1000);
-            *smooth = match *smooth {
-                _ if !seat.eligible => u32::MAX,
-                u32::MAX => now,
-                before => (before * 3 + now) / 4,
+            let now = seat.busy.min(1000) * 64;
+            *smooth = if seat.eligible {
+                (*smooth * 15 + now) / 16
+            } else {
+                0
             };
         }
         self.arrivals = u64::midpoint(self.arrivals, arrivals.min(MANY) * 1000);
@@ -128,16 +129,12 @@ impl Weigher {
 
     /// How much of its part a seat gets for its loop's sake, in thousandths: less the busier it is than the others.
     fn idle(&self, eligible: &[usize]) -> Vec<u64> {
-        let busy = |i: &usize| self.busy[*i].min(1000);
+        let busy = |i: &usize| (self.busy[*i] / 64).min(1000);
         let mean = eligible.iter().map(busy).sum::<u32>() / eligible.len() as u32;
         let room = |busy: u32| u64::from(1000_u32.saturating_sub(busy)) + 100;
-        eligible
-            .iter()
-            .map(|i| match busy(i) {
-                busy if busy <= mean + BUSY_SLACK => 1000,
-                busy => 1000 * room(busy) / room(mean),
-            })
-            .collect()
+        let most = room(mean + BUSY_SLACK);
+        let factor = |i| (1000 * room(busy(i)) / most).min(1000);
+        eligible.iter().map(factor).collect()
     }
 }
 

@@ -33,7 +33,6 @@ use crate::{
         guard::{self, Guard},
         identity,
         inherit::{self, Inherited},
-        limits,
         listener::BindError,
         spawn,
     },
@@ -164,15 +163,6 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     let lock = Lock::take(&config.control, &config.name)?;
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
     let mut listeners = Listeners::new(rights, config.backlog);
-    if let Some(limit) =
-        limits::backlog().filter(|limit| *limit < u64::from(config.backlog.unsigned_abs()))
-    {
-        warn!(
-            asked = config.backlog,
-            limit,
-            "--backlog is cut by net.core.somaxconn: connections beyond that are dropped while workers are busy"
-        );
-    }
     listeners.adopt(inherited);
     // Whoever has the orphans' sockets need not wait until these have closed them.
     let wait = if listeners.are_stored(&config.binds) {

@@ -108,13 +108,14 @@ impl World {
         }
         let report = self.report(id);
         let open = procfs::ports(pid);
+        let ticks = procfs::loop_ticks(pid);
         crate::sys::process::signal(pid, Signal::SIGUSR1);
         tokio::spawn(async move {
             let limit = Policy::EXAMINATION.mul_f32(0.9);
             let finding = match tokio::time::timeout(limit, autopsy::examine(pid, &open)).await {
                 Ok(Ok(stack)) => Finding::Busy { stack },
                 Ok(Err(why)) => Finding::Unknown(why),
-                Err(_) => Finding::Unknown("its inspector did not answer in time".to_owned()),
+                Err(_) => Finding::Unknown(autopsy::native(pid, ticks)),
             };
             report(Fact::Examined(finding)).send().await;
         });

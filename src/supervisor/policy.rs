@@ -162,6 +162,9 @@ impl Policy {
     /// A silence is believed when it has lasted so much longer than its limit:
     /// a beat that waits in the socket is read before.
     pub const DOUBT: Duration = Duration::from_millis(250);
+    /// A health check ends by itself at its timeout. So long after that the supervisor gives it up: an answer that waits
+    /// in the inbox while the master is slow must be heard first, and none must be taken for the next question's.
+    pub const PROBE_GRACE: Duration = Duration::from_secs(5);
     /// A serving worker that has closed all its listeners has this long to open one again.
     pub const UNHEARD: Duration = Duration::from_secs(2);
     /// Least time between two workers that are recycled: an app that leaks from

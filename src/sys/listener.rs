@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::FileTypeExt,
@@ -11,7 +11,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+pub use socket2::SockAddr;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
 pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
@@ -328,12 +329,30 @@ pub fn relisten(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     }
 }
 
-/// Lets a socket listen again that somebody has shut down.
+/// The address that a socket is bound to.
 ///
 /// # Errors
-/// The errno of `listen(2)`; `ESHUTDOWN` where that does not undo it, as for a Unix socket.
-pub fn reopen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
+/// The errno of `getsockname(2)`.
+pub fn bound_to(socket: &OwnedFd) -> io::Result<SockAddr> {
+    SockRef::from(socket).local_addr()
+}
+
+/// Lets a socket listen again at its address that somebody has shut down.
+///
+/// # Errors
+/// The errno of `bind(2)` or `listen(2)`; `ESHUTDOWN` where they do not undo it, as for a Unix socket.
+pub fn reopen(socket: &OwnedFd, address: &SockAddr, backlog: i32) -> io::Result<()> {
+    let socket_ref = SockRef::from(socket);
+    // Shut down twice it would listen again, but each connection that it accepts would be shut down as well. Only
+    // the shutdown of a socket that listens clears that (`tcp_disconnect` of the kernel).
     relisten(socket, backlog)?;
+    let _ = socket_ref.shutdown(Shutdown::Both);
+    // A port that the kernel had chosen has been given back to it; any other is kept, and cannot be bound again.
+    let _ = socket_ref.bind(address);
+    relisten(socket, backlog)?;
+    if bound_to(socket)? != *address {
+        return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+    }
     let mut look = [nix::poll::PollFd::new(
         socket.as_fd(),
         nix::poll::PollFlags::empty(),

@@ -79,12 +79,11 @@ fn a_busy_loop_gets_less_once_it_has_been_busy_for_a_while() {
     let mut fleet = seats(&[9, 9, 9, 9]);
     weigher.weigh(&fleet, 10);
     fleet[3].busy = 1000;
-    let once = weigher.weigh(&fleet, 10).expect("a change");
-    assert!(
-        once[3] * 4 > once[0] * 3,
-        "one figure may be an accident: {once:?}"
-    );
-    let changes: Vec<_> = (0..20).filter_map(|_| weigher.weigh(&fleet, 10)).collect();
+    // A second of it is a boot, or an accident.
+    for _ in 0..8 {
+        assert_eq!(weigher.weigh(&fleet, 10), None);
+    }
+    let changes: Vec<_> = (0..100).filter_map(|_| weigher.weigh(&fleet, 10)).collect();
     let last = changes.last().expect("a change");
     assert!(last[3] * 2 < last[0], "{changes:?}");
     assert!(last[3] > 0 && last[0] == last[1], "{changes:?}");
@@ -92,12 +91,12 @@ fn a_busy_loop_gets_less_once_it_has_been_busy_for_a_while() {
     for seat in &mut fleet {
         seat.busy = 1000;
     }
-    let changes: Vec<_> = (0..20).filter_map(|_| weigher.weigh(&fleet, 10)).collect();
+    let changes: Vec<_> = (0..100).filter_map(|_| weigher.weigh(&fleet, 10)).collect();
     assert_eq!(changes.last(), Some(&vec![1; 4]), "{changes:?}");
     // A worker that takes the seat over is not blamed for the one before.
     fleet = seats(&[9, 9, 9, 9]);
     fleet[0].busy = 1000;
-    (0..20).for_each(|_| drop(weigher.weigh(&fleet, 10)));
+    (0..100).for_each(|_| drop(weigher.weigh(&fleet, 10)));
     fleet[0].eligible = false;
     assert_eq!(weigher.weigh(&fleet, 10), Some(vec![0, 1, 1, 1]));
     fleet[0] = seat(9);
