@@ -31,12 +31,10 @@ function create(tracked, send, ms) {
     const busy = performance.eventLoopUtilization(turn, busyBefore).utilization;
     busyBefore = turn;
     const heap = require('v8').getHeapStatistics();
-    let connections = 0;
-    for (const server of tracked.servers) connections += server._connections || 0;
     send({
       act: 'beat',
       ...tracked.figures(),
-      connections,
+      connections: tracked.connections(),
       heap_used: heap.used_heap_size,
       heap_limit: heap.heap_size_limit,
       delay_us: Math.round(late * 1000),

@@ -83,6 +83,8 @@ function install(cluster, capMs, on, timed) {
   let httpHooked = false;
   let requests = 0; // HTTP/1 responses finished
   let accepted = 0; // connections
+  let seen = false; // somebody waits for the next one
+  let tell; // and is told so
   const classes = new Array(10).fill(0); // of those responses, by the first digit of their status
   const durations = new Array(BUCKETS).fill(0); // how many took so long, see bucketOf()
   let durationMs = 0; // all of them together
@@ -113,6 +115,7 @@ function install(cluster, capMs, on, timed) {
     const http = 'keepAliveTimeout' in server;
     handle.onconnection = function onconnectionSeen(err, client) {
       accepted += 1;
+      if (seen) tell();
       if (http && (server.keepAliveTimeout > advertised.cap || server.keepAliveTimeout === 0)) capAdvertised(server);
       return onconnection.call(this, err, client);
     };
@@ -242,6 +245,41 @@ function install(cluster, capMs, on, timed) {
     });
   });
 
+  /** Connections that are open now. */
+  function connections() {
+    let sum = 0;
+    for (const server of servers) sum += server._connections || 0;
+    return sum;
+  }
+
+  /**
+   * Tells the master of connections, for it steers by them: at the end of each period in which one came, and on until
+   * nothing has changed for ten. Per connection this is a comparison.
+   */
+  function reportLoad(send, ms) {
+    let timer;
+    let quiet = 0;
+    let last = [0, 0];
+    const look = guard(() => {
+      const now = [accepted, connections()];
+      if (now[0] === last[0] && now[1] === last[1]) {
+        if (++quiet < 10) return;
+        clearInterval(timer);
+        seen = true;
+        return;
+      }
+      quiet = 0;
+      last = now;
+      send({ act: 'load', accepted: now[0], connections: now[1] });
+    });
+    tell = guard(() => {
+      seen = false;
+      quiet = 0;
+      timer = setInterval(look, ms).unref();
+    });
+    seen = true;
+  }
+
   /** All since the start. */
   function figures() {
     if (!timed) return { requests, accepted };
@@ -250,7 +288,7 @@ function install(cluster, capMs, on, timed) {
     return { requests, accepted, classes: classes.slice(1, 6), duration_us: Math.round(durationMs * 1000), durations: filled };
   }
 
-  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached, figures };
+  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached, connections, reportLoad, figures };
 }
 
 module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install, bucketOf };

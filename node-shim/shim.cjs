@@ -163,7 +163,9 @@ function run(settings, cluster) {
   // Counted from hello on; a loop that does not turn any more is heard by its silence.
   if (settings.beat_ms > 0) later(Math.min(settings.beat_ms, LOAD_BEAT_MS), () => {
     beats = require('./beat.cjs').create(tracked, send, settings.beat_ms);
+    if (settings.load_ms > 0) beats.beat(); // its silence counts from hello on, and the next beat may be too late
   });
+  if (settings.load_ms > 0) tracked.reportLoad(send, settings.load_ms);
 
   function listenToMaster() {
     process.on('internalMessage', guard((message) => {

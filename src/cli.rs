@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::supervisor::{Readiness, Surge, Switch};
 
 mod admin;
+mod balance;
 mod health;
 mod help;
 mod host;
@@ -17,12 +18,13 @@ mod logs;
 mod upgrade;
 
 pub use admin::{AdminArgs, EventsArgs, LsArgs};
+pub use balance::{Balance, BalanceArgs};
 pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
-pub use logs::{LogArgs, LogsArgs, TopArgs};
+pub use logs::{LogArgs, LogFormat, LogLevel, LogsArgs, TopArgs};
 pub use upgrade::UpgradeArgs;
 
 /// A small, fast process master for Node.js.
@@ -134,6 +136,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", env = "RCLUSTER_PIDFILE")]
     pub pidfile: Option<PathBuf>,
 
+    /// Connections.
+    #[command(flatten)]
+    pub balance: BalanceArgs,
+
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
@@ -174,7 +180,7 @@ pub enum Command {
     Top(TopArgs),
     /// Print what happens as it happens, one line a transition.
     Events(EventsArgs),
-    /// List this user's masters.
+    /// List the masters of this host: this user's, for root everybody's.
     Ls(LsArgs),
     /// Run more workers, or fewer: N, +1, -1, or auto for as many as there are CPUs.
     Scale(ScaleArgs),
@@ -446,32 +452,6 @@ impl From<SwitchArg> for Switch {
             SwitchArg::Atomic => Self::Atomic,
         }
     }
-}
-
-/// `--log-format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `--log-level`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogLevel {
-    /// Nothing.
-    Off,
-    /// Failures of the master itself.
-    Error,
-    /// What an operator should look at.
-    Warn,
-    /// One line a transition.
-    Info,
-    /// Decisions.
-    Debug,
-    /// The wire.
-    Trace,
 }
 
 /// `250ms`, `5s`, `1m30s`; a plain number is seconds.

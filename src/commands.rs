@@ -2,10 +2,9 @@
 
 use std::{
     fmt::Write as _,
+    io::{IsTerminal as _, Write as _, stderr, stdout},
     time::{Duration, Instant},
 };
-
-use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::{
     admin::Readiness,
@@ -22,11 +21,16 @@ use crate::{
 mod events;
 mod hosts;
 mod logs;
+mod paint;
+mod progress;
+mod table;
 mod upgrade;
 
 pub use events::events;
 pub use hosts::ls;
 pub use logs::logs;
+use paint::Paint;
+use table::{age, render};
 pub use upgrade::upgrade;
 
 pub(crate) fn failed(error: &ClientError) -> ExitCode {
@@ -38,9 +42,14 @@ pub(crate) fn failed(error: &ClientError) -> ExitCode {
     }
 }
 
+/// Prints a line. Whoever reads this may have gone, as in `rcluster status | head -1`: that changes nothing.
+fn say(text: &str) {
+    let _ = writeln!(stdout(), "{text}");
+}
+
 fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => println!("{text}"),
+        Ok(text) => say(&text),
         Err(error) => eprintln!("rcluster: failed to write JSON: {error}"),
     }
 }
@@ -60,7 +69,7 @@ pub async fn status(args: &StatusArgs) -> ExitCode {
     };
     match status {
         Ok(status) if args.json => print_json(&status),
-        Ok(status) => print!("{}", render(&status)),
+        Ok(status) => say(render(&status, Paint::of(&stdout())).trim_end()),
         Err(error) => return failed(&error),
     }
     ExitCode::Ok
@@ -74,130 +83,15 @@ async fn readiness(args: &StatusArgs) -> ExitCode {
     };
     match readiness {
         Ok(readiness) if args.json => print_json(&readiness),
-        Ok(Readiness { ready: true, .. }) => println!("ready"),
-        Ok(Readiness { leaving: true, .. }) => println!("not ready: it is stopping"),
-        Ok(_) => println!("not ready: no worker is"),
+        Ok(Readiness { ready: true, .. }) => say("ready"),
+        Ok(Readiness { leaving: true, .. }) => say("not ready: it is stopping"),
+        Ok(_) => say("not ready: no worker is"),
         Err(ref error) => return failed(error),
     }
     match readiness {
         Ok(Readiness { ready: true, .. }) => ExitCode::Ok,
         Ok(_) | Err(_) => ExitCode::NotReady,
     }
-}
-
-/// The status for people.
-pub fn render(status: &Status) -> String {
-    let fleet = &status.fleet;
-    let ready = fleet
-        .workers
-        .iter()
-        .filter(|w| w.state.name() == "ready")
-        .count();
-    let mut lines = vec![format!(
-        "{} (pid {}): {}, generation {}, {ready} of {} workers ready",
-        status.name, status.pid, fleet.state, fleet.generation, fleet.wanted
-    )];
-    let listeners = status.listeners.iter();
-    lines.extend(listeners.map(|l| format!("listens on {}", l.address)));
-    lines.extend(status.unused_binds.iter().map(|address| {
-        format!("warning: {address} is bound (--bind), but the app does not listen there; it should use process.env.PORT")
-    }));
-    lines.extend(fleet.reload.iter().map(|reload| {
-        format!(
-            "reload to generation {}: {}, {} of {} slots, for {}",
-            reload.generation,
-            reload.stage,
-            reload.admitted,
-            fleet.wanted,
-            age(reload.elapsed_ms)
-        )
-    }));
-    lines.extend(fleet.last_reload_error.iter().map(|error| {
-        let first = error.lines().next().unwrap_or("");
-        format!("the last reload failed: {first}")
-    }));
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header([
-            "SLOT",
-            "PID",
-            "ID",
-            "GENERATION",
-            "STATE",
-            "UPTIME",
-            "RESTARTS",
-            "CPU",
-            "RSS",
-            "HEAP",
-            "DELAY P99",
-            "CONNECTIONS",
-            "REQ/S",
-            "P50",
-            "P99",
-        ]);
-    for worker in &fleet.workers {
-        let seat: Vec<_> = vec![
-            worker.slot.to_string(),
-            worker.pid.map_or("-".to_owned(), |p| p.to_string()),
-            worker.id.to_string(),
-            worker.generation.to_string(),
-            if worker.spare {
-                "spare".to_owned()
-            } else {
-                worker.state.to_string()
-            },
-            age(worker.uptime_ms),
-            worker.restarts.to_string(),
-        ];
-        table.add_row(seat.into_iter().chain(load(worker, status)));
-    }
-    for (slot, failures, left) in &fleet.waiting {
-        table.add_row([
-            slot.to_string(),
-            "-".to_owned(),
-            "-".to_owned(),
-            "-".to_owned(),
-            format!("crash loop ({failures} deaths)"),
-            format!("next in {}", age(*left)),
-            "-".to_owned(),
-        ]);
-    }
-    lines.push(table.trim_fmt());
-    lines.join("\n") + "\n"
-}
-
-/// What a worker carries. Rates and durations are its slot's, over the last half minute.
-fn load(worker: &WorkerView, status: &Status) -> [String; 8] {
-    let figures = status.figures.iter().find(|f| f.slot == worker.slot);
-    let figures = figures.filter(|_| worker.state == State::Ready && !worker.spare);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
-    let ms = |us: u64| format!("{:.1}ms", us as f64 / 1000.0);
-    [
-        or_dash(
-            figures
-                .and_then(|f| f.cpus)
-                .map(|cpus| format!("{:.0}%", cpus * 100.0)),
-        ),
-        or_dash(worker.usage.map(|u| size(u.memory))),
-        or_dash(worker.beat.map(|b| size(b.heap_used))),
-        or_dash(worker.beat.map(|b| ms(b.delay_p99_us))),
-        or_dash(worker.beat.map(|b| b.connections.to_string())),
-        or_dash(
-            figures
-                .and_then(|f| f.requests_per_s)
-                .map(|rate| format!("{rate:.1}")),
-        ),
-        or_dash(figures.and_then(|f| f.p50_us).map(ms)),
-        or_dash(figures.and_then(|f| f.p99_us).map(ms)),
-    ]
-}
-
-fn age(ms: u64) -> String {
-    let rounded = if ms < 1000 { ms } else { ms / 1000 * 1000 };
-    humantime::format_duration(Duration::from_millis(rounded)).to_string()
 }
 
 /// `rcluster stop`
@@ -207,9 +101,9 @@ pub async fn stop(args: &StopArgs) -> ExitCode {
             if args.json {
                 print_json(&reply);
             } else if let Some(reason) = &reply.reason {
-                println!("stopped: {reason}");
+                say(&format!("stopped: {reason}"));
             } else {
-                println!("stopped");
+                say("stopped");
             }
             if reply.code == ExitCode::Killed as u8 {
                 ExitCode::Killed
@@ -258,6 +152,9 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
         rollback: false,
     };
     let answer = client.post::<ReloadReply>(route, &wish);
+    // Whoever does not wait has nothing to see.
+    let bar = stderr().is_terminal() && !args.json && !args.no_wait;
+    let answer = progress::shown(&client, bar, answer);
     let reply = match args.timeout {
         Some(limit) => match tokio::time::timeout(limit, answer).await {
             Ok(reply) => reply,
@@ -272,9 +169,9 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
             } else {
                 let id = reply.id.as_deref().unwrap_or("none");
                 match (&reply.generation, &reply.reason) {
-                    _ if reply.outcome == "accepted" => println!("reload {id} asked for"),
+                    _ if reply.outcome == "accepted" => say(&format!("reload {id} asked for")),
                     (Some(generation), _) => {
-                        println!("generation {generation} serves (reload {id})");
+                        say(&format!("generation {generation} serves (reload {id})"));
                     }
                     (None, reason) => {
                         let reason = reason.as_deref().unwrap_or("no reason given");
@@ -300,11 +197,11 @@ pub async fn incidents(args: &StatusArgs) -> ExitCode {
             if args.json {
                 print_json(incidents);
             } else if incidents.is_empty() {
-                println!("no incidents");
+                say("no incidents");
             }
             if !args.json {
                 for incident in incidents {
-                    print!("{}", story(incident, status.clock_ms));
+                    say(story(incident, status.clock_ms).trim_end());
                 }
             }
             ExitCode::Ok
@@ -359,7 +256,7 @@ pub async fn scale(args: &ScaleArgs) -> ExitCode {
             if args.json {
                 print_json(&reply);
             } else {
-                println!("{} workers wanted", reply.workers);
+                say(&format!("{} workers wanted", reply.workers));
             }
             ExitCode::Ok
         }
@@ -374,7 +271,10 @@ pub async fn restart(args: &RestartArgs) -> ExitCode {
             if args.json {
                 print_json(&worker);
             } else {
-                println!("worker {} serves in slot {}", worker.id, worker.slot);
+                say(&format!(
+                    "worker {} serves in slot {}",
+                    worker.id, worker.slot
+                ));
             }
             ExitCode::Ok
         }
@@ -416,7 +316,7 @@ async fn timed_out(client: &Client, limit: Duration) -> ExitCode {
         humantime::format_duration(limit)
     );
     match ask_status(client).await {
-        Ok(status) => eprint!("{}", render(&status)),
+        Ok(status) => eprint!("{}", render(&status, Paint::of(&stderr()))),
         Err(error) => eprintln!("rcluster: {error}"),
     }
     ExitCode::ReloadTimedOut

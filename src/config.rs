@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cli::{LogFormat, LogLevel, RunArgs},
+    cli::{Balance, LogFormat, LogLevel, RunArgs},
     logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
@@ -59,6 +59,9 @@ pub struct Launch {
     pub health_path: Option<String>,
     /// Whether a worker that hangs is looked into.
     pub autopsy: bool,
+    /// How connections reach the workers.
+    #[serde(default)]
+    pub balance: Balance,
 }
 
 /// A validated configuration.
@@ -83,6 +86,9 @@ pub struct Config {
     pub shim: bool,
     /// `--strict-bind`.
     pub strict_bind: bool,
+    /// Connections that may wait for each listening socket.
+    #[serde(default = "backlog")]
+    pub backlog: i32,
     /// Where to write the pid.
     pub pidfile: Option<PathBuf>,
     /// Time to serve on after TERM.
@@ -197,6 +203,7 @@ impl Config {
                 heap: args.health.max_heap.map(|size| size.0),
             },
             spares: args.health.spares,
+            attentive: args.balance.balance != Balance::Shared,
         };
         let launch = Launch {
             script,
@@ -217,6 +224,7 @@ impl Config {
             health_path: health_path(args.health.health_path.as_deref())?,
             autopsy: !args.health.no_autopsy,
             stop_signal: stop_signal(&args.stop_signal)?,
+            balance: args.balance.balance,
         };
         Ok(Self {
             policy,
@@ -228,6 +236,7 @@ impl Config {
             control_is_default,
             shim: !args.no_shim,
             strict_bind: args.health.strict_bind,
+            backlog: args.balance.backlog,
             pidfile: args
                 .pidfile
                 .as_ref()
@@ -243,6 +252,11 @@ impl Config {
             line: Line::default(),
         })
     }
+}
+
+/// What masters of before `--backlog` had.
+fn backlog() -> i32 {
+    4096
 }
 
 /// `--watch`, or its variable, unless it says no.

@@ -15,6 +15,7 @@
 //! point right or down; `ARCHITECTURE.md` tells the rest.
 
 pub mod admin;
+pub mod balance;
 pub mod cli;
 pub mod commands;
 pub mod config;

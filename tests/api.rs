@@ -1,18 +1,24 @@
 //! Promise: one API on the control socket and on --admin; what it counts goes on over replacements; what a browser could
 //! be made to ask is refused; nobody can make it stop answering.
 
-#![expect(clippy::float_cmp, reason = "counters are whole numbers")]
+#![expect(
+    clippy::float_cmp,
+    clippy::cast_sign_loss,
+    reason = "counters are whole numbers, and not negative"
+)]
 
 mod common;
 
 use std::fs::{self, Permissions};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use common::{Addr, BOOT, Conn, Launch, Master, Node, wait_until};
-use nix::sys::signal::Signal::SIGKILL;
+use common::{Addr, BOOT, Conn, LONG, Launch, Master, Node, Stopped, wait_until};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const CANARY: &str = "canary-4711-secret";
@@ -283,6 +289,7 @@ fn no_value_of_the_environment_and_no_argument_is_shown() {
     let launch = guarded().env("CANARY", CANARY);
     let file = launch.dir.path().join("vars");
     fs::write(&file, format!("FROM_FILE={CANARY}\n")).expect("written");
+    let launch = launch.options(["--log-level", "trace"]);
     let mut master = launch.env("RCLUSTER_ENV_FILE", file).arg(CANARY).start();
     master.wait_ready(2);
     for path in [
@@ -293,6 +300,7 @@ fn no_value_of_the_environment_and_no_argument_is_shown() {
         "/livez",
         "/readyz",
         "/v1/openapi.json",
+        "/",
     ] {
         let text = door(&master).get(path).body;
         assert!(!text.is_empty());
@@ -301,12 +309,32 @@ fn no_value_of_the_environment_and_no_argument_is_shown() {
             "{path}: {text}"
         );
     }
+    let mut events = Conn::open(&Addr::Unix(master.control.clone())).expect("connected");
+    events
+        .send("GET /v1/events?status_ms=200 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    for words in [
+        &["reload", "--json"][..],
+        &["status"],
+        &["status", "--json"],
+        &["incidents", "--json"],
+    ] {
+        let output = master.command(words);
+        assert!(output.status.success(), "{output:?}");
+        let text = format!("{output:?}");
+        assert!(!text.contains(CANARY), "{words:?}: {text}");
+    }
+    master.signal(SIGTERM);
+    master.wait_exit();
+    let told = events.read_to_end().expect("events to the end");
+    assert!(told.contains("reload-ended"), "{told}");
+    assert!(!told.contains(CANARY) && !told.contains(TOKEN), "{told}");
     assert!(
         !master.log().contains(CANARY) && !master.log().contains(TOKEN),
         "{}",
         master.log()
     );
-    master.stop();
+    master.finish();
 }
 
 #[test]
@@ -361,7 +389,17 @@ fn silent_connections_and_large_requests_are_bounded() {
         .filter_map(|_| Conn::open(&control).ok())
         .collect();
     assert_eq!(control.get("/livez").status, 200);
-    drop((silent, idle));
+    // Those that have asked once and stay make room, too.
+    let asked: Vec<_> = (0..300)
+        .map(|_| {
+            let mut conn = Conn::open(&control).expect("connected");
+            let _ = conn.send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(conn.read().expect("an answer").status, 200);
+            conn
+        })
+        .collect();
+    assert_eq!(control.get("/livez").status, 200);
+    drop((silent, idle, asked));
     let huge = format!("Host: localhost\r\nX-Huge: {}\r\n", "x".repeat(64 * 1024));
     assert_eq!(ask(&tcp, "GET", "/livez", &huge).0, 431);
     let many = format!("Host: localhost\r\n{}", "X-Many: 1\r\n".repeat(200));
@@ -374,6 +412,94 @@ fn silent_connections_and_large_requests_are_bounded() {
     );
     conn.send(&request).expect("sent");
     assert_eq!(conn.read().expect("an answer").status, 413);
+    master.stop();
+}
+
+#[test]
+fn not_ready_while_it_boots_and_while_it_stops() {
+    let ready = |master: &Master| {
+        let answer = Addr::Unix(master.control.clone())
+            .try_request("GET", "/readyz")
+            .ok()?;
+        Some((answer.status, answer.json()["ready"] == true))
+    };
+    let mut booting = Launch::new("never.js").workers(1).start();
+    booting.wait_status("booting", |status| {
+        (status.state == "booting").then_some(())
+    });
+    assert_eq!(ready(&booting), Some((503, false)));
+    assert_eq!(get(&booting, "/livez")["live"], true);
+    booting.signal(SIGTERM);
+    booting.wait_exit();
+    booting.finish();
+
+    let mut stopping = Launch::new("stubborn.py")
+        .workers(1)
+        .options(["--drain-timeout", "2s", "--kill-timeout", "1s"])
+        .start();
+    stopping.wait_ready(1);
+    assert_eq!(ready(&stopping), Some((200, true)));
+    stopping.signal(SIGTERM);
+    wait_until("not ready any more", BOOT, || {
+        (ready(&stopping) == Some((503, false))).then_some(())
+    });
+    stopping.wait_exit();
+    stopping.finish();
+}
+
+#[test]
+fn whoever_takes_for_ever_to_ask_is_put_out() {
+    let mut master = launch("http.js").start();
+    master.wait_ready(2);
+    let tcp = door(&master);
+    let mut dripping = Conn::open(&tcp).expect("connected");
+    dripping
+        .send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        .expect("sent");
+    let mut half = Conn::open(&tcp).expect("connected");
+    half.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n1")
+        .expect("sent");
+    wait_until("the end of a head without end", LONG, || {
+        dripping.send("x").is_err().then_some(())
+    });
+    assert_eq!(half.read().expect("an answer").status, 408);
+    assert_eq!(tcp.get("/livez").status, 200);
+    master.stop();
+}
+
+#[test]
+fn an_accept_queue_that_is_full_is_seen() {
+    // Nobody takes a stopped worker for a hung one.
+    let launch = launch("http.js").env("RCLUSTER_HANG_TIMEOUT", "0s");
+    let mut master = launch.start();
+    let workers = master.wait_ready(2);
+    let address = SocketAddr::from(([127, 0, 0, 1], master.addr().tcp_port()));
+    let pids: Vec<_> = workers.iter().map(common::Worker::process).collect();
+    let stopped = Stopped::new(&pids);
+    assert_eq!(sample(&master, "rcluster_accept_queue_drops_total"), 0.0);
+    // More than may wait: nobody accepts them.
+    let limit = sample(&master, "rcluster_accept_queue_limit");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let client = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+        socket.set_nonblocking(true).ok()?;
+        // It has not come about yet.
+        let _ = socket.connect(&SockAddr::from(address));
+        Some(socket)
+    };
+    let clients: Vec<_> = std::iter::from_fn(client)
+        .take(limit as usize + 100)
+        .collect();
+    if clients.len() as f64 <= limit {
+        common::skip("too few descriptors to fill an accept queue");
+        return master.stop();
+    }
+    wait_until("drops", BOOT, || {
+        (sample(&master, "rcluster_accept_queue_drops_total") > 0.0).then_some(())
+    });
+    assert!(sample(&master, "rcluster_accept_queue") >= limit);
+    drop((clients, stopped));
     master.stop();
 }
 
@@ -410,6 +536,34 @@ fn alert_rules_and_dashboard_name_series_that_exist() {
     {
         Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(_) => common::skip("no promtool (Debian package prometheus)"),
+    }
+    // What the dashboard asks, as rules: promtool reads no dashboards.
+    let board: Value = serde_json::from_str(include_str!("../examples/prometheus/grafana.json"))
+        .expect("a dashboard");
+    let panels = board["panels"].as_array().expect("panels");
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let rules: Vec<_> = targets
+        .flatten()
+        .zip(0..)
+        .map(|(target, n)| {
+            let expr = target["expr"].as_str().expect("an expression");
+            let expr = expr.replace("$__rate_interval", "5m");
+            serde_json::json!({"record": format!("board:panel:{n}"), "expr": expr})
+        })
+        .collect();
+    assert!(rules.len() > 10, "{rules:?}");
+    // JSON is YAML.
+    let file = master.dir.path().join("board.yml");
+    let groups = serde_json::json!({"groups": [{"name": "board", "rules": rules}]});
+    fs::write(&file, groups.to_string()).expect("written");
+    if let Ok(output) = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&file)
+        .output()
+    {
+        assert!(output.status.success(), "{output:?}");
     }
     master.stop();
 }

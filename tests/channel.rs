@@ -279,6 +279,37 @@ fn a_lowered_backlog_is_repaired() {
 }
 
 #[test]
+fn a_listener_that_a_worker_shuts_down_is_open_again_for_all() {
+    for times in ["1", "300"] {
+        let scene = Scene::new("shuts_down", times);
+        scene.master.wait_events("shut", 1);
+        wait_until("a listener that takes connections", common::BOOT, || {
+            scene.addr.connect().ok()
+        });
+        scene.good_serves();
+        let log = scene.master.log();
+        let told = log.matches("it listens again").count();
+        assert_eq!(told, 1, "told once a minute: {log}");
+        scene.end();
+    }
+}
+
+#[test]
+fn a_unix_socket_that_a_worker_shuts_down_is_told_of() {
+    let folder = common::scratch();
+    let path = folder.path().join("down.sock");
+    let scene = Scene::new("shuts_a_path_down", path.to_str().expect("a path"));
+    scene.master.wait_events("shut", 1);
+    wait_until("word of it", common::BOOT, || {
+        let log = scene.master.log();
+        log.contains("cannot be opened again: restart rcluster")
+            .then_some(())
+    });
+    scene.good_serves();
+    scene.end();
+}
+
+#[test]
 fn a_worker_that_closes_its_channel_and_serves_on_is_replaced() {
     let scene = Scene::new("close_channel", "");
     scene.master.wait_events("closed", 1);

@@ -127,8 +127,15 @@ fn a_folder_that_others_can_write_is_refused() {
 #[test]
 fn a_symlinked_or_foreign_folder_is_refused() {
     let launch = quick();
-    let link = launch.dir.path().join("link");
+    // The folder that nobody named must be the user's own: in /tmp anybody may have made it before.
+    let link = launch.dir.path().join("rcluster");
     std::os::unix::fs::symlink(launch.control.parent().expect("a folder"), &link).expect("a link");
+    let linked = quick()
+        .without_control()
+        .env("XDG_RUNTIME_DIR", launch.dir.path())
+        .run();
+    assert_eq!(linked.code, Some(2), "linked: {linked:?}");
+    assert!(linked.log.contains("symbolic link"), "{}", linked.log);
     let foreign = launch.dir.path().join("foreign");
     fs::create_dir(&foreign).expect("a folder");
     fs::set_permissions(&foreign, Permissions::from_mode(0o700)).expect("chmod");

@@ -123,7 +123,7 @@ async function accessible(page, name) {
     await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
     looks.push(await back());
     await accessible(page, scheme);
-    const fits = () => [...document.querySelectorAll('figure, #slots li')].every((box) => box.scrollWidth <= box.clientWidth);
+    const fits = () => [...document.querySelectorAll('figure, figcaption, #slots li')].every((box) => box.scrollWidth <= box.clientWidth);
     assert.equal(await page.evaluate(fits), true, 'a text is wider than its box');
     await page.screenshot({ path: path.join(folder, `${scheme}.png`), fullPage: true });
   }

@@ -104,6 +104,34 @@ fn every_major_tells_its_stack() {
     }
 }
 
+/// A regular expression looks for interrupts, so the debugger gets in; one long call of native code does not.
+#[test]
+fn what_native_code_lets_be_seen() {
+    for node in [Node::V20, Node::V24] {
+        let told = |path: &str| {
+            let mut master = fleet(node, 1, "1s", "100ms").start();
+            master.wait_ready(1);
+            let (hung, _conn) = strike(&master, path);
+            let incident = incident(&master, &hung);
+            master.wait_ready(1);
+            master.stop();
+            incident
+        };
+        let regex = told("/regex");
+        let stack = regex["stack"].as_str().unwrap_or_default();
+        assert!(stack.starts_with("at catastrophe"), "{regex}");
+        for (path, words) in [
+            ("/native", "native code uses the processor"),
+            ("/exec", "waits, perhaps for its child (execSync): s"),
+        ] {
+            let incident = told(path);
+            assert!(incident["stack"].is_null(), "{incident}");
+            let reason = incident["reason"].as_str().expect("a reason");
+            assert!(reason.contains(words), "{path}: {reason}");
+        }
+    }
+}
+
 #[test]
 fn a_stopped_process_is_told_apart() {
     let mut master = launch(Node::V24).start();

@@ -4,10 +4,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
 
-use common::{Addr, Conn, Launch, Master, Node, kill, skip, wait_until};
-use nix::sys::signal::Signal::SIGKILL;
+use common::{Addr, BOOT, Conn, Launch, Master, Node, fd_count, kill, skip, tool, wait_until};
+use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSEGV};
 use serde_json::Value;
 
 /// A cgroup of a v1 or v2 hierarchy of this test alone, removed at its end.
@@ -120,6 +123,154 @@ fn a_full_process_table_is_waited_out() {
         .map(|i| i["kind"].clone())
         .collect();
     assert!(kinds.contains(&"not-started".into()), "{kinds:?}");
+    master.stop();
+}
+
+/// Sets the soft limit of open files of a process; `false` (and says so) where that cannot be done.
+fn limit_files(pid: i32, soft: usize) -> bool {
+    if tool("prlimit").is_none() {
+        skip("no prlimit");
+        return false;
+    }
+    let words = [format!("--pid={pid}"), format!("--nofile={soft}:")];
+    let done = Command::new("prlimit").args(words).status();
+    assert!(done.expect("prlimit runs").success());
+    true
+}
+
+/// CPU time of a process so far, in hundredths of a second (`utime` and `stime` of proc_pid_stat(5)).
+fn ticks(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let (_, fields) = text.rsplit_once(") ").expect("a stat");
+    let fields: Vec<_> = fields.split(' ').collect();
+    let number = |at: usize| fields[at].parse::<u64>().expect("a number");
+    number(11) + number(12)
+}
+
+#[test]
+fn a_master_without_a_free_descriptor_serves_on_and_recovers() {
+    let mut master = unwell().start();
+    let before = master.wait_ready(2);
+    let addr = master.addr();
+    if !limit_files(master.pid(), fd_count(master.pid())) {
+        return master.stop();
+    }
+    kill(before[0].process(), SIGKILL);
+    let failures = |master: &Master| {
+        let log = master.log();
+        let failed = |line: &&str| line.contains("failed to start") && line.contains("os error 24");
+        log.lines().filter(failed).count()
+    };
+    let wait_failures = |master: &Master, count: usize| {
+        wait_until("starts that fail", common::LONG, || {
+            (failures(master) >= count).then_some(())
+        });
+    };
+    wait_failures(&master, 2);
+    // The other one serves on, and a client of the API waits.
+    assert_eq!(common::pid_in(&addr.get("/").json()), before[1].process());
+    let mut client = Conn::open(&Addr::Unix(master.control.clone())).expect("not refused");
+    client
+        .send("GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    let (began, cpu, seen) = (Instant::now(), ticks(master.pid()), failures(&master));
+    wait_failures(&master, seen + 2);
+    let spent = ticks(master.pid()) - cpu;
+    let share = spent as f64 / 100.0 / began.elapsed().as_secs_f64();
+    assert!(share < 0.2, "it burns {share} of a processor");
+    // A reload fails, and takes nobody away.
+    master.signal(SIGHUP);
+    wait_until("the reload's failure", BOOT, || {
+        master.log().contains("reload failed").then_some(())
+    });
+    assert_eq!(common::pid_in(&addr.get("/").json()), before[1].process());
+    limit_files(master.pid(), 1024);
+    assert_eq!(client.read().expect("an answer").status, 200);
+    master.wait_replaced(&before[0]);
+    master.wait_ready(2);
+    assert_eq!(master.command(&["reload"]).status.code(), Some(0));
+    master.stop();
+}
+
+#[test]
+fn a_worker_without_a_free_descriptor_is_replaced() {
+    let mut master = unwell().start();
+    let before = master.wait_ready(2);
+    let full = before[0].process();
+    if !limit_files(full, fd_count(full)) {
+        return master.stop();
+    }
+    let new = master.wait_replaced(&before[0]);
+    let incidents = document(&master)["incidents"].clone();
+    assert_eq!(incidents[0]["kind"], "recycled", "{incidents}");
+    assert!(
+        incidents[0]["reason"]
+            .as_str()
+            .is_some_and(|r| r.contains("descriptors")),
+        "{incidents}"
+    );
+    assert!(new.id > before[1].id);
+    // Until it is gone it takes connections and closes them, as Node does.
+    wait_until("the end of the old one", BOOT, || {
+        (!common::running(full)).then_some(())
+    });
+    master.each_answers_http(&master.addr());
+    master.stop();
+}
+
+#[test]
+fn workers_go_before_the_master_when_memory_runs_out() {
+    let score = |pid: i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a score");
+        text.trim().parse::<i32>().expect("a number")
+    };
+    // Our own files in /proc belong to root while we cannot be dumped: another user's master must manage too.
+    let users = if common::is_root() { 2 } else { 1 };
+    for user in 0..users {
+        let mut launch = Launch::new("good.py").workers(2);
+        if user == 1 {
+            launch = launch.uid(12_345);
+        }
+        let mut master = launch.start();
+        let before = master.wait_ready(2);
+        let own = score(master.pid());
+        let guards = master.processes();
+        for worker in &before {
+            assert_eq!(score(worker.process()), own + 100);
+        }
+        kill(before[0].process(), SIGKILL);
+        let new = master.wait_replaced(&before[0]);
+        assert_eq!(score(new.process()), own + 100, "a replacement too");
+        let workers: Vec<_> = before.iter().map(common::Worker::process).collect();
+        for guard in guards.iter().filter(|p| !workers.contains(&p.pid)) {
+            assert_eq!(score(guard.pid), own, "{guard:?} is no worker");
+        }
+        master.stop();
+    }
+}
+
+#[test]
+fn the_core_flag_of_a_death_is_told() {
+    // What the kernel does here: a core file may be forbidden, or go to a pipe.
+    let folder = common::scratch();
+    let plain = Command::new("sh")
+        .args(["-c", "ulimit -c unlimited; kill -SEGV $$"])
+        .current_dir(folder.path())
+        .status()
+        .expect("a shell");
+    let launch = Launch::new("good.py").workers(1).cwd(folder.path());
+    let mut master = launch
+        .under(["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"])
+        .start();
+    let before = master.wait_ready(1);
+    kill(before[0].process(), SIGSEGV);
+    master.wait_replaced(&before[0]);
+    let exit = document(&master)["incidents"][0]["exit"].clone();
+    assert_eq!(
+        exit["signal"],
+        serde_json::json!({ "signal": 11, "core": plain.core_dumped() }),
+        "{exit}"
+    );
     master.stop();
 }
 

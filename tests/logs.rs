@@ -220,6 +220,10 @@ fn a_spare_prints_under_the_slot_that_it_takes() {
         let held = status.workers.iter().find(|worker| worker.state == "held");
         held.map(|worker| worker.id)
     });
+    // What it printed is marked when it is read: not later than this.
+    wait_text("the spare's first line", &out(&master), |out| {
+        out.contains("w1 | booted\n")
+    });
     common::kill(worker.process(), Signal::SIGKILL);
     assert_eq!(master.wait_replaced(&worker).id, spare);
     print(&master.addr(), "", b"promoted\n");

@@ -331,14 +331,15 @@ fn delays(master: &Master) -> Vec<u64> {
 #[test]
 fn a_minute_of_health_clears_the_record_of_a_slot() {
     let mut master = http(Node::V24);
-    for deaths in 1..=2 {
+    // The control: quick deaths are held back. One that came late on a slow machine is forgiven.
+    let mut before = vec![];
+    while before.len() < 20 && before.last().is_none_or(|ms| *ms < 50) {
         let worker = master.wait_ready(2).remove(0);
         kill(worker.process(), SIGKILL);
         master.wait_replaced(&worker);
-        assert_eq!(delays(&master).len(), deaths);
+        before = delays(&master);
     }
-    let before = delays(&master);
-    assert!(before[0] == 0 && before[1] >= 50, "the control: {before:?}");
+    assert!(before[0] == 0 && before.last() >= Some(&50), "{before:?}");
     // 60 s of readiness count; the test waits for what status tells, and no longer.
     let healthy = wait_until("a minute of health", common::LONG * 2, || {
         let worker = master.status().in_slot(0)?;
@@ -346,6 +347,6 @@ fn a_minute_of_health_clears_the_record_of_a_slot() {
     });
     kill(healthy.process(), SIGKILL);
     master.wait_replaced(&healthy);
-    assert_eq!(delays(&master)[2], 0, "replaced at once again");
+    assert_eq!(delays(&master).last(), Some(&0), "replaced at once again");
     master.stop();
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::Effort;
-use crate::support::contender::{Kind, Start, bench_file};
+use crate::support::contender::{Kind, Start};
 use crate::support::nodes::Node;
 use crate::support::report::Report;
 use crate::support::stats::Samples;
@@ -29,13 +29,10 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
         ("boot waits 500 ms", "apps/slow-boot.js"),
     ] {
         let start = |kind| Start {
-            kind,
-            node: &node.path,
-            workers: WORKERS,
-            script: bench_file(script),
             options: ["--surge", "100%", "--min-uptime", "0s"]
                 .map(String::from)
                 .to_vec(),
+            ..Start::app(kind, &node.path, WORKERS, script)
         };
         let mut server = start(Kind::Rcluster).run()?;
         let (mut reload, mut one, mut four) =

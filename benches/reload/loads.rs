@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use rcluster::ledger::{self, Class, Load, Mode, Target};
 
 use crate::Effort;
-use crate::support::contender::{Kind, Server, Start, bench_file};
+use crate::support::contender::{Kind, Server, Start};
 use crate::support::nodes::Node;
-use crate::support::pm2;
+use crate::support::peers;
 use crate::support::report::Report;
 use crate::support::stats::Samples;
 
@@ -73,7 +73,7 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
             node.version,
             effort.reloads,
             effort.seconds,
-            pm2::version()
+            peers::version("pm2")
         ),
     );
     let mut rows = Vec::new();
@@ -173,15 +173,8 @@ impl Case {
     }
 
     fn run(&self, node: &Node, effort: &Effort) -> Result<Outcome> {
-        let script = bench_file(&format!("apps/echo-{}.js", self.app));
-        let mut server = Start {
-            kind: self.kind,
-            node: &node.path,
-            workers: WORKERS,
-            script,
-            options: Vec::new(),
-        }
-        .run()?;
+        let script = format!("apps/echo-{}.js", self.app);
+        let mut server = Start::app(self.kind, &node.path, WORKERS, &script).run()?;
         let mut load = Load::new(Target::Tcp(server.address));
         load.latency = self.latency;
         load.think = THINK;

@@ -39,10 +39,6 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
     let mut rows = Vec::new();
     for (name, path, reloads) in runs {
         let mut server = Start {
-            kind: Kind::Rcluster,
-            node: &path,
-            workers: WORKERS,
-            script: bench_file("apps/hello.js"),
             options: [
                 "--surge",
                 "100%",
@@ -53,6 +49,7 @@ pub(crate) fn run(report: &mut Report, node: &Node, effort: &Effort) -> Result<(
             ]
             .map(String::from)
             .to_vec(),
+            ..Start::app(Kind::Rcluster, &path, WORKERS, "apps/hello.js")
         }
         .run()?;
         let early = (reloads / 10).max(1);

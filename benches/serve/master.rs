@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 use crate::support::args::number;
+use crate::support::cleanup;
 use crate::support::client::{self, Mode, Until};
 use crate::support::contender::{Kind, Server, Start, rcluster};
 use crate::support::nodes::Node;
@@ -210,7 +211,7 @@ fn under_load(
 fn strace(server: &Server, work: impl FnOnce() -> Result<()>) -> Result<(u64, String)> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("calls");
-    let mut strace = Command::new("strace")
+    let mut strace = cleanup::mark(&mut Command::new("strace"))
         .args(["-f", "-c", "-U", "calls,name", "-o"])
         .arg(&file)
         .args(["-p", &server.master().to_string()])

@@ -1,13 +1,13 @@
 //! What a worker costs the master: many workers that do nothing, made of a stub instead of Node.
 
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::support::contender::{Kind, Start, bench_file};
+use crate::support::contender::{Kind, Start};
 use crate::support::procfs::Sample;
 use crate::support::report::Report;
+use crate::support::stub;
 
 const COUNTS: [usize; 4] = [1, 4, 16, 64];
 const IDLE: Duration = Duration::from_secs(10);
@@ -19,29 +19,14 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
          CPU and wake-ups over 10 s without load.",
     );
     let folder = tempfile::tempdir()?;
-    let stub = folder.path().join("stub");
-    let compiled = Command::new("cc")
-        .args(["-O2", "-Wall", "-o"])
-        .arg(&stub)
-        .arg(bench_file("apps/stub.c"))
-        .status();
-    match compiled {
-        Ok(status) => ensure!(status.success(), "apps/stub.c does not compile"),
-        Err(error) => {
-            report.note(&format!("Not measured: no C compiler ({error})."));
-            return Ok(());
-        }
-    }
+    let Some(stub) = stub::compile(folder.path())? else {
+        report.note("Not measured: no C compiler.");
+        return Ok(());
+    };
     let servers: Vec<_> = COUNTS
         .into_iter()
         .map(|workers| {
-            let start = Start {
-                kind: Kind::Rcluster,
-                node: &stub,
-                workers,
-                script: bench_file("apps/hello.js"),
-                options: Vec::new(),
-            };
+            let start = Start::app(Kind::Rcluster, &stub, workers, "apps/hello.js");
             start
                 .run()
                 .with_context(|| format!("start {workers} stub workers"))

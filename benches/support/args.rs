@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use super::cleanup;
+
 /// How a bench was asked to run.
 pub(crate) struct Args {
     /// Sections to run; empty means all.
@@ -25,6 +27,10 @@ impl Args {
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--bench" => as_bench = true,
+                cleanup::GUARD => {
+                    cleanup::guard(&words.next().context("--guard needs a run")?);
+                    return Ok(None);
+                }
                 "--out" => args.out = Some(words.next().context("--out needs a file")?.into()),
                 flag if flag.starts_with('-') => {
                     bail!("unknown option {flag}: known is --out FILE")

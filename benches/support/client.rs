@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -164,8 +164,8 @@ async fn client(server: SocketAddr, mode: Mode, stop: Arc<Stop>) -> Load {
     let mut buffer = vec![0; 4096];
     while stop.next() {
         let began = Instant::now();
-        match one(server, mode, &mut kept, &mut buffer).await {
-            Ok(()) => {
+        match exchange(server, mode, mode.request(), &mut kept, &mut buffer).await {
+            Ok(_) => {
                 let now = Instant::now();
                 if stop.counts(now) {
                     load.answers += 1;
@@ -186,19 +186,22 @@ async fn client(server: SocketAddr, mode: Mode, stop: Arc<Stop>) -> Load {
     load
 }
 
-async fn one(
+/// One request and its whole answer, over the connection that was kept, or a new one. Returns the length of the answer's head, which is
+/// in the buffer.
+pub(crate) async fn exchange(
     server: SocketAddr,
     mode: Mode,
+    request: &[u8],
     kept: &mut Option<TcpStream>,
     buffer: &mut [u8],
-) -> Result<()> {
+) -> Result<usize> {
     let mut stream = match kept.take() {
         Some(stream) => stream,
         None => TcpStream::connect(server).await.context("connect")?,
     };
-    stream.write_all(mode.request()).await.context("send")?;
+    stream.write_all(request).await.context("send")?;
     let mut filled = 0;
-    let mut end = usize::MAX;
+    let mut length = None;
     loop {
         let n = stream
             .read(&mut buffer[filled..])
@@ -206,38 +209,44 @@ async fn one(
             .context("receive")?;
         if n == 0 {
             // A short answer is whole when its length is; the FIN after it ends the exchange.
-            ensure!(
-                mode == Mode::Short && filled == end,
-                "connection ended after {filled} bytes of an answer"
-            );
-            return Ok(());
+            return match length {
+                Some((head, whole)) if mode == Mode::Short && filled == whole => Ok(head),
+                _ => bail!("connection ended after {filled} bytes of an answer"),
+            };
         }
         filled += n;
-        if end == usize::MAX {
-            end = answer_length(&buffer[..filled])?.unwrap_or(usize::MAX);
+        if length.is_none() {
+            length = answer_length(&buffer[..filled])?;
         }
+        let whole = length.map_or(usize::MAX, |(_, whole)| whole);
         ensure!(
-            filled <= end && filled < buffer.len(),
+            filled <= whole && filled < buffer.len(),
             "answer is longer than announced"
         );
-        if mode == Mode::KeepAlive && filled == end {
+        if mode == Mode::KeepAlive && filled == whole {
             *kept = Some(stream);
-            return Ok(());
+            return Ok(length.map_or(0, |(head, _)| head));
         }
     }
 }
 
-/// Length of head and body, once the head is there.
-fn answer_length(bytes: &[u8]) -> Result<Option<usize>> {
+/// Length of the head, and of head and body, once the head is there.
+fn answer_length(bytes: &[u8]) -> Result<Option<(usize, usize)>> {
     let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
         return Ok(None);
     };
     let text = std::str::from_utf8(&bytes[..head])?;
     ensure!(text.starts_with("HTTP/1.1 200 "), "answered {text:?}");
-    let length: usize = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "))
+    let length: usize = field(text, "content-length")
         .context("find Content-Length")?
         .parse()?;
-    Ok(Some(head + 4 + length))
+    Ok(Some((head, head + 4 + length)))
+}
+
+/// A field of an answer's head.
+pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim_start())
+    })
 }

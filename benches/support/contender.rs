@@ -19,43 +19,10 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::cleanup;
+pub(crate) use super::kind::{Balance, Kind};
 use super::nodes::Node;
+use super::peers;
 use super::pm2::Pm2;
-
-/// Who serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Rcluster,
-    RclusterNoShim,
-    ClusterRr,
-    ClusterNone,
-    /// Plain `node`, one process, whatever number of workers is asked for.
-    Plain,
-    /// So many plain `node`, each on its own port: what starting them costs.
-    Plains,
-    /// PM2's cluster mode.
-    Pm2,
-    /// This process binds and listens; its workers inherit the socket. The limit for one shared socket.
-    Bare,
-    /// The same once more: its ratio to `Bare` is the bench's own noise.
-    BareAgain,
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Rcluster => "rcluster",
-            Self::RclusterNoShim => "rcluster --no-shim",
-            Self::ClusterRr => "Node cluster, round robin",
-            Self::ClusterNone => "Node cluster, SCHED_NONE",
-            Self::Plain => "one plain node",
-            Self::Plains => "plain nodes at once",
-            Self::Pm2 => "PM2",
-            Self::Bare => "bare shared socket (the limit)",
-            Self::BareAgain => "bare shared socket, again",
-        }
-    }
-}
 
 /// A file beside the benches.
 pub(crate) fn bench_file(name: &str) -> PathBuf {
@@ -98,23 +65,33 @@ pub(crate) struct Start<'a> {
     pub(crate) script: PathBuf,
     /// Further options for rcluster.
     pub(crate) options: Vec<String>,
+    /// What a bare parent does with a socket before it listens.
+    pub(crate) prepare: Option<fn(&Socket) -> Result<()>>,
 }
 
 impl<'a> Start<'a> {
     /// The small app under that contender.
     pub(crate) fn hello(kind: Kind, node: &'a Node, workers: usize) -> Self {
+        Self::app(kind, &node.path, workers, "apps/hello.js")
+    }
+
+    /// A script of the benches under that contender.
+    pub(crate) fn app(kind: Kind, node: &'a Path, workers: usize, script: &str) -> Self {
         Self {
             kind,
-            node: &node.path,
+            node,
             workers,
-            script: bench_file("apps/hello.js"),
+            script: bench_file(script),
             options: Vec::new(),
+            prepare: None,
         }
     }
 
     /// Starts it and waits until all of its workers serve.
     pub(crate) fn run(self) -> Result<Server> {
-        let home = tempfile::Builder::new().prefix("rcb").tempdir()?;
+        let home = tempfile::Builder::new()
+            .prefix(&cleanup::folders())
+            .tempdir()?;
         let pipe = home.path().join("ready");
         mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
         // Opened for both, a named pipe neither blocks here nor ends when its last writer goes (fifo(7)).
@@ -144,7 +121,7 @@ impl<'a> Start<'a> {
         let pipe = server.home.path().join("ready");
         let mut children = Vec::new();
         let mut start = |mut command: Command, port: u16| -> Result<()> {
-            command
+            cleanup::mark(&mut command)
                 .env("PORT", port.to_string())
                 .env("BENCH_READY", &pipe)
                 .process_group(0);
@@ -152,14 +129,13 @@ impl<'a> Start<'a> {
             let child = command
                 .spawn()
                 .with_context(|| format!("start {command:?}"))?;
-            cleanup::add(child.id().cast_signed());
             children.push(child);
             Ok(())
         };
         let port = server.address.port();
         let mut count = self.workers;
         match self.kind {
-            Kind::Rcluster | Kind::RclusterNoShim => {
+            Kind::Rcluster | Kind::RclusterNoShim | Kind::Balanced(_) => {
                 let mut command = Command::new(rcluster());
                 command
                     .arg("-w")
@@ -170,13 +146,19 @@ impl<'a> Start<'a> {
                 if self.kind == Kind::RclusterNoShim {
                     command.arg("--no-shim");
                 }
+                if let Kind::Balanced(mode) = self.kind {
+                    command.args(["--balance", mode.word()]);
+                    if mode == Balance::SpreadClassic {
+                        command.env("RCLUSTER_BALANCE_KERNEL", "classic");
+                    }
+                }
                 command
                     .args(&self.options)
                     .arg(&self.script)
                     .stdin(Stdio::null());
                 start(command, port)?;
             }
-            Kind::ClusterRr | Kind::ClusterNone => {
+            Kind::ClusterRr | Kind::ClusterRrAgain | Kind::ClusterNone => {
                 let mut command = Command::new(self.node);
                 command
                     .arg(bench_file("apps/cluster.js"))
@@ -217,14 +199,27 @@ impl<'a> Start<'a> {
                 };
                 server.pm2 = Some(pm2.clone());
                 pm2.start(&self.script, self.workers, port, &pipe)?;
-                cleanup::add(pm2.daemon()?);
             }
-            Kind::Bare | Kind::BareAgain => {
-                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-                socket.set_reuse_address(true)?;
-                socket.bind(&server.address.into())?;
-                socket.listen(511)?;
+            Kind::Watt => {
+                let folder = server.home.path().join("watt");
+                let mut command = peers::watt(self.node, &folder, &self.script, self.workers)?;
+                command.stdin(Stdio::null());
+                start(command, port)?;
+            }
+            Kind::Bun => {
                 for _ in 0..self.workers {
+                    let mut command = peers::bun();
+                    command.stdin(Stdio::null());
+                    start(command, port)?;
+                }
+            }
+            Kind::Bare | Kind::BareAgain | Kind::BareReuseport => {
+                let own = self.kind == Kind::BareReuseport;
+                let mut socket = self.listen(server.address, own)?;
+                for index in 0..self.workers {
+                    if own && index > 0 {
+                        socket = self.listen(server.address, own)?;
+                    }
                     // The shell moves the socket from 0 to 3: Node would treat descriptors 0 to 2 as its
                     // terminal, and std has no safe way to pass another one.
                     let mut command = Command::new("/bin/sh");
@@ -242,6 +237,19 @@ impl<'a> Start<'a> {
         server.children = children;
         Ok(count)
     }
+
+    /// A listening socket for a bare parent.
+    fn listen(&self, address: SocketAddr, reuse_port: bool) -> Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.bind(&address.into())?;
+        if let Some(prepare) = self.prepare {
+            prepare(&socket)?;
+        }
+        socket.listen(511)?;
+        Ok(socket)
+    }
 }
 
 impl Server {
@@ -252,9 +260,19 @@ impl Server {
             .map_or(0, |child| child.id().cast_signed())
     }
 
+    /// PM2, if it serves here.
+    pub(crate) fn pm2(&self) -> Option<&Pm2> {
+        self.pm2.as_ref()
+    }
+
     /// The control socket of a master that was started here.
     pub(crate) fn control(&self) -> PathBuf {
         self.home.path().join("control.sock")
+    }
+
+    /// A folder of this contender alone; the pipe BENCH_READY is in it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.home.path()
     }
 
     /// Waits until `count` workers more have said that they serve.
@@ -296,15 +314,38 @@ impl Server {
         }
     }
 
-    /// Pids of the workers that ever became ready.
+    /// Pids of the workers that ever became ready. One, if they are threads.
     pub(crate) fn workers(&self) -> Vec<i32> {
-        self.ready.iter().map(|&(_, pid)| pid).collect()
+        let mut pids: Vec<i32> = self.ready.iter().map(|&(_, pid)| pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// The process that stands between kernel and workers, where there is one that is not a worker itself.
+    pub(crate) fn primary(&self) -> Result<Option<i32>> {
+        Ok(match self.kind {
+            Kind::Rcluster
+            | Kind::RclusterNoShim
+            | Kind::Balanced(_)
+            | Kind::ClusterRr
+            | Kind::ClusterRrAgain
+            | Kind::ClusterNone => Some(self.master()),
+            Kind::Pm2 => self.pm2.as_ref().map(Pm2::daemon).transpose()?,
+            Kind::Plain
+            | Kind::Plains
+            | Kind::Watt
+            | Kind::Bun
+            | Kind::Bare
+            | Kind::BareAgain
+            | Kind::BareReuseport => None,
+        })
     }
 
     /// Asks for a reload, as its operator would; returns when the command does.
     pub(crate) fn reload(&self) -> Result<()> {
         match (self.kind, &self.pm2) {
-            (Kind::Rcluster | Kind::RclusterNoShim, _) => {
+            (kind, _) if kind.is_rcluster() => {
                 let output = Command::new(rcluster())
                     .args(["reload", "--control"])
                     .arg(self.control())
@@ -327,11 +368,9 @@ impl Server {
         for pid in self.workers() {
             sum += super::procfs::cpu(pid)?;
         }
-        let master = match self.kind {
-            Kind::Rcluster | Kind::RclusterNoShim | Kind::ClusterRr | Kind::ClusterNone => {
-                super::procfs::cpu(self.master())?
-            }
-            Kind::Plain | Kind::Plains | Kind::Pm2 | Kind::Bare | Kind::BareAgain => Duration::ZERO,
+        let master = match self.primary()? {
+            Some(pid) => super::procfs::cpu(pid)?,
+            None => Duration::ZERO,
         };
         Ok((sum + master, master))
     }
@@ -351,9 +390,7 @@ impl Server {
     fn stop(&mut self) -> Result<()> {
         let began = Instant::now();
         if let Some(pm2) = &self.pm2 {
-            let daemon = pm2.daemon();
             pm2.run(&["kill"])?;
-            cleanup::remove(daemon?);
         }
         for child in &mut self.children {
             if child.try_wait()?.is_none() {
@@ -370,7 +407,6 @@ impl Server {
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
-            cleanup::remove(child.id().cast_signed());
         }
         Ok(())
     }

@@ -41,3 +41,14 @@ pub(crate) fn workers_in(status: &Value, state: &str) -> usize {
         workers.iter().filter(|w| w["state"] == state).count()
     })
 }
+
+/// The ready workers, those that serve longest first: slot and pid.
+pub(crate) fn serving(status: &Value) -> Vec<(u64, i32)> {
+    let all = status["workers"].as_array().into_iter().flatten();
+    let mut ready: Vec<_> = all.filter(|w| w["state"] == "ready").collect();
+    ready.sort_by_key(|w| w["id"].as_u64());
+    ready
+        .iter()
+        .filter_map(|w| Some((w["slot"].as_u64()?, w["pid"].as_i64()?.try_into().ok()?)))
+        .collect()
+}

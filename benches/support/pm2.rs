@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::cleanup;
 use super::contender::bench_file;
 
 /// A PM2 daemon that belongs to one bench.
@@ -47,9 +48,9 @@ impl Pm2 {
         text.trim().parse().context("read a pid from pm2.pid")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.node);
-        command
+        cleanup::mark(&mut command)
             .arg(bench_file("node_modules/pm2/bin/pm2"))
             .args(arguments);
         command
@@ -62,16 +63,6 @@ impl Pm2 {
             .stderr(Stdio::null());
         command
     }
-}
-
-/// The installed version, for the report.
-pub(crate) fn version() -> String {
-    let manifest = std::fs::read(bench_file("node_modules/pm2/package.json")).unwrap_or_default();
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-    manifest["version"]
-        .as_str()
-        .unwrap_or("(not installed)")
-        .to_owned()
 }
 
 fn finish(command: &mut Command) -> Result<()> {

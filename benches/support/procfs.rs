@@ -50,12 +50,37 @@ impl Sample {
             cpu: cpu(pid)?,
             ..Self::default()
         };
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let status = fs::read_to_string(task?.path().join("status"))?;
-            sample.wakeups += field(&status, "voluntary_ctxt_switches:");
-        }
+        sample.wakeups = wakeups(pid)?;
         Ok(sample)
     }
+}
+
+/// Times that threads of a process went to sleep by themselves: each wake-up adds one.
+pub(crate) fn wakeups(pid: i32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .with_context(|| format!("list threads of {pid}"))?
+    {
+        // A thread may end while the folder is read.
+        let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+        sum += field(&status, "voluntary_ctxt_switches:");
+    }
+    Ok(sum)
+}
+
+/// Whether all threads of a process are stopped by a signal.
+pub(crate) fn stopped(pid: i32) -> Result<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        // The state follows the name in parentheses, which may hold anything (proc_pid_stat(5)).
+        if !stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" T"))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Time that all threads of a process spent on a CPU, in the scheduler's nanoseconds.

@@ -10,6 +10,8 @@ use super::nodes::Node;
 use super::procfs;
 use super::stats::Samples;
 
+/// Stands in the text for the path of a picture until that is known.
+const PICTURE: &str = "picture:";
 /// Most noise with which the verdict on a ratio means something.
 const QUIET: f64 = 0.05;
 
@@ -18,6 +20,10 @@ const QUIET: f64 = 0.05;
 pub(crate) struct Report {
     text: String,
     targets: Vec<[String; 4]>,
+    /// What was said to be missing.
+    missing: Vec<String>,
+    /// Names and texts of SVG files.
+    pictures: Vec<(String, String)>,
 }
 
 impl Report {
@@ -45,6 +51,15 @@ impl Report {
         let _ = write!(self.text, "\n{text}\n");
     }
 
+    /// Says that something is missing, and why; once, however often it is asked for.
+    pub(crate) fn missing(&mut self, what: &str, why: &str) {
+        let text = format!("Not measured: {what}: {why}.");
+        if !self.missing.contains(&text) {
+            self.note(&text);
+            self.missing.push(text);
+        }
+    }
+
     /// A table.
     pub(crate) fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
         let _ = write!(
@@ -56,6 +71,12 @@ impl Report {
         for row in rows {
             let _ = writeln!(self.text, "| {} |", row.join(" | "));
         }
+    }
+
+    /// A picture, which is written beside the report as `REPORT-NAME.svg`; shown only where the report is a file.
+    pub(crate) fn picture(&mut self, name: &str, about: &str, svg: String) {
+        let _ = write!(self.text, "\n![{about}]({PICTURE}{name})\n");
+        self.pictures.push((name.to_owned(), svg));
     }
 
     /// A target and whether it was met.
@@ -115,6 +136,23 @@ impl Report {
                 .collect();
             let _ = write!(self.text, "\n## Targets\n");
             self.table(&["target", "wanted", "measured", "verdict"], &rows);
+        }
+        for (name, svg) in std::mem::take(&mut self.pictures) {
+            let link = format!("{PICTURE}{name}");
+            let Some(out) = out else {
+                // Without a file there is no place for it.
+                self.text = self
+                    .text
+                    .replace(&format!("({link})"), "(not written: no --out)");
+                continue;
+            };
+            let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+            let file = format!("{stem}-{name}.svg");
+            let path = out.with_file_name(&file);
+            fs::write(&path, svg).with_context(|| format!("write {}", path.display()))?;
+            self.text = self
+                .text
+                .replace(&format!("({link})"), &format!("({file})"));
         }
         println!("{}", self.text);
         if let Some(out) = out {

@@ -43,7 +43,9 @@ struct Place {
 
 impl Place {
     fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("rcb").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix(&crate::support::cleanup::folders())
+            .tempdir()?;
         let pipe = dir.path().join("ready");
         mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let pipe = OpenOptions::new().read(true).write(true).open(pipe)?;
@@ -78,7 +80,7 @@ impl Place {
         if let Some(path) = notify {
             command.env("NOTIFY_SOCKET", path);
         }
-        command
+        cleanup::mark(&mut command)
             .args(["-w", &WORKERS.to_string(), "--log-level", "warn"])
             .args(["--drain-timeout", &format!("{}s", DRAIN.as_secs())])
             .arg("--node")
@@ -91,9 +93,7 @@ impl Place {
             .process_group(0)
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = command.spawn().context("start rcluster")?;
-        cleanup::add(child.id().cast_signed());
-        Ok(child)
+        command.spawn().context("start rcluster")
     }
 
     /// When so many more workers served: the first and the last moment.
@@ -125,7 +125,6 @@ impl Drop for Place {
 fn end(mut master: Child, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(master.id().cast_signed()), signal)?;
     master.wait()?;
-    cleanup::remove(master.id().cast_signed());
     Ok(())
 }
 
@@ -162,14 +161,7 @@ fn stored(manager: &UnixDatagram) -> Result<Vec<OwnedFd>> {
 
 /// Milliseconds of a plain boot of the same app.
 fn plain(node: &Node) -> Result<f64> {
-    let peer = Start {
-        kind: Kind::Plain,
-        node: &node.path,
-        workers: 1,
-        script: bench_file(APP),
-        options: vec![],
-    }
-    .run()?;
+    let peer = Start::app(Kind::Plain, &node.path, 1, APP).run()?;
     let ready = peer.ready.first().context("no plain node")?.0;
     Ok((ready - peer.started).as_secs_f64() * 1e3)
 }

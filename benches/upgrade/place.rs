@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rcluster::ledger::{self, Load, Mode, Running, Target};
 
-use crate::support::contender::{Kind, Server, Start, bench_file, rcluster};
+use crate::support::contender::{Kind, Server, Start, rcluster};
 use crate::support::control;
 use crate::support::nodes::Node;
 use crate::support::procfs::Sample;
@@ -24,11 +24,8 @@ const FLAT: u64 = 512;
 
 fn serve(node: &Node) -> Result<Server> {
     let start = Start {
-        kind: Kind::Rcluster,
-        node: &node.path,
-        workers: WORKERS,
-        script: bench_file("apps/echo-http.js"),
         options: ["--log-level", "warn"].map(String::from).to_vec(),
+        ..Start::app(Kind::Rcluster, &node.path, WORKERS, "apps/echo-http.js")
     };
     start.run()
 }

@@ -97,7 +97,9 @@ pub(crate) fn run(report: &mut Report, node: &Node, rounds: u64) -> Result<()> {
 }
 
 fn one(who: Who, node: &Node, took: &mut Took) -> Result<()> {
-    let dir = tempfile::Builder::new().prefix("rcb").tempdir()?;
+    let dir = tempfile::Builder::new()
+        .prefix(&crate::support::cleanup::folders())
+        .tempdir()?;
     let app = dir.path().join("app.js");
     write(&app, 0)?;
     let address = free_address()?;
@@ -121,7 +123,7 @@ fn one(who: Who, node: &Node, took: &mut Took) -> Result<()> {
         }
         Who::Plain => Command::new(&node.path),
     };
-    command
+    cleanup::mark(&mut command)
         .arg(&app)
         .current_dir(dir.path())
         .env("PORT", address.port().to_string())
@@ -133,7 +135,6 @@ fn one(who: Who, node: &Node, took: &mut Took) -> Result<()> {
     let child = command
         .spawn()
         .with_context(|| format!("start {command:?}"))?;
-    cleanup::add(child.id().cast_signed());
     let result = measure(who, &app, address, began, took);
     end(child)?;
     result
@@ -203,6 +204,5 @@ fn end(mut child: Child) -> Result<()> {
     }
     // What a supervisor leaves behind.
     let _ = killpg(group, Signal::SIGKILL);
-    cleanup::remove(child.id().cast_signed());
     Ok(())
 }

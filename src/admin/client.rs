@@ -3,6 +3,7 @@
 use std::{
     io,
     ops::ControlFlow,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,10 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::types::Readiness;
-use crate::{cli::WhichMaster, sys::control_dir};
+use crate::{
+    cli::WhichMaster,
+    sys::{control_dir, procfs},
+};
 
 /// Why a master could not be asked.
 #[derive(Debug, Error)]
@@ -51,7 +55,7 @@ pub enum ClientError {
 }
 
 /// Control sockets of this user's masters that answer, with their names.
-pub async fn find_masters(folder: &Path) -> Vec<(String, PathBuf)> {
+async fn find_masters(folder: &Path) -> Vec<(String, PathBuf)> {
     let mut found = vec![];
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for path in entries.map(|e| e.path()) {
@@ -63,6 +67,23 @@ pub async fn find_masters(folder: &Path) -> Vec<(String, PathBuf)> {
     }
     found.sort();
     found
+}
+
+/// Control sockets of all masters of this host that this user may ask: also those with a `--control` of their own, and for root everybody's.
+pub fn all_masters() -> Vec<PathBuf> {
+    let us = nix::unistd::geteuid();
+    // Beside the socket of a master that lives are its lock and its guard.
+    let is_ours = |path: &PathBuf| {
+        let beside = |what: &str| path.with_extension(what).exists();
+        let owner = std::fs::metadata(path).map(|meta| meta.uid());
+        owner.is_ok_and(|uid| us.is_root() || uid == us.as_raw())
+            && beside("lock")
+            && beside("guard")
+    };
+    procfs::unix_listeners()
+        .into_iter()
+        .filter(is_ours)
+        .collect()
 }
 
 /// Asks one master.
@@ -156,11 +177,9 @@ impl Client {
         let mut body = response.into_body();
         if !status.is_success() {
             let bytes = body.collect().await.map_err(|e| self.answer_error(&e))?;
-            let error = serde_json::from_slice::<serde_json::Value>(&bytes.to_bytes())
-                .ok()
-                .and_then(|value| Some(value["error"].as_str()?.to_owned()));
+            let words = own_words(&bytes.to_bytes());
             return Err(ClientError::Refused(
-                error.unwrap_or_else(|| status.to_string()),
+                words.unwrap_or_else(|| status.to_string()),
             ));
         }
         while let Some(frame) = body.frame().await {
@@ -189,7 +208,10 @@ impl Client {
         body: Bytes,
     ) -> Result<T, ClientError> {
         let (status, bytes) = self.exchange(method, route, body).await?;
-        if status != StatusCode::OK {
+        if !status.is_success() {
+            if let Some(words) = own_words(&bytes).filter(|_| status.is_client_error()) {
+                return Err(ClientError::Refused(words));
+            }
             let text = String::from_utf8_lossy(&bytes);
             return Err(self.answer_error(&format!("{status}: {text}")));
         }
@@ -226,6 +248,15 @@ impl Client {
                     path: self.path.clone(),
                     why: why_no_master(&error),
                 })?;
+        let us = nix::unistd::geteuid().as_raw();
+        let peer = stream.peer_cred().map(|peer| peer.uid());
+        // In /tmp anybody may have made the folder before us.
+        if us != 0 && peer.is_ok_and(|uid| uid != us && uid != 0) {
+            return Err(ClientError::NoMaster {
+                path: self.path.clone(),
+                why: "another user listens there".to_owned(),
+            });
+        }
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.answer_error(&e))?;
@@ -242,6 +273,12 @@ impl Client {
             .await
             .map_err(|e| self.answer_error(&e))
     }
+}
+
+/// What a refusal says.
+fn own_words(bytes: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    Some(value["error"].as_str()?.to_owned())
 }
 
 fn why_no_master(error: &io::Error) -> String {

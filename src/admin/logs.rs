@@ -1,9 +1,8 @@
 //! `GET /v1/logs`: what workers printed, and what they print.
 
 use axum::{
-    Json,
     body::{Body, Bytes},
-    extract::{Query, State},
+    extract::{Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -11,7 +10,10 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{mpsc::Sender, oneshot};
 
-use super::types::Request;
+use super::{
+    routes::{Gone, problem},
+    types::Request,
+};
 use crate::logs::{Style, Wish};
 
 /// The question.
@@ -29,8 +31,12 @@ pub(super) struct LogsQuery {
 /// than the workers misses lines, and is told so.
 pub(super) async fn logs(
     State(requests): State<Sender<Request>>,
-    Query(query): Query<LogsQuery>,
+    query: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error.body_text()),
+    };
     let wish = Wish {
         slot: query.slot,
         lines: query.lines,
@@ -44,21 +50,18 @@ pub(super) async fn logs(
         },
     };
     let (reply, answer) = oneshot::channel();
-    let failed = |status: StatusCode, error: &str| {
-        (status, Json(serde_json::json!({"error": error}))).into_response()
-    };
     if requests.send(Request::Logs(wish, reply)).await.is_err() {
-        return failed(StatusCode::SERVICE_UNAVAILABLE, "the master is gone");
+        return Gone.into_response();
     }
     let feed = match answer.await {
         Ok(Some(feed)) => feed,
         Ok(None) => {
-            return failed(
+            return problem(
                 StatusCode::NOT_FOUND,
                 "workers write to the master's own stdout and stderr, it has no lines of theirs; look where its output goes, or start it with --log-prefix or --log-file",
             );
         }
-        Err(_) => return failed(StatusCode::SERVICE_UNAVAILABLE, "the master is gone"),
+        Err(_) => return Gone.into_response(),
     };
     let lines = stream::unfold(feed, async |mut feed| {
         let bytes = Bytes::from(feed.next().await?);

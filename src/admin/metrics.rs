@@ -14,7 +14,10 @@ use super::{
     figures::{Durations, SlotFigures},
     types::Status,
 };
-use crate::{supervisor::WorkerView, sys::procfs};
+use crate::{
+    supervisor::{Kind, WorkerView},
+    sys::procfs,
+};
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,6 +305,11 @@ impl Snapshot {
             "Connections that may wait; the kernel drops what comes beyond.",
             queue(|l| l.backlog),
         )?;
+        out.counter(
+            "rcluster_accept_queue_drops",
+            "Connections that the listener could not take since it was opened: its queue was full, or memory short.",
+            queue(|l| l.dropped),
+        )?;
         let overflows = procfs::listen_overflows().into_iter();
         out.counter(
             "rcluster_host_accept_queue_overflows",
@@ -347,13 +355,12 @@ impl Snapshot {
             .iter()
             .map(|s| (s.slot.to_string(), &s.troubles))
             .collect();
+        // All of them from the start: `increase()` does not see a series begin.
         let restarts = troubled.iter().flat_map(|(slot, troubles)| {
-            let counts = troubles.iter();
-            counts.map(move |(kind, n)| {
-                (
-                    vec![("slot", slot.as_str()), ("reason", kind.name())],
-                    *n as f64,
-                )
+            Kind::ALL.into_iter().map(move |kind| {
+                let n = troubles.get(&kind).copied().unwrap_or_default();
+                let labels = vec![("slot", slot.as_str()), ("reason", kind.name())];
+                (labels, n as f64)
             })
         });
         out.counter(

@@ -4,6 +4,7 @@
 //! request is a message to the loop with a place for the answer.
 
 mod access;
+mod balance;
 mod client;
 mod dashboard;
 mod events;
@@ -15,7 +16,8 @@ mod server;
 mod types;
 
 pub use access::{Token, TokenError};
-pub use client::{Client, ClientError, find_masters};
+pub use balance::{BalanceStatus, Fairness, SlotShare};
+pub use client::{Client, ClientError, all_masters};
 pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigures};
 pub use routes::{Api, SocketFile};
 pub use server::{serve, serve_tcp};

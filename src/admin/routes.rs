@@ -125,7 +125,10 @@ fn wish<T: Default + DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>>
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(body).map_err(|e| {
+    // Alone, serde would take a list of the values for it.
+    let object = serde_json::from_slice::<serde_json::Map<_, _>>(body);
+    let wish = object.and_then(|object| T::deserialize(serde_json::Value::Object(object)));
+    wish.map_err(|e| {
         let why = format!("the body is not what is expected: {e}");
         Box::new(problem(StatusCode::BAD_REQUEST, why))
     })

@@ -3,23 +3,28 @@
 use std::{
     collections::VecDeque,
     io,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::Request,
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
     serve::Listener,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::{Frame, SizeHint},
+    server::conn::http1,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -37,7 +42,7 @@ use super::{
     routes::{Api, problem, router},
 };
 
-/// Connections of one door at a time. Another one takes the place of the oldest that has not asked anything.
+/// Connections of one door at a time. Another one takes the place of the oldest that waits for no answer.
 const CONNECTIONS: usize = 256;
 /// A connection may be silent for so long, and a head may take it.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -98,14 +103,60 @@ pub async fn serve_tcp(
 }
 
 struct Open {
-    asked: Arc<AtomicBool>,
+    /// Answers that are under way.
+    busy: Arc<AtomicUsize>,
     task: AbortHandle,
+}
+
+/// An answer that is under way, from its request to the end of its body.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+
+    async fn of(self, answer: impl Future<Output = Response>) -> Response {
+        let (head, body) = answer.await.into_parts();
+        Response::from_parts(head, Body::new(Answering { body, _busy: self }))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body that knows whose it is.
+struct Answering {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
-    // The outermost layer: nothing that a body costs comes before the door has looked at the head, but for its size.
-    let router = router.layer(middleware::from_fn(dress));
     let mut open: VecDeque<Open> = VecDeque::new();
     let (end, ending) = watch::channel(());
     loop {
@@ -116,21 +167,18 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
         };
         open.retain(|connection| !connection.task.is_finished());
         if open.len() >= CONNECTIONS {
-            let idle = |c: &Open| !c.asked.load(Ordering::Relaxed);
+            let idle = |c: &Open| c.busy.load(Ordering::Relaxed) == 0;
             match open.iter().position(idle).and_then(|at| open.remove(at)) {
                 Some(oldest) => oldest.task.abort(),
                 None => continue,
             }
         }
-        let asked = Arc::new(AtomicBool::new(false));
-        let mark = asked.clone();
-        let service =
-            router
-                .clone()
-                .layer(middleware::from_fn(move |request: Request, next: Next| {
-                    mark.store(true, Ordering::Relaxed);
-                    next.run(request)
-                }));
+        let busy = Arc::new(AtomicUsize::new(0));
+        let mark = busy.clone();
+        let mark =
+            middleware::from_fn(move |request, next: Next| Busy::new(&mark).of(next.run(request)));
+        // Whoever still sends a body is not busy, and has been let in by its head's size alone.
+        let service = router.clone().layer(mark).layer(middleware::from_fn(dress));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
@@ -148,7 +196,7 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
             let _ = connection.await;
         });
         open.push_back(Open {
-            asked,
+            busy,
             task: task.abort_handle(),
         });
     }

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::figures::{MasterFigures, ReloadFigures, SlotFigures};
+use super::{
+    balance::BalanceStatus,
+    figures::{MasterFigures, ReloadFigures, SlotFigures},
+};
 
 use crate::{
     exit_code::ExitCode,
@@ -85,11 +88,14 @@ impl ScaleWish {
                 Policy::MAX_WORKERS
             )
         };
+        // Rust reads a sign there, and zeros before the number, too.
+        let plain = |n: &str| {
+            let digits = n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit());
+            digits && (n == "0" || !n.starts_with('0'))
+        };
         let by = |n: &str| {
-            n.parse::<u32>()
-                .ok()
-                .and_then(|n| i32::try_from(n).ok())
-                .ok_or_else(wrong)
+            let n = n.parse::<i32>().ok().filter(|_| plain(n));
+            n.ok_or_else(wrong)
         };
         if text == "auto" {
             Ok(Scale::To(crate::config::cpus()))
@@ -101,7 +107,7 @@ impl ScaleWish {
             let to = text
                 .parse()
                 .ok()
-                .filter(|n| (1..=Policy::MAX_WORKERS).contains(n));
+                .filter(|n| plain(text) && (1..=Policy::MAX_WORKERS).contains(n));
             to.map(Scale::To).ok_or_else(wrong)
         }
     }
@@ -142,6 +148,18 @@ pub struct ListenerStatus {
     /// TCP: how many may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
+    /// Sockets that are bound to it: one, or one a slot.
+    #[serde(default)]
+    pub seats: u32,
+    /// Who chooses among them: `ebpf`, `cbpf`, or the kernel's `hash`. Absent where there is no choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steering: Option<String>,
+    /// How much of what comes each of them is to get, in proportion.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<u32>,
+    /// TCP: connections that it could not take since it was opened: its queue was full, or memory short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u32>,
 }
 
 /// One thing that happened, as `GET /v1/events` tells it.
@@ -217,6 +235,9 @@ pub struct Status {
     /// What is counted for each slot over all its workers.
     #[serde(default)]
     pub figures: Vec<SlotFigures>,
+    /// How connections reach the workers, and how evenly.
+    #[serde(default)]
+    pub balance: BalanceStatus,
     /// The workers and what goes on with them.
     #[serde(flatten)]
     pub fleet: FleetView,

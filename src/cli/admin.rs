@@ -36,7 +36,7 @@ pub struct EventsArgs {
 /// `rcluster ls`
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// Print JSON: the status of each.
+    /// Print JSON: the status of each, and its control socket.
     #[arg(long)]
     pub json: bool,
 }

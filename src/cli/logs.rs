@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{LogFormat, LogLevel, WhichMaster, duration};
+use super::{WhichMaster, duration};
 
 /// Options of the master that concern logs.
 #[derive(Clone, Debug, Args)]
@@ -24,6 +24,32 @@ pub struct LogArgs {
     /// Carry what workers print into this file; {slot} and {stream} make it several. USR1 opens them anew.
     #[arg(long, value_name = "PATH", env = "RCLUSTER_LOG_FILE")]
     pub log_file: Option<PathBuf>,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `--log-level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// Failures of the master itself.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// One line a transition.
+    Info,
+    /// Decisions.
+    Debug,
+    /// The wire.
+    Trace,
 }
 
 /// `rcluster logs`

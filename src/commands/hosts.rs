@@ -1,31 +1,48 @@
 //! `rcluster ls`
 
-use comfy_table::{ContentArrangement, Table, presets};
+use std::{io::stdout, path::PathBuf, time::Duration};
 
-use super::{age, print_json};
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::{
+    age,
+    paint::{self, Paint},
+    print_json, say,
+};
 use crate::{
-    admin::{Client, Status, find_masters},
+    admin::{Client, Status, all_masters},
     cli::{LsArgs, WhichMaster},
     exit_code::ExitCode,
-    sys::control_dir,
 };
 
-/// `rcluster ls`: every master of this user that answers. With `--control` elsewhere one is not found.
+/// A master that is stopped (SIGSTOP) answers nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct Found {
+    control: PathBuf,
+    #[serde(flatten)]
+    status: Status,
+}
+
+/// `rcluster ls`: every master of this host that this user may ask.
 pub async fn ls(args: &LsArgs) -> ExitCode {
-    let mut found: Vec<Status> = vec![];
-    for (name, path) in find_masters(&control_dir::default_folder()).await {
+    let mut found = vec![];
+    for control in all_masters() {
         let which = WhichMaster {
             name: None,
-            control: Some(path),
+            control: Some(control.clone()),
         };
-        let status = match Client::find(&which).await {
-            Ok(client) => client.get("/v1/status").await,
-            Err(error) => Err(error),
+        let answer = async {
+            let client = Client::find(&which).await?;
+            client.get("/v1/status").await
         };
-        match status {
-            Ok(status) => found.push(status),
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(status)) => found.push(Found { control, status }),
             // It may have ended just now.
-            Err(error) => eprintln!("rcluster: {name}: {error}"),
+            Ok(Err(error)) => eprintln!("rcluster: {error}"),
+            Err(_) => eprintln!("rcluster: {} does not answer", control.display()),
         }
     }
     if args.json {
@@ -33,7 +50,7 @@ pub async fn ls(args: &LsArgs) -> ExitCode {
         return ExitCode::Ok;
     }
     if found.is_empty() {
-        println!("no rcluster runs here");
+        say("no rcluster runs here");
         return ExitCode::Ok;
     }
     let mut table = Table::new();
@@ -48,8 +65,15 @@ pub async fn ls(args: &LsArgs) -> ExitCode {
             "READY",
             "UPTIME",
             "LISTENS",
+            "CONTROL",
         ]);
-    for status in &found {
+    let paint = Paint::of(&stdout());
+    if paint.is_on() {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    for Found { control, status } in &found {
         let fleet = &status.fleet;
         let ready = fleet
             .workers
@@ -61,15 +85,22 @@ pub async fn ls(args: &LsArgs) -> ExitCode {
             .map(|l| l.address.as_str())
             .collect();
         table.add_row([
-            status.name.clone(),
-            status.pid.to_string(),
-            fleet.state.clone(),
-            fleet.generation.to_string(),
-            format!("{}/{}", ready.count(), fleet.wanted),
-            age(status.clock_ms),
-            listeners.join(" "),
+            Cell::new(plain(&status.name)),
+            Cell::new(status.pid),
+            Cell::new(plain(&fleet.state)).fg(paint::tone(&fleet.state)),
+            Cell::new(fleet.generation),
+            Cell::new(format!("{}/{}", ready.count(), fleet.wanted)),
+            Cell::new(age(status.clock_ms)),
+            Cell::new(plain(&listeners.join(" "))),
+            Cell::new(plain(&control.to_string_lossy())),
         ]);
     }
-    println!("{}", table.trim_fmt());
+    say(&table.trim_fmt());
     ExitCode::Ok
+}
+
+/// What another user's program says must not steer root's terminal.
+fn plain(text: &str) -> String {
+    let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(safe).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ask_status, failed, print_json};
+use super::{ask_status, failed, print_json, say};
 use crate::{
     admin::{Client, ClientError, Status, UpgradeReply, UpgradeWish},
     cli::UpgradeArgs,
@@ -21,10 +21,10 @@ pub async fn upgrade(args: &UpgradeArgs) -> ExitCode {
             if args.json {
                 print_json(&status.upgrade);
             } else {
-                println!(
+                say(&format!(
                     "upgraded in place: rcluster {} (pid {})",
                     status.program, status.pid
-                );
+                ));
             }
             ExitCode::Ok
         }

@@ -127,12 +127,8 @@ fn files() -> Finding {
 
 fn backlog() -> Finding {
     let about = "accept queue";
-    let path = "/proc/sys/net/core/somaxconn";
-    let Some(limit) = fs::read_to_string(path)
-        .ok()
-        .and_then(|t| t.trim().parse::<u64>().ok())
-    else {
-        return Finding::good(about, format!("{path} cannot be read"));
+    let Some(limit) = limits::backlog() else {
+        return Finding::good(about, "net.core.somaxconn cannot be read".to_owned());
     };
     let seen = format!("net.core.somaxconn is {limit}");
     if limit >= BACKLOG {

@@ -104,6 +104,16 @@ impl<H: Clone> Channel<H> {
         Ok(())
     }
 
+    /// Takes back what has not been written yet.
+    pub fn withdraw(&mut self, mut which: impl FnMut(&Outgoing<H>) -> bool) -> Vec<Outgoing<H>> {
+        let (gone, kept): (Vec<_>, _) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|message| which(message));
+        self.queue = VecDeque::from(kept);
+        self.queued -= gone.iter().map(|message| message.line.len()).sum::<usize>();
+        gone
+    }
+
     /// Takes the next message that may be written now.
     pub fn pop(&mut self) -> Option<Outgoing<H>> {
         let head = self.queue.front()?;
@@ -205,6 +215,21 @@ mod tests {
         assert_eq!(channel.push(plain("x")), Err(Overflow));
         channel.pop();
         assert_eq!(channel.push(plain("x")), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_written_can_be_taken_back() {
+        let mut channel = Channel::default();
+        channel.push(with_handle("a", 1)).unwrap();
+        channel.push(with_handle("b", 2)).unwrap();
+        channel.push(plain("c")).unwrap();
+        channel.pop();
+        let gone = channel.withdraw(|m| m.handle.is_some());
+        assert_eq!(gone, [with_handle("b", 2)]);
+        assert_eq!(channel.withdraw(|m| m.handle.is_some()), []);
+        channel.acknowledged().unwrap();
+        assert_eq!(channel.pop(), Some(plain("c")));
+        assert_eq!((channel.len(), channel.queued), (0, 0));
     }
 
     proptest! {

@@ -180,6 +180,15 @@ pub enum ShimMessage {
         #[serde(default)]
         busy: u32,
     },
+    /// What is open changed; told between two beats where connections are steered by it.
+    Load {
+        /// Connections accepted since the start.
+        #[serde(default)]
+        accepted: u64,
+        /// Connections open now.
+        #[serde(default)]
+        connections: u64,
+    },
     /// The last figures, before its end.
     Figures(Told),
     /// An uncaught error is about to end the process.
@@ -225,6 +234,13 @@ pub enum Inbound {
     Shim(ShimMessage),
     /// `process.send('ready')`.
     Ready,
+    /// Its answer to a connection that it was handed.
+    Connection {
+        /// Of the connection.
+        seq: u64,
+        /// Whether its server took it; if not, it has not touched it.
+        accepted: bool,
+    },
     /// Any other message of the app.
     App,
     /// An internal message that we do not know.
@@ -272,7 +288,17 @@ impl Inbound {
             Some("exitedAfterDisconnect") => {
                 Self::ExitedAfterDisconnect(value.get("seq").cloned().unwrap_or(Value::Null))
             }
-            Some(_) | None => Self::Unknown,
+            // The only one that says what became of something of ours (`onconnection` in `child.js`).
+            None => match (value.get("ack"), value.get("accepted")) {
+                (Some(seq), Some(Value::Bool(accepted))) => {
+                    seq.as_u64().map_or(Self::Unknown, |seq| Self::Connection {
+                        seq,
+                        accepted: *accepted,
+                    })
+                }
+                (_, _) => Self::Unknown,
+            },
+            Some(_) => Self::Unknown,
         }
     }
 }
@@ -328,79 +354,6 @@ fn listening(value: &Value) -> Option<Listening> {
         port: port(value).unwrap_or(-1),
         address_type: AddressType::parse(value.get("addressType")?)?,
     })
-}
-
-/// Messages to a worker, as lines with their newline.
-pub mod outbound {
-    use serde_json::{Value, json};
-
-    fn line(value: &Value) -> Vec<u8> {
-        let mut line = value.to_string().into_bytes();
-        line.push(b'\n');
-        line
-    }
-
-    /// Answers a query with a handle, which goes along.
-    pub fn listener(seq: &Value, key: &str, data: &Value, udp: bool) -> Vec<u8> {
-        let kind = if udp { "dgram.Native" } else { "net.Native" };
-        line(&json!({
-            "cmd": "NODE_HANDLE",
-            "type": kind,
-            "msg": {"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": 0, "data": data},
-        }))
-    }
-
-    /// Answers a query with an error: a positive errno of `errno(3)`.
-    pub fn refusal(seq: &Value, key: &str, errno: i32) -> Vec<u8> {
-        line(&json!({"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": -errno, "data": null}))
-    }
-
-    /// Answers a message that waits for nothing but an ack.
-    pub fn ack(seq: &Value) -> Vec<u8> {
-        line(&json!({"cmd": "NODE_CLUSTER", "ack": seq}))
-    }
-
-    /// Says that we took a handle that the worker sent.
-    pub fn handle_ack() -> Vec<u8> {
-        line(&json!({"cmd": "NODE_HANDLE_ACK"}))
-    }
-
-    /// Node's own way to end a worker.
-    pub fn disconnect() -> Vec<u8> {
-        line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect"}))
-    }
-
-    /// How often the worker shall beat from now on.
-    pub fn pace(every: std::time::Duration) -> Vec<u8> {
-        let ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
-        line(&json!({"cmd": "NODE_RCLUSTER", "act": "pace", "every_ms": ms}))
-    }
-
-    /// Hands the worker's server on `key` a connection, which goes along
-    /// (`onconnection` in `lib/internal/cluster/child.js`).
-    pub fn new_connection(key: &str, seq: u64) -> Vec<u8> {
-        line(&json!({
-            "cmd": "NODE_HANDLE",
-            "type": "net.Native",
-            "msg": {"cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq},
-        }))
-    }
-
-    /// The worker closes its inspector, if it was opened by a look into it.
-    pub fn close_inspector() -> Vec<u8> {
-        line(&json!({"cmd": "NODE_RCLUSTER", "act": "uninspect"}))
-    }
-
-    /// Tells a spare which slot it has taken.
-    pub fn slot(slot: u32) -> Vec<u8> {
-        line(&json!({"cmd": "NODE_RCLUSTER", "act": "slot", "slot": slot}))
-    }
-
-    /// The shim's way to drain; the limit counts from now.
-    pub fn drain(limit: std::time::Duration) -> Vec<u8> {
-        let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        line(&json!({"cmd": "NODE_RCLUSTER", "act": "drain", "deadline_ms": ms}))
-    }
 }
 
 #[cfg(test)]

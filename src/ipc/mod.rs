@@ -7,8 +7,9 @@
 mod channel;
 mod codec;
 mod message;
+pub mod outbound;
 mod text;
 
 pub use channel::{Channel, Outgoing, Overflow, UnexpectedAck};
 pub use codec::{Line, LineDecoder, MAX_LINE};
-pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, Told, outbound};
+pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, Told};

@@ -22,6 +22,8 @@ use crate::{supervisor::Pid, sys::procfs};
 
 /// Frames that are kept.
 const FRAMES: usize = 25;
+/// Clock ticks (hundredths of a second) during a look that sleeping does not explain.
+const BUSY: u64 = 10;
 /// How often to look whether the inspector listens.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -73,6 +75,25 @@ pub(super) async fn examine(pid: Pid, open: &BTreeSet<u16>) -> Result<String, St
         }
     }
     Err("its inspector said nothing".to_owned())
+}
+
+/// Where a process is whose JavaScript does not run: in one long call of native code, which the debugger cannot
+/// interrupt. `before` is [`procfs::loop_ticks`] of when the look began.
+pub(super) fn native(pid: Pid, before: Option<u64>) -> String {
+    let now = procfs::loop_ticks(pid);
+    if now
+        .zip(before)
+        .is_some_and(|(now, before)| now >= before + BUSY)
+    {
+        return "one long call of native code uses the processor (JSON.parse, crypto, an addon)"
+            .to_owned();
+    }
+    let children = procfs::children(pid);
+    if children.is_empty() {
+        return "one long call of native code waits for the kernel (a file, a lock)".to_owned();
+    }
+    let children = children.join(", ");
+    format!("one long call of native code waits, perhaps for its child (execSync): {children}")
 }
 
 async fn connect(port: u16) -> Result<TcpStream, String> {

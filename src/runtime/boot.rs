@@ -162,7 +162,7 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     control_dir::check_path(&config.control)?;
     let lock = Lock::take(&config.control, &config.name)?;
     let rights = Rights::new(config.strict_bind, &config.launch.cwd);
-    let mut listeners = Listeners::new(rights);
+    let mut listeners = Listeners::new(rights, config.backlog);
     listeners.adopt(inherited);
     // Whoever has the orphans' sockets need not wait until these have closed them.
     let wait = if listeners.are_stored(&config.binds) {
@@ -247,7 +247,7 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         inbox,
     };
     let master = Master::new(supervisor, world, Manager::of_process(), upgrade);
-    Ok(conclude(master, inputs).await)
+    Ok(Box::pin(conclude(master, inputs)).await)
 }
 
 /// Goes on with a master whose program was replaced by this one.
@@ -294,7 +294,7 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         requests,
         inbox,
     };
-    Ok(conclude(master, inputs).await)
+    Ok(Box::pin(conclude(master, inputs)).await)
 }
 
 fn serve(hold: &Hold, api: &Api) -> Result<Serving, BootError> {

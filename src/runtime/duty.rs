@@ -3,10 +3,14 @@
 
 use tracing::{debug, info, warn};
 
-use super::{effects::World, link::FromLink};
+use super::{
+    effects::World,
+    link::FromLink,
+    listeners::{Asker, Grant, Granted},
+};
 use crate::{
     ipc::{Inbound, Query, ShimMessage, outbound},
-    supervisor::{Beat, Event, Fact, Gate, State, Supervisor, WorkerId},
+    supervisor::{Beat, Event, Fact, Gate, State, Supervisor, Worker, WorkerId},
 };
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
@@ -27,6 +31,10 @@ impl World {
         let fact = match what {
             FromLink::Closed => return self.endings.closed(id),
             FromLink::Misbehaves(reason) => Fact::Misbehaves(reason),
+            FromLink::Withdrawn(handles) => {
+                self.withdrawn(id, &handles);
+                return None;
+            }
             FromLink::Fact(fact) => {
                 if matches!(fact, Fact::Examined(_)) {
                     // Should it come to itself, nobody else shall find its inspector open.
@@ -48,7 +56,7 @@ impl World {
                     self.withheld.entry(id).or_default().push(query);
                     return Some(Fact::AtGate);
                 }
-                self.answer(id, worker.generation, &query)
+                self.answer(worker, &query)
             }
             Inbound::Listening(told) => {
                 let address = self.listeners.listening(id, &told);
@@ -66,6 +74,10 @@ impl World {
                 seated.then_some(Fact::Leaving)
             }
             Inbound::Ready => Some(Fact::SaidReady),
+            Inbound::Connection { seq, accepted } => {
+                self.answered(id, seq, accepted);
+                None
+            }
             Inbound::Shim(message) => self.shim(id, message, supervisor),
             Inbound::HandleAck
             | Inbound::HandleNack
@@ -100,6 +112,8 @@ impl World {
                 busy,
             } => {
                 self.told(id, &told, supervisor);
+                self.told_load(id, told.accepted, connections);
+                self.hands.is_busy(id, busy);
                 Some(Fact::Beat(Beat {
                     requests: told.requests,
                     connections,
@@ -110,6 +124,13 @@ impl World {
                     delay_p99_us,
                     busy,
                 }))
+            }
+            ShimMessage::Load {
+                accepted,
+                connections,
+            } => {
+                self.told_load(id, accepted, connections);
+                None
             }
             ShimMessage::Figures(told) => {
                 self.told(id, &told, supervisor);
@@ -150,17 +171,34 @@ impl World {
     }
 
     /// Answers a query with its socket, or with an error for the app.
-    pub(super) fn answer(
-        &mut self,
-        id: WorkerId,
-        generation: crate::supervisor::Generation,
-        query: &Query,
-    ) -> Option<Fact> {
-        match self.listeners.grant(id, generation, query) {
+    pub(super) fn answer(&mut self, worker: &Worker, query: &Query) -> Option<Fact> {
+        let id = worker.id;
+        let release = self.releases.get(&worker.generation);
+        let asker = Asker {
+            id,
+            slot: worker.slot,
+            generation: worker.generation,
+            balance: release.map_or(self.config.launch.balance, |r| r.launch.balance),
+        };
+        match self.listeners.grant(asker, query) {
             Ok(granted) => {
-                let line = outbound::listener(&query.seq, &granted.key, &granted.data, granted.udp);
-                if let Some(link) = self.links.get(&id) {
-                    link.send_handle(line, granted.socket);
+                let Granted {
+                    key,
+                    what,
+                    data,
+                    udp,
+                } = granted;
+                self.balancer.stale = true;
+                match what {
+                    Grant::Socket(socket) => {
+                        let line = outbound::listener(&query.seq, &key, &data, udp);
+                        if let Some(link) = self.links.get(&id) {
+                            link.send_handle(line, socket);
+                        }
+                    }
+                    Grant::ByHand(local) => {
+                        self.send(id, outbound::by_hand(&query.seq, &key, &data, local));
+                    }
                 }
                 None
             }

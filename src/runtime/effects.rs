@@ -12,8 +12,10 @@ use tokio::sync::{mpsc::Sender, oneshot};
 use tracing::{debug, info, warn};
 
 use super::{
+    balance::Balancer,
     endings::Endings,
     figures::Figures,
+    hands::Hands,
     link::{FromLink, Link},
     listeners::Listeners,
     master::Verdict,
@@ -21,6 +23,7 @@ use super::{
     release::Release,
     reread::Reread,
     senses::OomCounter,
+    sentries::Sentries,
     shim_file::ShimFile,
 };
 use crate::{
@@ -57,6 +60,9 @@ pub(super) struct World {
     pub(super) logs: Option<Arc<Logs>>,
     pub(super) links: HashMap<WorkerId, Link>,
     pub(super) listeners: Listeners,
+    pub(super) hands: Hands,
+    pub(super) balancer: Balancer,
+    pub(super) sentries: Sentries,
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
@@ -67,7 +73,7 @@ pub(super) struct World {
     pub(super) configured: Option<Event>,
     pub(super) reread: Reread,
     pub(super) oom: OomCounter,
-    /// Health checks so far: their `seq`.
+    /// Connections that were given to workers so far, by `seq`; health checks too.
     pub(super) probes: u64,
     /// A stop was asked for, although it may not have begun yet.
     pub(super) leaving: bool,
@@ -95,6 +101,7 @@ impl World {
         inbox: Sender<(WorkerId, FromLink)>,
     ) -> Self {
         let reread = Reread::new(&config);
+        let sentries = Sentries::new(config.backlog);
         Self {
             config,
             figures: Figures::default(),
@@ -103,6 +110,9 @@ impl World {
             logs: None,
             links: HashMap::new(),
             listeners,
+            hands: Hands::default(),
+            balancer: Balancer::default(),
+            sentries,
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),
@@ -174,6 +184,7 @@ impl World {
             }
             Action::Retire { keep } => {
                 self.releases.retain(|g, _| keep.contains(g));
+                self.balancer.stale = true;
                 for address in self.listeners.retire(supervisor.generation()) {
                     info!(
                         address,
@@ -225,6 +236,7 @@ impl World {
 
     /// Takes over what the supervisor wants from now on.
     pub(super) fn follow(&mut self, policy: &Policy) {
+        self.sentries.follow(self.listeners.streams());
         if self.config.policy == *policy {
             return;
         }
@@ -246,10 +258,10 @@ impl World {
     }
 
     fn open_gate(&mut self, id: WorkerId, supervisor: &Supervisor) -> Option<Event> {
-        let generation = supervisor.worker(id)?.generation;
+        let worker = supervisor.worker(id)?;
         let mut failed = None;
         for query in self.withheld.remove(&id).unwrap_or_default() {
-            failed = failed.or(self.answer(id, generation, &query));
+            failed = failed.or(self.answer(worker, &query));
         }
         failed.map(|fact| Event::Worker { id, fact })
     }
@@ -303,6 +315,7 @@ impl World {
         self.withheld.remove(&id);
         self.refused.retain(|(worker, _)| *worker != id);
         self.listeners.forget(id);
+        self.forget_hands(id);
     }
 
     pub(super) fn restart_guard(&mut self) {
@@ -381,7 +394,9 @@ impl World {
 
     /// Lets go of everything, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
+        self.hands.drop_all();
         self.listeners = Listeners::default();
+        self.sentries.follow(self.listeners.streams());
         if let Some(guard) = self.guard.take() {
             guard.finish();
         }

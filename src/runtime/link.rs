@@ -42,6 +42,8 @@ pub(super) enum FromLink {
     Message(Inbound),
     /// The worker breaks the protocol.
     Misbehaves(String),
+    /// Handles that were given back: the worker has not seen them.
+    Withdrawn(Vec<Arc<OwnedFd>>),
     /// What the master has found out by itself.
     Fact(Fact),
     /// End of file.
@@ -56,6 +58,8 @@ pub(super) type ToWorker = Outgoing<Arc<OwnedFd>>;
 pub(super) enum Order {
     /// That it sends a message.
     Send(ToWorker),
+    /// That it gives these back, unless they are on their way.
+    Withdraw(Vec<Arc<OwnedFd>>),
     /// That it stands still and hands everything over.
     Freeze(oneshot::Sender<Frozen>),
 }
@@ -127,6 +131,11 @@ impl Link {
         let _ = self.orders.send(Order::Send(message));
     }
 
+    /// Asks for handles back; answered by [`FromLink::Withdrawn`], for those that were not yet written.
+    pub(super) fn withdraw(&self, handles: Vec<Arc<OwnedFd>>) {
+        let _ = self.orders.send(Order::Withdraw(handles));
+    }
+
     /// Sends a line. To a worker that is gone it goes nowhere.
     pub(super) fn send(&self, line: Vec<u8>) {
         self.tell(Outgoing { line, handle: None });
@@ -175,6 +184,7 @@ impl Task {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Send(message)) => self.queue(message).await,
+                    Some(Order::Withdraw(handles)) => self.withdraw(&handles).await,
                     Some(Order::Freeze(to)) => return self.hand_over(orders, to),
                     // The worker was reaped.
                     None => return,
@@ -223,6 +233,15 @@ impl Task {
     async fn complain(&mut self, reason: String) {
         if !std::mem::replace(&mut self.complained, true) {
             self.tell(FromLink::Misbehaves(reason)).await;
+        }
+    }
+
+    async fn withdraw(&mut self, handles: &[Arc<OwnedFd>]) {
+        let asked = |handle: &Arc<OwnedFd>| handles.iter().any(|h| Arc::ptr_eq(h, handle));
+        let gone = (self.channel).withdraw(|m| m.handle.as_ref().is_some_and(asked));
+        let gone: Vec<_> = gone.into_iter().filter_map(|m| m.handle).collect();
+        if !gone.is_empty() {
+            self.tell(FromLink::Withdrawn(gone)).await;
         }
     }
 
@@ -341,6 +360,7 @@ impl Task {
             | Inbound::Close(_)
             | Inbound::ExitedAfterDisconnect(_)
             | Inbound::Shim(_)
+            | Inbound::Connection { .. }
             | Inbound::Ready) => {
                 self.tell(FromLink::Message(message)).await;
                 None

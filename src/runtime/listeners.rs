@@ -2,121 +2,116 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::SocketAddr,
     os::fd::{OwnedFd, RawFd},
-    path::PathBuf,
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{manager, rights::Rights};
 use crate::{
-    ipc::{AddressType, Listening, Query},
-    supervisor::{Generation, WorkerId},
+    cli::Balance,
+    ipc::{Listening, Query},
+    supervisor::{Generation, Slot, WorkerId},
     sys::inherit::Inherited,
     sys::listener::{self, BindError, Bound, Endpoint, SocketFile},
 };
 
+mod asked;
 mod carried;
+mod declared;
+mod group;
 
 pub(super) use carried::ListenersState;
+use declared::{Declared, Source};
+pub(super) use group::Group;
+
+/// Names a [`Group`]; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct GroupId(u64);
+
+/// How a worker gets the connections of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Holding {
+    /// It has this seat's socket and accepts from it.
+    Seat(u32),
+    /// The master accepts, and hands them over one by one.
+    Handed,
+}
 
 /// Most listeners of one master.
 const MAX_LISTENERS: usize = 64;
 
 #[derive(Debug)]
 struct Listener {
-    socket: Arc<OwnedFd>,
-    local: Endpoint,
-    file: Option<Arc<SocketFile>>,
+    group: GroupId,
     query: Query,
     /// What the first worker said, for all (TLS ticket keys).
     data: Value,
-    holders: BTreeSet<WorkerId>,
+    holders: BTreeMap<WorkerId, Holding>,
     generations: BTreeSet<Generation>,
     /// The how many-th it was.
     opened: u64,
-}
-
-#[derive(Debug)]
-struct Declared {
-    asked: Endpoint,
-    socket: Arc<OwnedFd>,
-    local: Endpoint,
-    file: Option<Arc<SocketFile>>,
-    used: bool,
-    from: Source,
-    /// The descriptor as which it was handed to the master, and its name.
-    handed: Option<(RawFd, String)>,
-}
-
-/// Where a socket comes from that is there before a worker asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Source {
-    /// `--bind`.
-    Bind,
-    /// A socket unit. Its name counts only for `--bind fd://NAME`: Node compares the port that it
-    /// asked for with the socket's (`checkBindError` in lib/net.js).
-    Unit,
-    /// The service manager's store: an earlier master had it.
-    Store,
-}
-
-impl Declared {
-    fn serves(&self, wanted: &Endpoint) -> bool {
-        let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
-        match (&self.local, wanted) {
-            (
-                Endpoint::Tcp { ip, port, .. },
-                Endpoint::Tcp {
-                    ip: ip2,
-                    port: port2,
-                    ..
-                },
-            ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
-            (
-                Endpoint::Udp { ip, port, .. },
-                Endpoint::Udp {
-                    ip: ip2,
-                    port: port2,
-                    ..
-                },
-            ) => port == port2 && ip == ip2,
-            _ => self.asked == *wanted || self.local == *wanted,
-        }
-    }
 }
 
 /// What a worker gets for its query.
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) key: String,
-    pub(super) socket: Arc<OwnedFd>,
+    pub(super) what: Grant,
     pub(super) data: Value,
     pub(super) udp: bool,
 }
 
-/// A socket with its address and its file.
-type Taken = (Arc<OwnedFd>, Endpoint, Option<Arc<SocketFile>>);
+/// See [`Holding`].
+#[derive(Debug)]
+pub(super) enum Grant {
+    Socket(Arc<OwnedFd>),
+    /// Connections to this address come one by one.
+    ByHand(SocketAddr),
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) id: WorkerId,
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    /// How its generation is balanced.
+    pub(super) balance: Balance,
+}
 
 /// All listeners, by the key that Node gives them.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     by_key: BTreeMap<String, Listener>,
+    groups: BTreeMap<GroupId, Group>,
     declared: Vec<Declared>,
     rights: Rights,
+    backlog: i32,
+    /// It was said that the kernel cuts it.
+    cut: bool,
     opened: u64,
 }
 
 impl Listeners {
-    pub(super) fn new(rights: Rights) -> Self {
+    pub(super) fn new(rights: Rights, backlog: i32) -> Self {
         Self {
             rights,
+            backlog,
             ..Self::default()
         }
+    }
+
+    fn add(&mut self, group: Group) -> GroupId {
+        self.opened += 1;
+        let id = GroupId(self.opened);
+        self.groups.insert(id, group);
+        id
     }
 
     /// The stream listener that a worker holds and that was opened first, and
@@ -124,14 +119,16 @@ impl Listeners {
     pub(super) fn first_of(&self, worker: WorkerId) -> Option<(String, bool)> {
         self.by_key
             .iter()
-            .filter(|(_, l)| l.holders.contains(&worker) && !l_is_udp(l))
+            .filter(|(_, l)| l.holders.contains_key(&worker) && !l_is_udp(l))
             .min_by_key(|(_, l)| l.opened)
             .map(|(key, l)| (key.clone(), !l.data.is_null()))
     }
 
     /// Takes over what a service manager hands to us. An address that comes
     /// twice (its unit's, and stored) is one socket.
-    pub(super) fn adopt(&mut self, inherited: Vec<Inherited>) {
+    pub(super) fn adopt(&mut self, mut inherited: Vec<Inherited>) {
+        // The kernel numbers the seats in the order of their listen(2), which was this one.
+        inherited.sort_by_key(|i| manager::is_stored(&i.name).then(|| manager::seat_of(&i.name)));
         for Inherited {
             name,
             number,
@@ -143,7 +140,7 @@ impl Listeners {
             // A stored path may have been removed since; nobody could connect to it.
             let file = match &local {
                 Endpoint::Path(path) if stored => match SocketFile::made(path) {
-                    Ok(file) => Some(Arc::new(file)),
+                    Ok(file) => Some(file),
                     Err(_) => continue,
                 },
                 Endpoint::Path(_)
@@ -151,16 +148,20 @@ impl Listeners {
                 | Endpoint::Udp { .. }
                 | Endpoint::Abstract(_) => None,
             };
-            if self.declared.iter().any(|d| d.local == local) {
+            if let Some(there) = self.declared.iter().find(|d| d.local == local) {
+                // A further seat's; a second copy of the same socket shows by its inode.
+                if let Some(group) = self.groups.get_mut(&there.group) {
+                    group.adopt(socket);
+                }
                 continue;
             }
             info!(address = %local, fd = number, name, stored, "socket taken over");
             let from = if stored { Source::Store } else { Source::Unit };
+            let group = self.add(Group::new(socket, local.clone(), file));
             self.declared.push(Declared {
                 asked: local.clone(),
-                socket: Arc::new(socket),
                 local,
-                file,
+                group,
                 used: false,
                 from,
                 handed: Some((number, name)),
@@ -206,23 +207,39 @@ impl Listeners {
                 there.from = Source::Bind;
                 continue;
             }
-            let Bound {
-                socket,
-                local,
-                file,
-            } = listener::bind(endpoint)?;
-            manager::keep(&socket, &local);
+            let bound = listener::bind(endpoint, self.backlog)?;
+            let local = bound.local.clone();
+            let group = self.open_group(bound);
             self.declared.push(Declared {
                 asked: endpoint.clone(),
-                socket: Arc::new(socket),
                 local,
-                file: file.map(Arc::new),
+                group,
                 used: false,
                 from: Source::Bind,
                 handed: None,
             });
         }
         Ok(())
+    }
+
+    fn open_group(&mut self, bound: Bound) -> GroupId {
+        let Bound {
+            socket,
+            local,
+            file,
+        } = bound;
+        if let Some((_, held)) = listener::accept_queue(&socket)
+            && i64::from(held) < i64::from(self.backlog)
+            && !std::mem::replace(&mut self.cut, true)
+        {
+            warn!(
+                wanted = self.backlog,
+                held,
+                "the kernel cuts --backlog: raise net.core.somaxconn (sysctl -w), or ask for less"
+            );
+        }
+        manager::keep(&socket, &local, 0);
+        self.add(Group::new(socket, local, file))
     }
 
     /// Port of the first declared TCP address: the workers' `PORT`.
@@ -244,12 +261,7 @@ impl Listeners {
     }
 
     /// Answers a query: the socket of its key, bound now if it is new.
-    pub(super) fn grant(
-        &mut self,
-        worker: WorkerId,
-        generation: Generation,
-        query: &Query,
-    ) -> Result<Granted, BindError> {
+    pub(super) fn grant(&mut self, asker: Asker, query: &Query) -> Result<Granted, BindError> {
         let key = query.key();
         if !self.by_key.contains_key(&key) {
             let listener = self.open(query)?;
@@ -259,20 +271,37 @@ impl Listeners {
         let Some(listener) = self.by_key.get_mut(&key) else {
             return Err(refused(libc::EINVAL, ""));
         };
-        if !listener.holders.insert(worker) {
+        if listener.holders.contains_key(&asker.id) {
             // A second handle under one key would kill the worker by assertion.
             return Err(refused(
                 libc::EADDRINUSE,
                 "this worker listens there already",
             ));
         }
-        listener.generations.insert(generation);
-        if let Some(file) = &listener.file {
+        let Some(group) = self.groups.get_mut(&listener.group) else {
+            return Err(refused(libc::EINVAL, ""));
+        };
+        let seat = match asker.balance {
+            Balance::Shared => 0,
+            other if !group.can(other) => 0,
+            Balance::LeastConn => 0,
+            Balance::Spread | Balance::SourceIp => group.seat(asker.slot, self.backlog),
+        };
+        let by_hand = group.inet().filter(|_| asker.balance == Balance::LeastConn);
+        let (what, holding) = if let Some(local) = by_hand {
+            (Grant::ByHand(local), Holding::Handed)
+        } else {
+            let socket = group.socket(seat).unwrap_or(group.first());
+            (Grant::Socket(Arc::clone(socket)), Holding::Seat(seat))
+        };
+        listener.holders.insert(asker.id, holding);
+        listener.generations.insert(asker.generation);
+        if let Some(file) = &group.file {
             // The worker may have removed it before it asked.
             file.restore();
         }
         Ok(Granted {
-            socket: Arc::clone(&listener.socket),
+            what,
             data: listener.data.clone(),
             udp: query.address_type.is_udp(),
             key,
@@ -280,24 +309,22 @@ impl Listeners {
     }
 
     fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
-        self.opened += 1;
-        let (socket, local, file) = match query.fd {
+        let group = match query.fd {
             Some(fd) => self.take_handed(query, fd)?,
-            None => self.take_or_bind(&endpoint(query)?)?,
+            None => self.take_or_bind(&asked::endpoint(query)?)?,
         };
+        self.opened += 1;
         Ok(Listener {
-            socket,
-            local,
-            file,
+            group,
             query: query.clone(),
             data: query.data.clone(),
-            holders: BTreeSet::new(),
+            holders: BTreeMap::new(),
             generations: BTreeSet::new(),
             opened: self.opened,
         })
     }
 
-    fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<Taken, BindError> {
+    fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<GroupId, BindError> {
         match self.take_declared(endpoint) {
             Some(declared) => Ok(declared),
             None if self.by_key.len() >= MAX_LISTENERS => Err(BindError::refused(
@@ -307,16 +334,14 @@ impl Listeners {
             )),
             None => {
                 self.rights.check(endpoint)?;
-                let bound = listener::bind(endpoint)?;
-                manager::keep(&bound.socket, &bound.local);
-                let file = bound.file.map(Arc::new);
-                Ok((Arc::new(bound.socket), bound.local, file))
+                let bound = listener::bind(endpoint, self.backlog)?;
+                Ok(self.open_group(bound))
             }
         }
     }
 
     /// `listen({ fd })`: the socket that was handed to the master under that number.
-    fn take_handed(&mut self, query: &Query, fd: i64) -> Result<Taken, BindError> {
+    fn take_handed(&mut self, query: &Query, fd: i64) -> Result<GroupId, BindError> {
         let is_it = |d: &Declared| d.handed.as_ref().is_some_and(|(n, _)| i64::from(*n) == fd);
         let Some(index) = self.declared.iter().position(is_it) else {
             return Err(BindError::refused(
@@ -330,43 +355,43 @@ impl Listeners {
 
     /// A declared socket serves a query for its port on its address, or where
     /// one of the two says "any".
-    fn take_declared(&mut self, wanted: &Endpoint) -> Option<Taken> {
+    fn take_declared(&mut self, wanted: &Endpoint) -> Option<GroupId> {
         let index = self.declared.iter().position(|d| d.serves(wanted))?;
         Some(self.take_at(index))
     }
 
-    fn take_at(&mut self, index: usize) -> Taken {
+    fn take_at(&mut self, index: usize) -> GroupId {
         if self.declared[index].from == Source::Store {
             // From now on it is as if the app's own listen() had bound it.
-            let stored = self.declared.swap_remove(index);
-            return (stored.socket, stored.local, stored.file);
+            return self.declared.swap_remove(index).group;
         }
         let declared = &mut self.declared[index];
         declared.used = true;
-        (
-            Arc::clone(&declared.socket),
-            declared.local.clone(),
-            declared.file.clone(),
-        )
+        declared.group
     }
 
     /// A server of a worker listens: finds the address, and repairs the backlog,
     /// which the worker's own `listen()` has just set to what the app said.
     pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<String> {
+        let groups = &self.groups;
         let listener = self.by_key.values().find(|l| {
+            let port = |group: &Group| port_of(&group.local);
             let port_matches = l.query.port == told.port
-                || l.query.fd.is_some() && port_of(&l.local) == u16::try_from(told.port).ok()
-                || (l.query.port == 0 && port_of(&l.local) == u16::try_from(told.port).ok());
-            l.holders.contains(&worker)
+                || ((l.query.port == 0 || l.query.fd.is_some())
+                    && groups.get(&l.group).and_then(port) == u16::try_from(told.port).ok());
+            l.holders.contains_key(&worker)
                 && l.query.address == told.address
                 && l.query.address_type == told.address_type
                 && port_matches
         })?;
+        let group = self.groups.get_mut(&listener.group)?;
         if !l_is_udp(listener) {
-            // Fails only for a socket that cannot listen; then there is no backlog either.
-            let _ = listener::relisten(&listener.socket);
+            match listener.holders.get(&worker) {
+                Some(Holding::Seat(seat)) => group.relisten(*seat, self.backlog),
+                Some(Holding::Handed) | None => {}
+            }
         }
-        Some(listener.local.to_string())
+        Some(group.local.to_string())
     }
 
     /// Whether a key is bound.
@@ -379,7 +404,7 @@ impl Listeners {
     pub(super) fn release(&mut self, worker: WorkerId, key: &str) -> Option<String> {
         let listener = self.by_key.get_mut(key)?;
         listener.holders.remove(&worker);
-        Some(listener.local.to_string())
+        Some(self.groups.get(&listener.group)?.local.to_string())
     }
 
     /// A worker is gone.
@@ -401,27 +426,60 @@ impl Listeners {
         for listener in self.by_key.values_mut() {
             listener.generations.retain(|g| *g >= committed);
         }
-        // What an earlier master had, and nobody asks for any more.
-        let stale = |d: &mut Declared| d.from == Source::Store;
-        let stale = self.declared.extract_if(.., stale).map(|d| d.local);
-        let gone = gone
-            .iter()
-            .filter_map(|key| self.by_key.remove(key))
-            .map(|l| l.local);
-        let gone: Vec<_> = stale.chain(gone).collect();
-        for local in &gone {
-            manager::let_go(local);
+        for key in gone {
+            self.by_key.remove(&key);
         }
-        gone.iter().map(ToString::to_string).collect()
+        // What an earlier master had, and nobody asks for any more.
+        self.declared.retain(|d| d.from != Source::Store);
+        let used: BTreeSet<_> = (self.by_key.values().map(|l| l.group))
+            .chain(self.declared.iter().map(|d| d.group))
+            .collect();
+        let stale = self.groups.extract_if(.., |id, _| !used.contains(id));
+        let gone: Vec<_> = stale.map(|(_, group)| group).collect();
+        for group in &gone {
+            group.let_go();
+        }
+        gone.iter().map(|group| group.local.to_string()).collect()
     }
 
-    /// Addresses, each once, with their sockets.
-    pub(super) fn addresses(&self) -> BTreeMap<String, Arc<OwnedFd>> {
-        let declared = self.declared.iter().map(|d| (&d.local, &d.socket));
-        let asked = self.by_key.values().map(|l| (&l.local, &l.socket));
-        let all = declared.chain(asked);
-        all.map(|(local, socket)| (local.to_string(), socket.clone()))
-            .collect()
+    /// The sockets that listen.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
+        let is_udp = |local: &Endpoint| matches!(local, Endpoint::Udp { .. });
+        let streams = self.groups.values().filter(move |g| !is_udp(&g.local));
+        streams.flat_map(|group| group.seats.iter())
+    }
+
+    /// A socket that somebody had shut down listens again.
+    pub(super) fn reopened(&mut self, socket: RawFd) {
+        for group in self.groups.values_mut() {
+            group.reopened(socket);
+        }
+    }
+
+    /// Whether all workers accept from one socket, everywhere.
+    pub(super) fn are_plain(&self) -> bool {
+        let plain = |how: &Holding| *how == Holding::Seat(0);
+        self.groups.values().all(|group| group.len() == 1)
+            && (self.by_key.values()).all(|l| l.holders.values().all(plain))
+    }
+
+    /// All that are open, by address.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.groups.iter().map(|(id, group)| (*id, group))
+    }
+
+    /// One of them.
+    pub(super) fn group(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.groups.get_mut(&id)
+    }
+
+    /// Who gets the connections of a group, under which key, and how.
+    pub(super) fn holders(
+        &self,
+        group: GroupId,
+    ) -> impl Iterator<Item = (WorkerId, Holding, &str)> {
+        let keys = self.by_key.iter().filter(move |(_, l)| l.group == group);
+        keys.flat_map(|(key, l)| l.holders.iter().map(|(id, how)| (*id, *how, key.as_str())))
     }
 }
 
@@ -434,59 +492,4 @@ fn port_of(endpoint: &Endpoint) -> Option<u16> {
         Endpoint::Tcp { port, .. } | Endpoint::Udp { port, .. } => Some(*port),
         Endpoint::Path(_) | Endpoint::Abstract(_) => None,
     }
-}
-
-/// What a query asks for, in our terms.
-fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
-    let wrong = |errno, hint: &str| BindError::refused(query.key(), errno, hint);
-    if query.address_type == AddressType::Unix {
-        let path = query.address.as_deref().unwrap_or("");
-        // Node makes every path absolute first, an abstract name too: `cwd/\0name`
-        // (`cluster._getServer` in `lib/internal/cluster/child.js`).
-        let name = path
-            .strip_prefix('\0')
-            .or_else(|| path.split_once("/\0").map(|(_, name)| name));
-        return match name {
-            Some(name) => Ok(Endpoint::Abstract(
-                name.trim_end_matches('\0').as_bytes().to_vec(),
-            )),
-            None if path.is_empty() => Err(wrong(libc::EINVAL, "the path is empty")),
-            None => Ok(Endpoint::Path(PathBuf::from(path))),
-        };
-    }
-    let port = u16::try_from(query.port).map_err(|_| wrong(libc::EINVAL, "the port is wrong"))?;
-    let (ip, scope) = match query.address.as_deref().filter(|a| !a.is_empty()) {
-        None => (None, 0),
-        Some(text) => {
-            let (ip, scope) = text.split_once('%').map_or((text, None), |(ip, scope)| {
-                (ip, listener::interface_index(scope))
-            });
-            let ip = ip
-                .parse::<IpAddr>()
-                .map_err(|_| wrong(libc::EINVAL, "not an IP address"))?;
-            (Some(ip), scope.unwrap_or(0))
-        }
-    };
-    // UV_TCP_IPV6ONLY and UV_UDP_IPV6ONLY are both 1, UV_UDP_REUSEADDR is 4 (uv.h).
-    let v6_only = query.flags & 1 != 0;
-    Ok(match query.address_type {
-        AddressType::Udp4 | AddressType::Udp6 => Endpoint::Udp {
-            ip: ip.unwrap_or(match query.address_type {
-                AddressType::Udp6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-                AddressType::Udp4 | AddressType::Tcp4 | AddressType::Tcp6 | AddressType::Unix => {
-                    IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)
-                }
-            }),
-            scope,
-            port,
-            v6_only,
-            reuse_addr: query.flags & 4 != 0,
-        },
-        AddressType::Tcp4 | AddressType::Tcp6 | AddressType::Unix => Endpoint::Tcp {
-            ip,
-            scope,
-            port,
-            v6_only,
-        },
-    })
 }

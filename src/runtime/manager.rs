@@ -168,11 +168,11 @@ pub(super) fn is_stored(name: &str) -> bool {
 
 /// Gives the manager a copy of a listening socket. It hands it to the next
 /// master, if this one dies or is restarted; until then clients queue.
-pub(super) fn keep(socket: &OwnedFd, local: &Endpoint) {
+pub(super) fn keep(socket: &OwnedFd, local: &Endpoint, seat: u32) {
     if !is_there() {
         return;
     }
-    let name = name(local);
+    let name = name(local, seat);
     let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
     if let Err(error) = sd_notify::notify_with_fds(&states, &[socket.as_fd()]) {
         debug!(%error, "failed to give a socket to the service manager");
@@ -180,17 +180,23 @@ pub(super) fn keep(socket: &OwnedFd, local: &Endpoint) {
 }
 
 /// Takes a socket out of the manager's store.
-pub(super) fn let_go(local: &Endpoint) {
+pub(super) fn let_go(local: &Endpoint, seat: u32) {
     if is_there() {
-        send(&[
-            NotifyState::FdStoreRemove,
-            NotifyState::FdName(&name(local)),
-        ]);
+        let name = name(local, seat);
+        send(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
     }
 }
 
+/// The seat in a name for the store.
+pub(super) fn seat_of(name: &str) -> u32 {
+    let seat = name
+        .rsplit_once('-')
+        .and_then(|(_, seat)| seat.parse().ok());
+    seat.unwrap_or(0)
+}
+
 /// A name for the store: no colon, no control character, at most 255 bytes.
-fn name(local: &Endpoint) -> String {
+fn name(local: &Endpoint, seat: u32) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() || c == '.' {
             c
@@ -199,7 +205,11 @@ fn name(local: &Endpoint) -> String {
         }
     };
     let text: String = local.to_string().chars().map(plain).collect();
-    format!("{PREFIX}{text}")
+    if seat == 0 {
+        format!("{PREFIX}{text}")
+    } else {
+        format!("{PREFIX}{text}-{seat}")
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +224,10 @@ mod tests {
             port,
             v6_only: false,
         };
-        assert_eq!(name(&tcp(80)), "rcluster-_____80");
-        assert_ne!(name(&tcp(80)), name(&tcp(81)));
-        assert!(is_stored(&name(&tcp(80))) && !is_stored("web.socket"));
+        assert_eq!(name(&tcp(80), 0), "rcluster-_____80");
+        assert_ne!(name(&tcp(80), 0), name(&tcp(81), 0));
+        assert!(is_stored(&name(&tcp(80), 2)) && !is_stored("web.socket"));
+        assert_eq!(seat_of(&name(&tcp(80), 0)), 0);
+        assert_eq!(seat_of(&name(&tcp(80), 12)), 12);
     }
 }

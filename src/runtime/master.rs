@@ -1,7 +1,7 @@
 //! The loop: waits for one thing, turns it into events, lets the supervisor
 //! step, carries out its orders. Nothing else in the master waits.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, os::fd::RawFd};
 
 use tokio::{
     sync::mpsc::Receiver,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     admin::{Readiness, Request, RestartReply, ScaleReply},
     exit_code::ExitCode,
-    supervisor::{Event, Scale, Supervisor, Urgency, WorkerId},
+    supervisor::{Event, Scale, Supervisor, Time, Urgency, WorkerId},
     sys::terminal::Terminal,
 };
 
@@ -45,6 +45,10 @@ enum Input {
     Signal(Told),
     Request(Request),
     Link(WorkerId, FromLink),
+    /// A connection waits where nobody but the master accepts.
+    Arrival,
+    /// A listening socket that was shut down listens again.
+    Reopened(RawFd),
     Tick,
     /// The last answer before an upgrade is written.
     Left,
@@ -133,6 +137,13 @@ impl Master {
                         self.dispatch(event);
                     }
                 }
+                Input::Arrival => self.world.welcome(),
+                Input::Reopened(socket) => {
+                    self.world.listeners.reopened(socket);
+                    self.world.balancer.stale = true;
+                    self.world.follow_balance(&self.supervisor);
+                }
+                Input::Tick if self.world.look() && !self.is_due() => {}
                 Input::Tick => {
                     for event in self.world.endings.overdue() {
                         self.dispatch(event);
@@ -146,8 +157,10 @@ impl Master {
     }
 
     async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
-        let deadline = self.clock.plan(self.supervisor.deadline());
+        let deadline = self.deadline();
+        let deadline = self.clock.plan(deadline);
         let wake = deadline.into_iter().chain(self.world.endings.due());
+        let wake = wake.chain(self.world.look_due());
         let wake = wake.chain(self.manager.due()).chain(self.leave_at);
         let wake = wake.chain(self.upgrade.due()).min();
         // Signals first: a child that ended must be reaped before anything is sent to it.
@@ -157,8 +170,26 @@ impl Master {
             Some(request) = inputs.requests.recv() => Input::Request(request),
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
             () = self.upgrade.left() => Input::Left,
+            Some(socket) = self.world.sentries.repaired() => Input::Reopened(socket),
+            () = self.world.hands.arrival(), if self.world.has_a_hand() => Input::Arrival,
             Some((id, what)) = inputs.inbox.recv() => Input::Link(id, what),
         }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let late = self.world.balancer.late_at();
+        self.supervisor.deadline().into_iter().chain(late).min()
+    }
+
+    /// Whether the clock has something for the supervisor.
+    fn is_due(&self) -> bool {
+        let now = self.clock.now();
+        self.deadline().is_some_and(|due| due <= now)
+            || self
+                .world
+                .endings
+                .due()
+                .is_some_and(|due| due <= Instant::now())
     }
 
     /// One event and all that its orders bring about.
@@ -178,6 +209,7 @@ impl Master {
         }
         let policy = self.supervisor.policy();
         self.world.follow(policy);
+        self.world.follow_balance(&self.supervisor);
         self.manager.follow(self.supervisor.brief(), policy);
         self.world.answer_waiting(&self.supervisor);
     }

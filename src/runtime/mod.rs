@@ -5,12 +5,14 @@
 //! must not decide: which worker goes when is the supervisor's.
 
 mod autopsy;
+mod balance;
 pub mod boot;
 mod clock;
 mod duty;
 mod effects;
 mod endings;
 mod figures;
+mod hands;
 mod health;
 mod link;
 mod listeners;
@@ -22,6 +24,7 @@ mod report;
 mod reread;
 mod rights;
 mod senses;
+mod sentries;
 mod shim_file;
 mod signals;
 mod start;

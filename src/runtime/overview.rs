@@ -13,7 +13,7 @@ use crate::{
     admin::{Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
     ipc::Told,
     supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
-    sys::{listener, procfs},
+    sys::procfs,
 };
 
 /// Events that a reader may be behind before it loses some.
@@ -148,8 +148,10 @@ impl World {
 
     /// The status document.
     pub(super) fn status(&self, fleet: FleetView, supervisor: &Supervisor, now: Time) -> Status {
+        let figures = (fleet.slots.iter())
+            .map(|seat| self.figures.of(seat.slot, &supervisor.of_slot(seat.slot)));
+        let figures: Vec<_> = figures.collect();
         let usage = procfs::usage(Pid(std::process::id().cast_signed())).unwrap_or_default();
-        let listeners = self.listeners.addresses().into_iter();
         Status {
             version: Status::VERSION,
             name: self.config.name.clone(),
@@ -170,18 +172,19 @@ impl World {
                 fds: usage.fds,
             },
             reloads: self.figures.reloads.clone(),
-            figures: fleet
-                .slots
-                .iter()
-                .map(|seat| self.figures.of(seat.slot, &supervisor.of_slot(seat.slot)))
-                .collect(),
-            listeners: listeners
-                .map(|(address, socket)| {
-                    let queue = listener::accept_queue(&socket);
+            balance: self.shares(&figures, supervisor),
+            figures,
+            listeners: (self.listeners.groups())
+                .map(|(_, group)| {
+                    let queue = group.queue();
                     ListenerStatus {
-                        address,
+                        address: group.local.to_string(),
                         waiting: queue.map(|(waiting, _)| waiting),
                         backlog: queue.map(|(_, backlog)| backlog),
+                        seats: group.len() as u32,
+                        steering: group.steering().map(str::to_owned),
+                        weights: group.weights().to_vec(),
+                        dropped: queue.and_then(|_| group.dropped()),
                     }
                 })
                 .collect(),

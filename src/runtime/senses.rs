@@ -76,6 +76,7 @@ impl World {
         let link = self.links.get(&id)?;
         self.probes += 1;
         link.send_handle(outbound::new_connection(&key, self.probes), theirs.into());
+        self.hands.also(id);
         let report = self.report(id);
         tokio::spawn(async move {
             let answer = health::ask(ours, &path, tls, health.timeout).await;
@@ -107,13 +108,14 @@ impl World {
         }
         let report = self.report(id);
         let open = procfs::ports(pid);
+        let ticks = procfs::loop_ticks(pid);
         crate::sys::process::signal(pid, Signal::SIGUSR1);
         tokio::spawn(async move {
             let limit = Policy::EXAMINATION.mul_f32(0.9);
             let finding = match tokio::time::timeout(limit, autopsy::examine(pid, &open)).await {
                 Ok(Ok(stack)) => Finding::Busy { stack },
                 Ok(Err(why)) => Finding::Unknown(why),
-                Err(_) => Finding::Unknown("its inspector did not answer in time".to_owned()),
+                Err(_) => Finding::Unknown(autopsy::native(pid, ticks)),
             };
             report(Fact::Examined(finding)).send().await;
         });

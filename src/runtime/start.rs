@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::{effects::World, link::Link, release::Release};
 use crate::{
+    cli::Balance,
     supervisor::{Generation, Pid, Slot, WorkerId},
     sys::{
         fd_pass,
@@ -90,10 +91,17 @@ impl World {
             let drain_ms = self.config.policy.drain_timeout.as_millis();
             let message = launch.shutdown_message;
             let metrics = self.config.request_metrics;
+            // The more workers tell, the less often.
+            let load_ms = match launch.balance {
+                Balance::Shared => 0,
+                Balance::Spread | Balance::SourceIp | Balance::LeastConn => {
+                    (self.config.policy.workers * 5).clamp(100, 1000)
+                }
+            };
             variable(
                 "RCLUSTER_SHIM",
                 format!(
-                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics}}}"#
+                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics},"load_ms":{load_ms}}}"#
                 ),
             );
         }

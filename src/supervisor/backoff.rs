@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::time::Time;
 
 /// Spacing of restarts of one slot: at once after a healthy run, then 100 ms
-/// doubling to 30 s with jitter; forgotten after 60 s of health.
+/// doubling to 30 s with jitter. Each half second of service forgives one death,
+/// a minute all: what kills workers now and then must not empty the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     failures: u32,
@@ -21,13 +22,21 @@ impl Backoff {
     pub const CAP: Duration = Duration::from_secs(30);
     /// A worker that was ready for this long clears the slot's record.
     pub const RESET: Duration = Duration::from_mins(1);
+    /// So long a service makes up for one death: a worker that dies as soon as
+    /// it serves has served for less.
+    pub const FORGIVES: Duration = Duration::from_millis(500);
 
     /// Notes a death. `ready_for` is how long the worker had been ready, if it
     /// ever was; `jitter` is uniform in 0..=255. Returns the delay.
     pub fn died(&mut self, now: Time, ready_for: Option<Duration>, jitter: u8) -> Duration {
-        if ready_for.is_some_and(|d| d >= Self::RESET) {
-            self.failures = 0;
-        }
+        let served = ready_for.unwrap_or_default();
+        self.failures = if served >= Self::RESET {
+            0
+        } else {
+            let forgiven = served.as_millis() / Self::FORGIVES.as_millis();
+            let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+            self.failures.saturating_sub(forgiven)
+        };
         let delay = if self.failures == 0 && ready_for.is_some() {
             Duration::ZERO
         } else {
@@ -47,7 +56,7 @@ impl Backoff {
         self.not_before
     }
 
-    /// Deaths since the record was last clear.
+    /// Deaths that are not made up for.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -76,7 +85,7 @@ impl SpawnBudget {
 
     /// Restarts a second in the long run.
     pub fn per_second(workers: u32) -> u64 {
-        u64::from(workers / 2).max(2)
+        u64::from(workers / 2).max(4)
     }
 
     fn fill(&mut self, now: Time, workers: u32) {
@@ -112,12 +121,9 @@ mod tests {
     fn first_death_after_a_healthy_run_is_replaced_at_once_then_doubles() {
         let mut backoff = Backoff::default();
         let mut delays = vec![];
+        let moment = Some(Duration::from_millis(499));
         for _ in 0..12 {
-            delays.push(
-                backoff
-                    .died(Time(0), Some(Duration::from_secs(1)), 255)
-                    .as_millis(),
-            );
+            delays.push(backoff.died(Time(0), moment, 255).as_millis());
         }
         assert_eq!(
             delays,
@@ -129,6 +135,29 @@ mod tests {
             backoff.died(Time(0), Some(Backoff::RESET), 0),
             Duration::ZERO
         );
+    }
+
+    #[test]
+    fn each_half_second_of_service_forgives_a_death() {
+        let mut backoff = Backoff::default();
+        for _ in 0..5 {
+            backoff.died(Time(0), Some(Duration::ZERO), 255);
+        }
+        let mut after = |ms| {
+            let served = Some(Duration::from_millis(ms));
+            let delay = backoff.died(Time(0), served, 255);
+            delay.as_millis()
+        };
+        let delays = [
+            after(0),
+            after(500),
+            after(1600),
+            after(1000),
+            after(60_000),
+        ];
+        assert_eq!(delays, [1600, 1600, 400, 200, 0]);
+        // Killed every second or so, a slot is filled at once for ever.
+        assert_eq!([1100, 1100, 1100].map(after), [0, 0, 0]);
     }
 
     #[test]

@@ -42,6 +42,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Each of them.
+    pub const ALL: [Self; 12] = [
+        Self::Crashed,
+        Self::Killed,
+        Self::NotStarted,
+        Self::NeverReady,
+        Self::Hung,
+        Self::Stopped,
+        Self::Unhealthy,
+        Self::NotServing,
+        Self::Misbehaved,
+        Self::Left,
+        Self::Recycled,
+        Self::Restarted,
+    ];
+
     /// As in status and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -162,7 +178,7 @@ impl Supervisor {
                 incident.kind = Kind::Stopped;
                 "its process is stopped (SIGSTOP or a debugger)".clone_into(&mut incident.reason);
             }
-            Finding::Unknown(_) => {}
+            Finding::Unknown(why) => incident.reason.push_str(&format!(" (no stack: {why})")),
         }
     }
 }

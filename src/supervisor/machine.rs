@@ -179,6 +179,11 @@ impl Supervisor {
         self.fleet.worker(id)
     }
 
+    /// All workers that were ordered and not yet reaped, by id.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.fleet.iter()
+    }
+
     /// The workers of a slot, whatever they do, a drain too: what is counted for the slot must not fall. No spares.
     pub fn of_slot(&self, slot: Slot) -> Vec<WorkerId> {
         let all = self.fleet.iter().filter(|w| w.slot == slot && !w.spare);

@@ -129,6 +129,9 @@ pub struct Policy {
     pub recycle: Recycle,
     /// Booted workers held at the gate, to take the place of one that dies.
     pub spares: u32,
+    /// Somebody acts on what workers report: they report at least once a second.
+    #[serde(default)]
+    pub attentive: bool,
 }
 
 impl Policy {
@@ -145,18 +148,23 @@ impl Policy {
     pub const KILL_REPEAT: Duration = Duration::from_secs(10);
 
     /// How often a worker's event loop reports: six times in the hang timeout,
-    /// at least every 5 s (four workers wake the master less than once a second), at most ten times a second.
+    /// at least every 5 s (four workers wake the master less than once a second) or, if it is attentive, every
+    /// second; at most ten times a second.
     pub fn beat(&self) -> Duration {
+        let longest = Duration::from_secs(if self.attentive { 1 } else { 5 });
         let hang = match self.hang_timeout {
             Duration::ZERO => Duration::from_secs(30),
             some => some,
         };
-        (hang / 6).clamp(Duration::from_millis(100), Duration::from_secs(5))
+        (hang / 6).clamp(Duration::from_millis(100), longest)
     }
 
     /// A silence is believed when it has lasted so much longer than its limit:
     /// a beat that waits in the socket is read before.
     pub const DOUBT: Duration = Duration::from_millis(250);
+    /// A health check ends by itself at its timeout. So long after that the supervisor gives it up: an answer that waits
+    /// in the inbox while the master is slow must be heard first, and none must be taken for the next question's.
+    pub const PROBE_GRACE: Duration = Duration::from_secs(5);
     /// A serving worker that has closed all its listeners has this long to open one again.
     pub const UNHEARD: Duration = Duration::from_secs(2);
     /// Least time between two workers that are recycled: an app that leaks from

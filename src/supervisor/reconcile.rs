@@ -4,7 +4,6 @@ use super::{
     action::{Action, Gate},
     machine::{Phase, Supervisor},
     policy::Policy,
-    reload::Reload,
     time::Time,
     worker::{Generation, Slot, State, Worker},
 };
@@ -123,15 +122,19 @@ impl Supervisor {
             if self.fleet.sound(slot, goal).is_none() {
                 let for_reload = goal != self.committed && self.seat(slot).spawned != Some(goal);
                 let occupied = self.fleet.seated(slot).any(Worker::is_ready);
+                let gate = match &self.reload {
+                    Some(reload) if reload.generation == goal => reload.gate(),
+                    Some(_) | None => Gate::Open,
+                };
                 if for_reload && self.has_room() {
                     // The new code owes nothing for the old code's crashes.
-                    let gate = self.reload.as_ref().map_or(Gate::Open, Reload::gate);
                     self.spawn(slot, goal, gate);
                 } else if !for_reload
                     && (!occupied || self.replacing() < surge)
                     && !self.promote_into(slot, goal)
                 {
-                    self.restart(slot, goal, Gate::Open);
+                    // Of a new generation only where a slot went and came back meanwhile.
+                    self.restart(slot, goal, gate);
                 }
             }
             if self.lacks_stand_in(slot) && !self.promote_into(slot, self.committed) {

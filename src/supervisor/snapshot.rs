@@ -1,6 +1,6 @@
 //! What others may see of the supervisor: plain values, made on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,18 @@ pub struct FleetView {
     /// What went wrong lately, oldest first.
     #[serde(default)]
     pub incidents: Vec<Incident>,
+}
+
+impl FleetView {
+    /// Slots in which a worker of the reload in progress serves.
+    pub fn taken_over(&self) -> u32 {
+        let generation = self.reload.as_ref().map(|reload| reload.generation);
+        let serves = |w: &&WorkerView| {
+            w.state == State::Ready && !w.spare && generation.is_some_and(|g| w.generation >= g)
+        };
+        let slots: BTreeSet<_> = self.workers.iter().filter(serves).map(|w| w.slot).collect();
+        slots.len() as u32
+    }
 }
 
 /// The whole in a few numbers: cheap enough to be asked for after every step.

@@ -3,6 +3,7 @@
 use super::{
     action::{Action, Gate, Report},
     machine::Supervisor,
+    reload::Reload,
     worker::{Generation, Slot, State, Worker, WorkerId},
 };
 
@@ -32,6 +33,12 @@ impl Supervisor {
             }
             None => false,
         }
+    }
+
+    /// Whether the committed generation still serves in a slot: not any more where a reload has
+    /// switched.
+    fn may_serve(&self, slot: Slot) -> bool {
+        self.goal(slot) == self.committed || self.reload.as_ref().is_some_and(Reload::holds_relief)
     }
 
     fn promote(&mut self, id: WorkerId, slot: Slot) {
@@ -70,16 +77,12 @@ impl Supervisor {
         // The number of workers grew over them: they are what was missing.
         for id in self.fleet.ids(|w| is_spare(w) && w.slot.0 < workers) {
             let slot = self.fleet.worker(id).map(|w| w.slot);
-            if let Some(slot) = slot {
-                if self
-                    .fleet
-                    .sound(slot, committed)
-                    .is_some_and(|w| w.id == id)
-                {
-                    self.promote(id, slot);
-                } else {
-                    self.retire(id, "its slot is taken");
-                }
+            let Some(slot) = slot else { continue };
+            let serving = self.fleet.sound(slot, committed).map(|w| w.id);
+            if serving == Some(id) && self.may_serve(slot) {
+                self.promote(id, slot);
+            } else {
+                self.retire(id, "its slot is taken");
             }
         }
         for id in self

@@ -143,7 +143,7 @@ impl Supervisor {
         for id in self.fleet.ids(due) {
             if let Some(worker) = self.fleet.worker_mut(id) {
                 // The runtime gives up at the timeout by itself.
-                worker.pulse.answer_by = Some(now + health.timeout + Policy::DOUBT);
+                worker.pulse.answer_by = Some(now + health.timeout + Policy::PROBE_GRACE);
                 self.out.push(Action::Probe { id });
             }
         }

@@ -9,6 +9,12 @@ pub fn files() -> (u64, u64) {
     getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0))
 }
 
+/// Most connections that may wait at one listening socket: `net.core.somaxconn` (listen(2)).
+pub fn backlog() -> Option<u64> {
+    let text = fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?;
+    text.trim().parse().ok()
+}
+
 /// Bytes of memory that the cgroup allows, in cgroup v2 or v1: the smallest limit on the way up.
 pub fn memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;

@@ -2,22 +2,19 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{
-            fs::{FileTypeExt, MetadataExt},
-            net::UnixStream,
-        },
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileTypeExt,
     },
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-/// Backlog that the master asks for; the kernel cuts it to `net.core.somaxconn`.
-pub const BACKLOG: i32 = 4096;
+pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
+pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
 
 /// Where to bind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +160,7 @@ pub const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 ///
 /// # Errors
 /// The errno of `socket(2)`, `bind(2)` or `listen(2)`; `ENAMETOOLONG` for a path that does not fit.
-pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
+pub fn bind(endpoint: &Endpoint, backlog: i32) -> Result<Bound, BindError> {
     let bound = match endpoint {
         Endpoint::Tcp {
             ip: None,
@@ -173,15 +170,17 @@ pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
         } => {
             // As `createServerHandle` in Node's lib/net.js: `::` first, then IPv4.
             let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port);
-            bind_tcp(v6, *v6_only)
-                .or_else(|_| bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port), false))
+            bind_tcp(v6, *v6_only, backlog).or_else(|_| {
+                let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port);
+                bind_tcp(v4, false, backlog)
+            })
         }
         Endpoint::Tcp {
             ip: Some(ip),
             scope,
             port,
             v6_only,
-        } => bind_tcp(with_scope(*ip, *port, *scope), *v6_only),
+        } => bind_tcp(with_scope(*ip, *port, *scope), *v6_only, backlog),
         Endpoint::Udp {
             ip,
             scope,
@@ -189,20 +188,20 @@ pub fn bind(endpoint: &Endpoint) -> Result<Bound, BindError> {
             v6_only,
             reuse_addr,
         } => bind_udp(with_scope(*ip, *port, *scope), *v6_only, *reuse_addr),
-        Endpoint::Path(path) => bind_path(path),
-        Endpoint::Abstract(name) => bind_abstract(name),
+        Endpoint::Path(path) => bind_path(path, backlog),
+        Endpoint::Abstract(name) => bind_abstract(name, backlog),
     };
     bound.map_err(|error| BindError::new(endpoint, &error))
 }
 
-fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
+pub(super) fn with_scope(ip: IpAddr, port: u16, scope: u32) -> SocketAddr {
     match ip {
         IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
         IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
     }
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Bound> {
+fn bind_tcp(address: SocketAddr, v6_only: bool, backlog: i32) -> io::Result<Bound> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -215,7 +214,7 @@ fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Bound> {
         socket.set_only_v6(v6_only)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     let local = local_inet(&socket)?;
     Ok(Bound {
         local: Endpoint::Tcp {
@@ -271,7 +270,7 @@ fn scope_of(address: &SocketAddr) -> u32 {
     }
 }
 
-fn bind_path(path: &Path) -> io::Result<Bound> {
+fn bind_path(path: &Path, backlog: i32) -> io::Result<Bound> {
     if path.as_os_str().len() > MAX_PATH {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
@@ -285,7 +284,7 @@ fn bind_path(path: &Path) -> io::Result<Bound> {
         }
         other => other?,
     }
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     Ok(Bound {
         socket: socket.into(),
         local: Endpoint::Path(path.to_owned()),
@@ -293,102 +292,14 @@ fn bind_path(path: &Path) -> io::Result<Bound> {
     })
 }
 
-/// A socket file that we made, and a second name for it.
-///
-/// Many apps remove their socket's path before they listen. In a cluster the
-/// second worker would so remove what the first has bound; the second name
-/// (a hard link) lets us put it back.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    spare: PathBuf,
-    inode: (u64, u64),
-}
-
-/// A [`SocketFile`] written out. It removes nothing.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SocketFileState {
-    path: PathBuf,
-    spare: PathBuf,
-    inode: (u64, u64),
-}
-
-impl SocketFile {
-    /// The file of a socket that is bound there.
-    ///
-    /// # Errors
-    /// The errno of `lstat(2)` or `unlink(2)`.
-    pub fn made(path: &Path) -> io::Result<Self> {
-        let meta = std::fs::symlink_metadata(path)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let spare = path.with_file_name(format!(".{name}.rcluster"));
-        if is_stale(&spare) {
-            std::fs::remove_file(&spare)?;
-        }
-        // Without it (a file system without hard links) the path cannot be put back; that is all.
-        let _ = std::fs::hard_link(path, &spare);
-        Ok(Self {
-            path: path.to_owned(),
-            spare,
-            inode: (meta.dev(), meta.ino()),
-        })
-    }
-
-    /// Written out, for the next program of this process.
-    pub fn state(&self) -> SocketFileState {
-        SocketFileState {
-            path: self.path.clone(),
-            spare: self.spare.clone(),
-            inode: self.inode,
-        }
-    }
-
-    /// The file that the program before this one made; from now on it is ours to remove.
-    pub fn resume(state: SocketFileState) -> Self {
-        let SocketFileState { path, spare, inode } = state;
-        Self { path, spare, inode }
-    }
-
-    fn is_ours(&self, path: &Path) -> bool {
-        std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode)
-    }
-
-    /// Puts the path back if somebody has removed it. Something else in its
-    /// place is left alone.
-    pub fn restore(&self) {
-        if !self.path.exists() && self.is_ours(&self.spare) {
-            let _ = std::fs::hard_link(&self.spare, &self.path);
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        for path in [&self.path, &self.spare] {
-            if self.is_ours(path) {
-                // Nothing to do about a failure on the way out.
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
-}
-
-/// Whether a path is a socket file that nobody listens on any more.
-pub fn is_stale(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    is_socket
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
+fn bind_abstract(name: &[u8], backlog: i32) -> io::Result<Bound> {
     use std::os::{linux::net::SocketAddrExt, unix::net};
     let address = net::SocketAddr::from_abstract_name(name)?;
     let listener = net::UnixListener::bind_addr(&address)?;
     listener.set_nonblocking(true)?;
     let socket = OwnedFd::from(listener);
-    relisten(&socket)?;
+    relisten(&socket, backlog)?;
     Ok(Bound {
         socket,
         local: Endpoint::Abstract(name.to_owned()),
@@ -397,7 +308,7 @@ fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn bind_abstract(_name: &[u8]) -> io::Result<Bound> {
+fn bind_abstract(_name: &[u8], _backlog: i32) -> io::Result<Bound> {
     Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
@@ -406,15 +317,53 @@ fn bind_abstract(_name: &[u8]) -> io::Result<Bound> {
 ///
 /// # Errors
 /// The errno of `listen(2)`.
-pub fn relisten(socket: &OwnedFd) -> io::Result<()> {
+pub fn relisten(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     // SAFETY: listen(2) takes no pointer; the descriptor is open for as long as the reference lives.
     #[expect(unsafe_code)]
-    let result = unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) };
+    let result = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if result == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The address that a socket is bound to.
+///
+/// # Errors
+/// The errno of `getsockname(2)`.
+pub fn bound_to(socket: &OwnedFd) -> io::Result<SockAddr> {
+    SockRef::from(socket).local_addr()
+}
+
+/// Lets a socket listen again at its address that somebody has shut down.
+///
+/// # Errors
+/// The errno of `bind(2)` or `listen(2)`; `ESHUTDOWN` where they do not undo it, as for a Unix socket.
+pub fn reopen(socket: &OwnedFd, address: &SockAddr, backlog: i32) -> io::Result<()> {
+    let socket_ref = SockRef::from(socket);
+    // A port that the kernel had chosen has been given back to it, although the socket still names it. Any other is
+    // kept, and cannot be bound again.
+    let _ = socket_ref.bind(address);
+    relisten(socket, backlog)?;
+    if bound_to(socket)? != *address {
+        // Somebody's listen(2) came first and brought another port.
+        let _ = socket_ref.shutdown(Shutdown::Both);
+        socket_ref.bind(address)?;
+        relisten(socket, backlog)?;
+    }
+    let mut look = [nix::poll::PollFd::new(
+        socket.as_fd(),
+        nix::poll::PollFlags::empty(),
+    )];
+    nix::poll::poll(&mut look, nix::poll::PollTimeout::ZERO)?;
+    let ended = look[0]
+        .revents()
+        .is_some_and(|r| r.intersects(nix::poll::PollFlags::POLLHUP));
+    if ended {
+        return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
+    }
+    Ok(())
 }
 
 /// Connections that wait to be accepted on a TCP listener, and how many may: `tcpi_unacked` and `tcpi_sacked`
@@ -437,6 +386,35 @@ pub fn accept_queue(socket: &OwnedFd) -> Option<(u32, u32)> {
     };
     let listens = result == 0 && info.tcpi_state == 10; // TCP_LISTEN
     listens.then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+/// Whether two descriptors are of one socket.
+pub fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let inode = |fd: &OwnedFd| {
+        let stat = nix::sys::stat::fstat(fd).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    inode(one).is_some() && inode(one) == inode(other)
+}
+
+/// Connections that a TCP listener could not take since it was opened: its queue was full, or memory short
+/// (`SK_MEMINFO_DROPS` of `SO_MEMINFO`, `sk_drops` in the kernel). It wraps at 2^32.
+pub fn dropped(socket: &OwnedFd) -> Option<u32> {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS, linux/sock_diag.h
+    let mut info = [0u32; DROPS + 1];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which both live for the call.
+    #[expect(unsafe_code)]
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && length as usize == size_of_val(&info)).then_some(info[DROPS])
 }
 
 /// The index of a network interface, for an address such as `fe80::1%eth0`.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -107,7 +107,11 @@ fn line_of(pid: Pid, file: &str, name: &str) -> Option<String> {
 /// The fields of `/proc/PID/stat` from the state on (`proc_pid_stat(5)`): the
 /// name before them may hold anything.
 fn stat(pid: Pid) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    fields(&format!("/proc/{pid}/stat"))
+}
+
+fn fields(path: &str) -> Option<Vec<String>> {
+    let text = fs::read_to_string(path).ok()?;
     let (_, fields) = text.rsplit_once(") ")?;
     Some(fields.split_ascii_whitespace().map(str::to_owned).collect())
 }
@@ -115,6 +119,26 @@ fn stat(pid: Pid) -> Option<Vec<String>> {
 /// Whether a process is stopped (SIGSTOP) or traced by a debugger.
 pub fn is_stopped(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| matches!(fields.first().map(String::as_str), Some("T" | "t")))
+}
+
+/// Clock ticks that the first thread of a process, Node's event loop, has spent on a CPU.
+pub fn loop_ticks(pid: Pid) -> Option<u64> {
+    let fields = fields(&format!("/proc/{pid}/task/{pid}/stat"))?;
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(number(14)? + number(15)?)
+}
+
+/// The children of a process, each as `name (pid N)`.
+pub fn children(pid: Pid) -> Vec<String> {
+    let parent = pid.to_string();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid));
+    let ours = pids.filter(|child| stat(*child).is_some_and(|f| f.get(1) == Some(&parent)));
+    ours.map(|child| {
+        let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        format!("{} (pid {child})", name.trim())
+    })
+    .collect()
 }
 
 /// Whether a process has a handler for a signal (`SigCgt` in `proc_pid_status(5)`).
@@ -159,6 +183,19 @@ pub fn listen_overflows() -> Option<u64> {
         .split_ascii_whitespace()
         .position(|n| n == "ListenOverflows")?;
     values.split_ascii_whitespace().nth(at)?.parse().ok()
+}
+
+/// Paths of Unix sockets that somebody listens on, in the whole network namespace (`/proc/net/unix`).
+pub fn unix_listeners() -> BTreeSet<PathBuf> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let listens = |line: &str| {
+        // Address, references, protocol, flags (1 << 16 is __SO_ACCEPTCON), type, state, inode, path.
+        let mut fields = line.splitn(8, ' ').map(str::trim);
+        let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+        let at = line.find(" /")?;
+        (flags & (1 << 16) != 0).then(|| PathBuf::from(&line[at + 1..]))
+    };
+    text.lines().filter_map(listens).collect()
 }
 
 fn descriptors(pid: Pid) -> Option<u64> {

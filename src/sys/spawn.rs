@@ -92,9 +92,26 @@ pub fn spawn(what: Spawn, channel: &OwnedFd) -> io::Result<Pid> {
     }
     let child = command.spawn()?;
     // Never waited for here: the master has one reaper.
-    i32::try_from(child.id())
+    let pid = i32::try_from(child.id())
         .map(Pid)
-        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // Not in the child before its exec: our files in /proc are root's, since we cannot be dumped.
+    offer_to_oom_killer(pid);
+    Ok(pid)
+}
+
+/// By how much a worker's `oom_score_adj` is above ours: a tenth of the memory that counts.
+pub const OOM_SCORE: i32 = 100;
+
+/// Makes the kernel prefer a worker to us when memory runs out (`oom_score_adj`, proc(5)): one can be replaced.
+/// Raising needs no privilege. Where it cannot be done nothing is lost but the preference.
+fn offer_to_oom_killer(pid: Pid) {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj");
+    let own = own.ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if let Some(own) = own {
+        let score = (own + OOM_SCORE).min(1000);
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.0), score.to_string());
+    }
 }
 
 fn place_channel(channel: RawFd) -> io::Result<()> {

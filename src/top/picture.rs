@@ -84,7 +84,7 @@ impl View {
         self.charts(frame, charts);
         self.workers(frame, table, fleet);
         if let Some(reload) = &fleet.reload {
-            frame.render_widget(progress(reload, fleet.wanted), going);
+            frame.render_widget(progress(reload, fleet), going);
         }
         frame.render_widget(lately(fleet, status.clock_ms), incidents);
         frame.render_widget(self.foot(), foot);
@@ -265,13 +265,13 @@ fn tone(word: &str) -> Style {
     })
 }
 
-fn progress(reload: &ReloadView, wanted: u32) -> Gauge<'static> {
-    let share = f64::from(reload.admitted.min(wanted)) / f64::from(wanted.max(1));
+fn progress(reload: &ReloadView, fleet: &FleetView) -> Gauge<'static> {
+    let (taken, wanted) = (fleet.taken_over(), fleet.wanted);
+    let share = f64::from(taken.min(wanted)) / f64::from(wanted.max(1));
     let label = format!(
-        "reload to generation {}: {}, {} of {wanted} slots, {}",
+        "reload to generation {}: {}, {taken} of {wanted} slots, {}",
         reload.generation,
         reload.stage,
-        reload.admitted,
         words::span(reload.elapsed_ms)
     );
     Gauge::default()

@@ -222,6 +222,24 @@ def lowers_backlog():
     say("lowered")
 
 
+def shuts_down():
+    """Shuts the shared listener down, ARG times: it is down for everybody who holds it."""
+    for _ in range(int(arg)):
+        try:
+            listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is down already
+        time.sleep(0.002)
+    say("shut")
+
+
+def shuts_a_path_down():
+    """The same to a Unix socket at the path ARG, which the kernel does not open again."""
+    message, fd = channel.query(address=arg, port=-1, kind=-1)
+    socket.socket(fileno=fd).shutdown(socket.SHUT_RDWR)
+    say("shut")
+
+
 def close_channel():
     channel.sock.close()
     say("closed")

@@ -20,6 +20,9 @@ const server = http.createServer((req, res) => {
       return res.end('health');
     case '/sick': sick = true; return about();
     case '/spin': return spinForEver();
+    case '/regex': return catastrophe();
+    case '/native': return deriveForEver();
+    case '/exec': return waitForAChild();
     case '/pause': { // comes to itself again
       about();
       const end = Date.now() + 1800;
@@ -37,6 +40,18 @@ const server = http.createServer((req, res) => {
     default: return about();
   }
 });
+
+function catastrophe() {
+  return /^(a+)+$/.test(`${'a'.repeat(64)}!`); // tries each of 2^64 ways
+}
+
+function deriveForEver() {
+  return require('node:crypto').pbkdf2Sync('secret', 'salt', 2 ** 31 - 1, 64, 'sha512');
+}
+
+function waitForAChild() {
+  require('node:child_process').execSync('sleep 600');
+}
 
 function spinForEver() {
   for (;;) { /* the loop does not turn any more */ }

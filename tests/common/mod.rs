@@ -14,6 +14,7 @@ mod launch;
 mod master;
 mod node;
 mod process;
+mod screen;
 mod status;
 mod wait;
 
@@ -25,6 +26,7 @@ pub(crate) use node::{Node, node_script};
 pub(crate) use process::{
     Stat, backlog_of, fd_count, is_root, kill, rss_kib, running, skip, state_of, tool,
 };
+pub(crate) use screen::Screen;
 pub(crate) use status::{Status, Worker};
 pub(crate) use wait::{BOOT, LONG, wait_until};
 

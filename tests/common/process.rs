@@ -112,10 +112,13 @@ pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// The path of a command-line tool, if this machine has it.
+/// The path of a command-line tool, if this machine has it; or where tests/run installs those of Python.
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
+    let target = Path::new(env!("CARGO_BIN_EXE_rcluster")).ancestors().nth(2);
+    let own = target.map(|target| target.join("venv/bin"));
     std::env::split_paths(&path)
+        .chain(own)
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
 }

@@ -26,13 +26,13 @@
     return `${n < 10 && i ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
   };
   const micros = (us) => (us < 1000 ? `${Math.round(us)} µs` : us < 1e6 ? `${(us / 1000).toFixed(us < 1e4 ? 1 : 0)} ms` : `${(us / 1e6).toFixed(1)} s`);
-  const percent = (n) => `${Math.round(n)} %`;
+  const percent = (n) => `${Math.round(n)}\u00a0%`;
   const span = (ms) => {
     const s = Math.floor(ms / 1000);
     if (s < 1) return `${Math.round(ms)} ms`;
     const parts = [[Math.floor(s / 86400), 'd'], [Math.floor(s / 3600) % 24, 'h'], [Math.floor(s / 60) % 60, 'min'], [s % 60, 's']];
     const first = parts.findIndex(([n]) => n > 0);
-    return parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, unit]) => `${n} ${unit}`).join(' ');
+    return parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, unit]) => `${n}\u00a0${unit}`).join(' ');
   };
   const tones = { ready: 'good', serving: 'good', live: 'good', booting: 'warn', starting: 'warn', held: 'warn', spare: 'warn', reloading: 'warn', draining: 'warn', polling: 'warn' };
   const tone = (word) => tones[word] || 'bad';
@@ -80,7 +80,7 @@
   class Chart {
     constructor(title, keys, format, ceiling) {
       Object.assign(this, { title, keys, format, ceiling, at: null });
-      this.now = make('output', { className: 'now' });
+      this.now = make('output', { className: keys.length > 1 ? 'now small' : 'now' });
       this.top = make('span', { className: 'top' });
       this.svg = shape('svg', { viewBox: '0 0 600 100', preserveAspectRatio: 'none', role: 'img', tabindex: '0' });
       this.when = make('span');
@@ -235,7 +235,9 @@
       by('reload').replaceChildren(...parts);
       return;
     }
-    const text = `Reload to generation ${reload.generation}: ${reload.stage}, ${reload.admitted} of ${status.wanted} slots, for ${span(reload.elapsed_ms)}`;
+    const serves = (worker) => worker.generation >= reload.generation && worker.state === 'ready' && !worker.spare;
+    const taken = new Set(status.workers.filter(serves).map((worker) => worker.slot)).size;
+    const text = `Reload to generation ${reload.generation}: ${reload.stage}, ${taken} of ${status.wanted} slots, for ${span(reload.elapsed_ms)}`;
     let bar = by('reload').querySelector('progress');
     if (!bar) {
       bar = make('progress');
@@ -244,7 +246,7 @@
     }
     say(by('reload-text'), text);
     bar.max = status.wanted;
-    bar.value = Math.min(reload.admitted, status.wanted);
+    bar.value = Math.min(taken, status.wanted);
   }
 
   const ended = (exit) => (exit.code === undefined ? `killed by signal ${exit.signal.signal}${exit.signal.core ? ', core dumped' : ''}` : `exit code ${exit.code}`);

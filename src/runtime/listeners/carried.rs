@@ -1,16 +1,15 @@
 //! The listeners written out, for a master that is replaced in place, and read back.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
-    sync::Arc,
+    os::fd::RawFd,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Declared, Listener, Listeners, Source, Taken};
+use super::{Declared, Group, GroupId, Holding, Listener, Listeners, Source};
 use crate::{
     ipc::Query,
     runtime::{
@@ -18,7 +17,10 @@ use crate::{
         upgrade::{Fd, Packing, Unpacking},
     },
     supervisor::{Generation, WorkerId},
-    sys::listener::{Endpoint, SocketFile, SocketFileState},
+    sys::{
+        listener::{Endpoint, SocketFile, SocketFileState},
+        steer::Kernel,
+    },
 };
 
 /// [`Listeners`] written out. One socket may stand behind several names.
@@ -29,6 +31,12 @@ pub(in crate::runtime) struct ListenersState {
     declared: Vec<DeclaredState>,
     opened: u64,
     rights: Rights,
+    #[serde(default = "backlog")]
+    backlog: i32,
+}
+
+fn backlog() -> i32 {
+    4096
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +45,18 @@ struct SocketState {
     local: Endpoint,
     #[serde(default)]
     file: Option<SocketFileState>,
+    /// Its name; since state version 2.
+    #[serde(default)]
+    id: Option<GroupId>,
+    /// The seats after the first one.
+    #[serde(default)]
+    seats: Vec<Fd>,
+    /// All seats in the kernel's order.
+    #[serde(default)]
+    order: Vec<u32>,
+    /// The eBPF program that chooses among them, as `Kernel::descriptors` names it.
+    #[serde(default)]
+    program: Option<[Fd; 4]>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +67,9 @@ struct KeyState {
     #[serde(default)]
     data: Value,
     holders: BTreeSet<WorkerId>,
+    /// How they get its connections, if not by the first seat.
+    #[serde(default)]
+    holdings: Vec<(WorkerId, Holding)>,
     generations: BTreeSet<Generation>,
     #[serde(default)]
     opened: u64,
@@ -62,60 +85,60 @@ struct DeclaredState {
     handed: Option<(RawFd, String)>,
 }
 
-/// Sockets in the order in which they were first met.
-#[derive(Default)]
-struct Sockets {
-    list: Vec<SocketState>,
-    index: HashMap<RawFd, usize>,
-}
-
-impl Sockets {
-    fn of(
-        &mut self,
-        packing: &mut Packing,
-        socket: &Arc<OwnedFd>,
-        local: &Endpoint,
-        file: Option<&Arc<SocketFile>>,
-    ) -> usize {
-        let list = &mut self.list;
-        *self.index.entry(socket.as_raw_fd()).or_insert_with(|| {
-            list.push(SocketState {
-                fd: packing.carry(socket),
-                local: local.clone(),
-                file: file.map(|file| file.state()),
-            });
-            list.len() - 1
-        })
+impl ListenersState {
+    /// Whether a program that knows one socket an address would misread it.
+    pub(in crate::runtime) fn has_seats(&self) -> bool {
+        let by_hand = |k: &KeyState| !k.holdings.is_empty();
+        self.sockets.iter().any(|s| !s.seats.is_empty()) || self.keys.iter().any(by_hand)
     }
 }
 
 impl Listeners {
     /// Written out.
     pub(in crate::runtime) fn pack(&self, packing: &mut Packing) -> ListenersState {
-        let mut sockets = Sockets::default();
+        let index: BTreeMap<_, _> = self.groups.keys().zip(0..).collect();
+        let at = |id: &GroupId| index.get(id).copied().unwrap_or_default();
+        let sockets = self.groups.iter().map(|(id, group)| {
+            let program = group.program().map(Kernel::descriptors);
+            let program = program.map(|fds| fds.map(|fd| packing.carry(&fd)));
+            let mut carry = |seat| packing.carry(seat);
+            SocketState {
+                program,
+                fd: carry(group.first()),
+                local: group.local.clone(),
+                file: group.file.as_ref().map(SocketFile::state),
+                id: Some(*id),
+                seats: group.seats[1..].iter().map(carry).collect(),
+                order: group.order.clone(),
+            }
+        });
+        let sockets = sockets.collect();
         let keys = self.by_key.values().map(|l| KeyState {
-            socket: sockets.of(packing, &l.socket, &l.local, l.file.as_ref()),
+            socket: at(&l.group),
             query: l.query.clone(),
             data: l.data.clone(),
-            holders: l.holders.clone(),
+            holders: l.holders.keys().copied().collect(),
+            holdings: (l.holders.iter())
+                .filter(|(_, how)| **how != Holding::Seat(0))
+                .map(|(id, how)| (*id, *how))
+                .collect(),
             generations: l.generations.clone(),
             opened: l.opened,
         });
-        let keys = keys.collect();
         let declared = self.declared.iter().map(|d| DeclaredState {
-            socket: sockets.of(packing, &d.socket, &d.local, d.file.as_ref()),
+            socket: at(&d.group),
             asked: d.asked.clone(),
             used: d.used,
             from: d.from,
             handed: d.handed.clone(),
         });
-        let declared = declared.collect();
         ListenersState {
-            sockets: sockets.list,
-            keys,
-            declared,
+            sockets,
+            keys: keys.collect(),
+            declared: declared.collect(),
             opened: self.opened,
             rights: self.rights.clone(),
+            backlog: self.backlog,
         }
     }
 
@@ -127,47 +150,64 @@ impl Listeners {
         state: ListenersState,
         unpacking: &mut Unpacking,
     ) -> io::Result<Self> {
-        let sockets = state.sockets.into_iter().map(|s| {
-            let file = s.file.map(SocketFile::resume).map(Arc::new);
-            Ok((unpacking.shared(s.fd)?, s.local, file))
-        });
-        let sockets: Vec<Taken> = sockets.collect::<io::Result<_>>()?;
-        let shared = |index: usize| {
-            let missing = || io::Error::new(io::ErrorKind::InvalidData, "a socket is missing");
-            sockets.get(index).cloned().ok_or_else(missing)
+        let mut all = Self {
+            rights: state.rights,
+            backlog: state.backlog,
+            opened: state.opened,
+            ..Self::default()
         };
-        let keys = state.keys.into_iter().map(|k| {
-            let (socket, local, file) = shared(k.socket)?;
+        let mut ids = vec![];
+        for s in state.sockets {
+            let seats = [s.fd].into_iter().chain(s.seats);
+            let seats: Vec<_> = seats
+                .map(|fd| unpacking.shared(fd))
+                .collect::<io::Result<_>>()?;
+            let file = s.file.map(SocketFile::resume);
+            let mut group = Group::resume(seats, s.local, file);
+            group.keep_order(s.order);
+            if let Some([control, schedule, sockets, program]) = s.program {
+                let mut own = |fd| unpacking.own(fd);
+                let descriptors = [own(control)?, own(schedule)?, own(sockets)?, own(program)?];
+                group.keep_program(Kernel::resume(descriptors)?);
+            }
+            let id = match s.id {
+                Some(id) => {
+                    all.groups.insert(id, group);
+                    id
+                }
+                None => all.add(group),
+            };
+            ids.push(id);
+        }
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "a socket is missing");
+        let named = |index: usize| ids.get(index).copied().ok_or_else(missing);
+        for k in state.keys {
+            let mut holders: BTreeMap<_, _> = (k.holders.into_iter())
+                .map(|id| (id, Holding::Seat(0)))
+                .collect();
+            holders.extend(k.holdings);
             let listener = Listener {
-                socket,
-                local,
-                file,
+                group: named(k.socket)?,
                 data: k.data,
-                holders: k.holders,
+                holders,
                 generations: k.generations,
                 opened: k.opened,
                 query: k.query,
             };
-            Ok((listener.query.key(), listener))
-        });
-        let by_key = keys.collect::<io::Result<_>>()?;
-        let declared = state.declared.into_iter().map(|d| {
-            let (socket, local, file) = shared(d.socket)?;
-            Ok(Declared {
+            all.by_key.insert(listener.query.key(), listener);
+        }
+        for d in state.declared {
+            let group = named(d.socket)?;
+            let local = all.groups.get(&group).map(|g| g.local.clone());
+            all.declared.push(Declared {
                 asked: d.asked,
-                socket,
-                local,
-                file,
+                local: local.ok_or_else(missing)?,
+                group,
                 used: d.used,
                 from: d.from,
                 handed: d.handed,
-            })
-        });
-        Ok(Self {
-            declared: declared.collect::<io::Result<_>>()?,
-            by_key,
-            rights: state.rights,
-            opened: state.opened,
-        })
+            });
+        }
+        Ok(all)
     }
 }

@@ -58,7 +58,7 @@ impl Unpacking {
     ///
     /// # Errors
     /// `EBADF` when it was not left open, `InvalidData` when it was taken already.
-    pub(super) fn own(&mut self, Fd(number): Fd) -> io::Result<OwnedFd> {
+    pub(in crate::runtime) fn own(&mut self, Fd(number): Fd) -> io::Result<OwnedFd> {
         if !self.own.insert(number) {
             let why = format!("descriptor {number} is named twice");
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));

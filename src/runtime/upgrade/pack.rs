@@ -125,8 +125,10 @@ pub(super) fn pack(
     });
     let links = links.collect();
     let then = handover::monotonic().as_micros();
+    let listeners = world.listeners.pack(packing);
+    let hands = world.hands.pack(packing);
     State {
-        header: Header::new(),
+        header: Header::new(listeners.has_seats() || world.hands.held() > 0),
         clock: (master.clock.now(), u64::try_from(then).unwrap_or(u64::MAX)),
         supervisor: master.supervisor.clone(),
         config: world.config.clone(),
@@ -138,7 +140,8 @@ pub(super) fn pack(
             .collect(),
         pids: world.pids.iter().map(|(pid, id)| (*pid, *id)).collect(),
         links,
-        listeners: world.listeners.pack(packing),
+        listeners,
+        hands,
         withheld: world
             .withheld
             .iter()

@@ -28,6 +28,7 @@ use crate::{
         effects::World,
         endings::Endings,
         figures::Figures,
+        hands::Hands,
         link::{FromLink, Link, Task, ToWorker},
         listeners::Listeners,
         overview::Bus,
@@ -169,6 +170,8 @@ pub(in crate::runtime) fn world(
         guard,
         inbox.clone(),
     );
+    world.hands = Hands::unpack(std::mem::take(&mut state.hands), unpacking)?;
+    world.balancer.stale = true;
     for state in &state.links {
         world.links.insert(state.id, link(state, inbox, unpacking)?);
     }

@@ -17,19 +17,21 @@ use crate::{
     ipc::{Channel, LineDecoder, Outgoing, Query},
     logs::{Begun, Kept},
     runtime::{
-        figures::FiguresState, listeners::ListenersState, overview::BusState, release::Release,
-        reread::Reread, senses::OomCounter, shim_file::ShimState,
+        figures::FiguresState, hands::HandsState, listeners::ListenersState, overview::BusState,
+        release::Release, reread::Reread, senses::OomCounter, shim_file::ShimState,
     },
     supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
 };
 
 /// The version that is written.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// The oldest version that is read.
 const OLDEST: u32 = 1;
 /// Programs that read this version or a newer one read what is written: they
 /// skip what they do not know.
 const READABLE_FROM: u32 = 1;
+/// The same where connections are balanced: before, an address had one socket, and no connection was in our hands.
+const BALANCED_FROM: u32 = 2;
 
 /// Why a state cannot be read.
 #[derive(Debug, Error)]
@@ -78,10 +80,14 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(balanced: bool) -> Self {
         Self {
             version: VERSION,
-            readable_from: READABLE_FROM,
+            readable_from: if balanced {
+                BALANCED_FROM
+            } else {
+                READABLE_FROM
+            },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             nonce: fastrand::u64(..),
@@ -182,6 +188,8 @@ pub(in crate::runtime) struct State {
     pub(super) links: Vec<LinkState>,
     pub(super) listeners: ListenersState,
     #[serde(default)]
+    pub(super) hands: HandsState,
+    #[serde(default)]
     pub(super) withheld: Vec<(WorkerId, Vec<Query>)>,
     #[serde(default)]
     pub(super) endings: Vec<(WorkerId, bool, Option<Exit>)>,
@@ -254,7 +262,7 @@ mod tests {
         let header = |version, readable_from| Header {
             version,
             readable_from,
-            ..Header::new()
+            ..Header::new(false)
         };
         assert!(header(VERSION, READABLE_FROM).check().is_ok());
         assert!(header(VERSION + 1, VERSION).check().is_ok());

@@ -119,7 +119,7 @@ fn waiting_has_a_deadline(step: &Step<'_>) -> Verdict {
             });
         let spare = worker.state == State::Held && worker.spare;
         // One that hangs in its boot is looked into first.
-        let examined = worker.hung && worker.examined_by.is_some_and(|by| by > step.after.now);
+        let examined = is_examined(step, worker);
         let fine = match worker.deadline {
             Some(at) => worker.state != State::Ready && at > step.after.now,
             None => worker.state == State::Ready || held_by_reload || spare || examined,
@@ -132,6 +132,11 @@ fn waiting_has_a_deadline(step: &Step<'_>) -> Verdict {
         })?;
     }
     Ok(())
+}
+
+/// It hangs, and is looked into before it is killed: it takes no connection meanwhile.
+pub(super) fn is_examined(step: &Step<'_>, worker: &Worker) -> bool {
+    worker.hung && worker.examined_by.is_some_and(|by| by > step.after.now)
 }
 
 /// No busy loop; and never asleep while a worker's deadline runs.

@@ -8,7 +8,7 @@ use super::{
         machine::Phase,
         reload::{Reload, Stage},
     },
-    invariants::{Step, Verdict, count, ensure, generation_of, is_about, moves},
+    invariants::{Step, Verdict, count, ensure, generation_of, is_about, is_examined, moves},
 };
 
 /// All of them, in the order of this file.
@@ -18,6 +18,7 @@ pub(super) fn check(step: &Step<'_>) -> Verdict {
     gates_open_all_at_once(step)?;
     an_atomic_switch_drains_nobody_early(step)?;
     an_atomic_switch_is_one_moment(step)?;
+    a_bake_is_whole(step)?;
     a_commit_is_proven(step)
 }
 
@@ -41,6 +42,8 @@ fn a_failed_reload_leaves_the_old_set(step: &Step<'_>) -> Verdict {
     })?;
     moves(step.actions)
         .filter(|m| m.generation == old && m.from == State::Ready && !is_about(step.event, m.id))
+        // An operator may ask for it in that very step.
+        .filter(|m| m.reason != "scaled down" && m.reason != "parked")
         .filter(|m| {
             let now = step.after.worker(m.id);
             now.is_none_or(|w| w.condemned.is_none())
@@ -138,6 +141,7 @@ fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
             .fleet
             .seated(slot)
             .filter(|w| w.is_ready() && w.generation != reload.generation)
+            .filter(|w| !is_examined(step, w))
             .collect();
         let lags = |fresh: &Worker| {
             let complete = olds.iter().all(|w| w.listening.is_subset(&fresh.listening));
@@ -150,6 +154,25 @@ fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
         })?;
     }
     Ok(())
+}
+
+/// An atomic reload bakes from its switch on, for as long as it was asked to.
+fn a_bake_is_whole(step: &Step<'_>) -> Verdict {
+    let until = |reload: Option<&Reload>| match reload.map(|r| r.stage) {
+        Some(Stage::Baking(until)) => Some(until),
+        _ => None,
+    };
+    let (before, after) = (
+        until(step.before.reload.as_ref()),
+        until(step.after.reload.as_ref()),
+    );
+    let policy = &step.after.policy;
+    let whole = step.after.now + policy.min_uptime.max(policy.bake);
+    let begun = after.is_some() && before.is_none();
+    ensure(
+        after.is_none() || after == if begun { Some(whole) } else { before },
+        || format!("bakes until {after:?}, not {whole}"),
+    )
 }
 
 /// A generation is committed when every slot has a sound ready worker of it
@@ -168,21 +191,22 @@ fn a_commit_is_proven(step: &Step<'_>) -> Verdict {
         let worker = machine.fleet.sound(slot, machine.committed);
         worker.and_then(|w| w.ready_at)
     };
-    // A slot that was added during the bake is younger than the switch.
-    let first = machine.slots().filter_map(ready).min();
-    let least = match policy.switch {
-        Switch::Rolling => trial,
-        Switch::Atomic => Duration::ZERO,
+    // A slot that was added or restarted during the bake is younger than the switch.
+    let (baked, least) = match (policy.switch, step.before.reload.as_ref().map(|r| r.stage)) {
+        (Switch::Atomic, Some(Stage::Baking(until))) => (until <= machine.now, Duration::ZERO),
+        (Switch::Atomic, _) => (trial.is_zero(), Duration::ZERO),
+        (Switch::Rolling, _) => {
+            let first = machine.slots().filter_map(ready).min();
+            (first.is_some_and(|at| at + trial <= machine.now), trial)
+        }
     };
-    ensure(first.is_some_and(|at| at + trial <= machine.now), || {
-        "committed, no slot is proven".to_owned()
-    })?;
+    ensure(baked, || "committed, not baked".to_owned())?;
     for slot in machine.slots() {
         let proven = ready(slot).is_some_and(|at| at + least <= machine.now);
         ensure(proven, || format!("committed, slot {slot} is not proven"))?;
     }
     let others = count(machine, |w| {
-        w.is_ready() && w.generation != machine.committed
+        w.is_ready() && w.generation != machine.committed && !is_examined(step, w)
     });
     ensure(others == 0, || format!("committed, {others} others serve"))
 }

@@ -25,6 +25,7 @@ pub(super) fn policy() -> Policy {
         health: None,
         recycle: Recycle::default(),
         spares: 0,
+        attentive: false,
     }
 }
 

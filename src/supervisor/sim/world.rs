@@ -10,8 +10,8 @@ use fastrand::Rng;
 
 use super::{
     super::{
-        Event, Exit, Fact, Generation, Pid, Policy, Scale, Slot, Switch, Ticket, Time, Urgency,
-        Worker, WorkerId, machine::Phase,
+        Event, Exit, Fact, Generation, Pid, Policy, Scale, Slot, Ticket, Time, Urgency, Worker,
+        WorkerId, machine::Phase,
     },
     habits::{self, Chaos, chance},
     invariants::{self, Verdict, ensure},
@@ -321,10 +321,7 @@ impl World {
                 Urgency::Graceful
             }));
         }
-        // The invariants of the one moment of an atomic switch know one number of slots.
-        let machine = &self.watch.machine;
-        let switching = machine.policy.switch == Switch::Atomic && machine.reload.is_some();
-        if chance(&mut self.rng, self.chaos.scales) && !switching {
+        if chance(&mut self.rng, self.chaos.scales) {
             let event = match self.rng.u8(..5) {
                 0 => Event::Park,
                 1 => Event::Restart {

@@ -1,0 +1,119 @@
+//! Four workers that journal, and the ledger's load on them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rcluster::ledger::{self, Class, Control, Fate, Load, Mode, Reconciliation, Running, Target};
+
+use crate::support::contender::{Kind, Server, Start, bench_file};
+use crate::support::nodes::Node;
+use crate::support::report::Report;
+
+pub(crate) const WORKERS: usize = 4;
+const CLIENTS: u32 = 16;
+const THINK: Duration = Duration::from_millis(2);
+/// In which a request must begin to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The fleet.
+pub(crate) fn fleet(node: &Node) -> Result<Server> {
+    Start {
+        kind: Kind::Rcluster,
+        node: &node.path,
+        workers: WORKERS,
+        script: bench_file("apps/journal-http.js"),
+        options: Vec::new(),
+        prepare: None,
+    }
+    .run()
+}
+
+/// Loads that run beside each other, each in a thread of its own.
+pub(crate) struct Loads(Vec<Running>);
+
+/// What came of them.
+pub(crate) struct Outcome {
+    pub(crate) report: ledger::Report,
+    pub(crate) journals: Reconciliation,
+}
+
+impl Loads {
+    pub(crate) fn start(server: &Server, modes: &[Mode]) -> Result<Self> {
+        let mut first_client = 0;
+        let running = modes.iter().map(|mode| {
+            let mut load = Load::new(Target::Tcp(server.address));
+            load.mode = *mode;
+            load.clients = CLIENTS;
+            load.first_client = first_client;
+            load.think = THINK;
+            load.request_timeout = PATIENCE;
+            first_client += CLIENTS;
+            ledger::spawn(load).context("start a load")
+        });
+        Ok(Self(running.collect::<Result<_>>()?))
+    }
+
+    fn controls(&self) -> impl Iterator<Item = &Control> {
+        self.0.iter().map(Running::control)
+    }
+
+    pub(crate) fn mark(&self, phase: &str) {
+        self.controls().for_each(|control| control.mark(phase));
+    }
+
+    pub(crate) fn stop(self, server: &Server) -> Result<Outcome> {
+        self.controls().for_each(Control::stop);
+        let mut reports = self.0.into_iter().map(Running::join);
+        let mut report = reports.next().context("no load")??;
+        for other in reports {
+            report.absorb(&other?);
+        }
+        let journals = ledger::reconcile(&server.folder().join("journal"), &report)?;
+        Ok(Outcome { report, journals })
+    }
+}
+
+impl Outcome {
+    /// Requests that a worker lost which is none of these: it had received them. And those that nobody received although the
+    /// connection did not end by itself, which only an accepted connection does.
+    pub(crate) fn unexplained(&self, dead: &BTreeSet<i32>) -> Vec<String> {
+        let is_dead = |name: &str| name.parse().is_ok_and(|pid| dead.contains(&pid));
+        let mut found = Vec::new();
+        for (id, class, fate) in &self.journals.failures {
+            let explained = match fate {
+                Fate::Received(worker) | Fate::Answered(worker) => is_dead(worker),
+                // Still in the buffer of a connection that the dead worker had accepted.
+                Fate::NeverSeen => matches!(class, Class::FinBeforeByte | Class::RstBeforeByte),
+            };
+            if !explained {
+                found.push(format!("{id}: {class}, {fate:?}"));
+            }
+        }
+        found
+    }
+
+    /// The lines of the report that all runs share.
+    pub(crate) fn tell(&self, report: &mut Report, phase: &str) {
+        let classes: Vec<_> = self
+            .report
+            .classes
+            .iter()
+            .map(|(class, count)| format!("{class}: {count}"))
+            .collect();
+        let (unseen, received, answered) = self.journals.fates();
+        let p99 = |name: &str| {
+            let phase = self.report.phase(name);
+            phase.map_or(f64::NAN, |p| p.latency.percentile(99.0).as_secs_f64() * 1e3)
+        };
+        report.note(&format!(
+            "{} requests: {}. By the journals the lost ones had been received: {received}, answered: {answered}, neither: {unseen}. \
+             p99 before / meanwhile: {:.1} / {:.1} ms; longest time without an answer: {:.0} ms.",
+            self.report.total,
+            classes.join(", "),
+            p99("quiet"),
+            p99(phase),
+            self.report.longest_gap().as_secs_f64() * 1e3,
+        ));
+    }
+}

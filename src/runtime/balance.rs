@@ -1,0 +1,321 @@
+//! Who gets new connections: looks at the workers, steers the kernel, and tends the seats of those who cannot.
+//!
+//! It must not decide who lives: that is the supervisor's.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    effects::World,
+    listeners::{GroupId, Holding},
+};
+use crate::{
+    admin::{BalanceStatus, Fairness, SlotFigures, SlotShare},
+    balance::{Seat, fairness},
+    cli::Balance,
+    supervisor::{Supervisor, Time, Worker, WorkerId},
+};
+
+/// Time between two looks at the accept queues while connections come.
+const LOOK: Duration = Duration::from_millis(10);
+/// A look at more seats takes longer: this much more for each.
+const LOOK_A_SEAT: Duration = Duration::from_micros(250);
+/// Time between two changes of weights that follow load.
+const WEIGH: Duration = Duration::from_millis(100);
+/// Looks go on for this long after the last connection that a worker told of.
+const ATTENTION: Duration = Duration::from_secs(2);
+/// So many looks in a row at which connections wait make a seat slow.
+const SLOW: u32 = 2;
+/// A beat that is late by more than this is missed.
+const LATE: Duration = Duration::from_millis(350);
+
+/// What is remembered between two looks.
+#[derive(Debug, Default)]
+pub(super) struct Balancer {
+    mode: Balance,
+    /// Workers that may get connections, in the order of their ids.
+    pub(super) fit: Vec<WorkerId>,
+    /// When the first of them will have missed a beat.
+    late_at: Option<Time>,
+    look_at: Option<Instant>,
+    weigh_at: Option<Instant>,
+    attentive_until: Option<Instant>,
+    /// Connections that workers told of since weights were last changed.
+    arrivals: u64,
+    /// Looks in a row at which connections waited at a seat.
+    waiting: HashMap<(GroupId, u32), u32>,
+    /// Descriptors of the listeners have changed.
+    pub(super) stale: bool,
+}
+
+impl Balancer {
+    /// There is something to look at soon.
+    pub(super) fn attend(&mut self) {
+        self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
+    }
+
+    /// As it is in force; before the first worker is ready, as it will be.
+    fn mode(&self, configured: Balance) -> Balance {
+        if self.fit.is_empty() {
+            configured
+        } else {
+            self.mode
+        }
+    }
+
+    /// When a worker's silence counts.
+    pub(super) fn late_at(&self) -> Option<Time> {
+        self.late_at
+    }
+}
+
+/// Whether a worker can be trusted with a new connection.
+fn is_fit(worker: &Worker, now: Time, silence: Option<Duration>) -> bool {
+    let silent = |heard: Time| silence.is_some_and(|most| now.since(heard) > most);
+    worker.is_ready()
+        && worker.channel_open
+        && !worker.leaving
+        && !worker.hung
+        && worker.doubted.is_none()
+        && !worker.heard.is_some_and(silent)
+}
+
+impl World {
+    /// A worker told what it has: connections that came, and those that are open.
+    pub(super) fn told_load(&mut self, id: WorkerId, accepted: u64, open: u64) {
+        let came = self.hands.report(id, accepted, open);
+        if came > 0 && self.balancer.mode == Balance::Spread {
+            self.balancer.arrivals += came;
+            self.balancer.attentive_until = Some(Instant::now() + ATTENTION);
+            self.balancer.attend();
+        }
+    }
+
+    /// Follows what has changed since the last step.
+    pub(super) fn follow_balance(&mut self, supervisor: &Supervisor) {
+        let plain = self.config.launch.balance == Balance::Shared && self.listeners.are_plain();
+        if plain && self.balancer.fit.is_empty() {
+            return;
+        }
+        let mode = self
+            .releases
+            .get(&supervisor.generation())
+            .map_or(self.config.launch.balance, |r| r.launch.balance);
+        let now = self.bus.now;
+        let attentive = mode != Balance::Shared && supervisor.policy().attentive;
+        let silence = attentive.then(|| supervisor.policy().beat() + LATE);
+        let fit: Vec<_> = supervisor
+            .workers()
+            .filter(|w| is_fit(w, now, silence))
+            .map(|w| (w.id, w.heard))
+            .collect();
+        let first = fit.iter().filter_map(|(_, heard)| *heard).min();
+        self.balancer.late_at = first
+            .zip(silence)
+            .map(|(heard, most)| heard + most + Duration::from_millis(1));
+        let changed = !fit.iter().map(|(id, _)| id).eq(&self.balancer.fit);
+        if changed || self.balancer.mode != mode || std::mem::take(&mut self.balancer.stale) {
+            self.balancer.fit = fit.into_iter().map(|(id, _)| id).collect();
+            self.balancer.mode = mode;
+            self.weigh();
+            self.tend();
+            self.give_back();
+        }
+    }
+
+    /// When [`look`](Self::look) has something to do.
+    pub(super) fn look_due(&self) -> Option<Instant> {
+        self.balancer
+            .look_at
+            .into_iter()
+            .chain(self.hands.due())
+            .min()
+    }
+
+    /// Looks at the queues and at what workers carry, if it is time. Returns whether it was.
+    pub(super) fn look(&mut self) -> bool {
+        let now = Instant::now();
+        if self.look_due().is_none_or(|at| at > now) {
+            return false;
+        }
+        self.give_back();
+        self.hands.go_on(now);
+        if self.balancer.look_at.is_none_or(|at| at > now) {
+            return true;
+        }
+        let groups: Vec<_> = self.listeners.groups().map(|(id, _)| id).collect();
+        let mut seats = 0;
+        let mut moved = false;
+        if self.balancer.mode == Balance::Spread {
+            for group in groups {
+                let (count, changed) = self.look_at_queues(group);
+                seats += count;
+                moved |= changed;
+            }
+        }
+        if moved || self.balancer.weigh_at.is_none_or(|at| at <= now) {
+            self.weigh();
+        }
+        let attentive = self.balancer.attentive_until.is_some_and(|at| at > now);
+        let busy = self.relieve_hands() || !self.balancer.waiting.is_empty();
+        self.balancer.look_at = (attentive || busy).then(|| now + LOOK.max(LOOK_A_SEAT * seats));
+        true
+    }
+
+    /// A seat at which connections wait in two looks, while others have none: its worker is in the middle of something
+    /// long. It gets no more, and what waits goes to those who have nothing to do. Returns how many seats there are, and
+    /// whether one has become slow, or is no longer.
+    fn look_at_queues(&mut self, id: GroupId) -> (u32, bool) {
+        let seats: Vec<(u32, Vec<WorkerId>)> = self.seats_of(id);
+        let Some(group) = self.listeners.group(id) else {
+            return (0, false);
+        };
+        if group.len() < 2 {
+            return (0, false);
+        }
+        let waiting = &mut self.balancer.waiting;
+        let mut slow = vec![];
+        let mut idle = 0;
+        let mut changed = false;
+        for (seat, workers) in &seats {
+            let length = group.waiting(*seat);
+            let looks = waiting.get(&(id, *seat)).copied().unwrap_or(0);
+            if length == 0 {
+                changed |= looks >= SLOW;
+                waiting.remove(&(id, *seat));
+                idle += usize::from(!workers.iter().any(|w| self.hands.owes(*w)));
+            } else {
+                changed |= looks + 1 == SLOW;
+                waiting.insert((id, *seat), looks + 1);
+                if looks + 1 >= SLOW {
+                    slow.push((length, *seat, workers.clone()));
+                }
+            }
+        }
+        if idle > 0 {
+            slow.sort_by_key(|(length, _, _)| std::cmp::Reverse(*length));
+            let not: Vec<_> = slow.iter().flat_map(|(_, _, w)| w.clone()).collect();
+            for (length, seat, _) in slow {
+                let most = idle.min(length as usize);
+                self.relieve_seat(id, seat, most, &not);
+                idle -= most;
+            }
+        }
+        (seats.len() as u32, changed)
+    }
+
+    /// Seats that fit workers accept from, with these workers.
+    fn seats_of(&self, group: GroupId) -> Vec<(u32, Vec<WorkerId>)> {
+        let mut seats: Vec<(u32, Vec<WorkerId>)> = vec![];
+        for (id, how, _) in self.listeners.holders(group) {
+            let Holding::Seat(seat) = how else { continue };
+            if !self.balancer.fit.contains(&id) {
+                continue;
+            }
+            match seats.iter_mut().find(|(s, _)| *s == seat) {
+                Some((_, workers)) if workers.contains(&id) => {}
+                Some((_, workers)) => workers.push(id),
+                None => seats.push((seat, vec![id])),
+            }
+        }
+        seats
+    }
+
+    /// Tells the kernel who gets how much.
+    fn weigh(&mut self) {
+        let mode = self.balancer.mode;
+        let arrivals = std::mem::take(&mut self.balancer.arrivals);
+        self.balancer.weigh_at = Some(Instant::now() + WEIGH);
+        let ids: Vec<_> = (self.listeners.groups())
+            .filter(|(_, group)| group.len() > 1)
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            let taken = self.seats_of(id);
+            let Some(group) = self.listeners.group(id) else {
+                continue;
+            };
+            let mut seats = vec![Seat::default(); group.len()];
+            for (seat, workers) in &taken {
+                let slow = self.balancer.waiting.get(&(id, *seat)).copied();
+                let known = &mut seats[*seat as usize];
+                known.eligible = slow.is_none_or(|looks| looks < SLOW) || mode == Balance::SourceIp;
+                for worker in workers {
+                    let (open, busy) = self.hands.load(*worker);
+                    known.connections += open;
+                    known.busy = known.busy.max(busy);
+                }
+            }
+            if !seats.iter().any(|s| s.eligible) {
+                // All are slow: nobody is worse than the others.
+                for (seat, _) in &taken {
+                    seats[*seat as usize].eligible = true;
+                }
+            }
+            let weights = group.weigher.weigh(&seats, arrivals);
+            group.steer(mode, weights);
+        }
+    }
+
+    /// Tends the seats that no fit worker accepts from, as long as there is a worker to give to.
+    fn tend(&mut self) {
+        let mut seats = vec![];
+        for (id, group) in self.listeners.groups() {
+            let taken = self.seats_of(id);
+            let somebody =
+                (self.listeners.holders(id)).any(|(id, _, _)| self.balancer.fit.contains(&id));
+            if !somebody {
+                continue;
+            }
+            for seat in 0..group.len() as u32 {
+                if !taken.iter().any(|(s, _)| *s == seat)
+                    && let Some(socket) = group.socket(seat)
+                {
+                    seats.push((id, seat, socket.clone()));
+                }
+            }
+        }
+        self.hands.tend(seats);
+    }
+
+    /// How evenly connections and requests are shared.
+    pub(super) fn shares(&self, figures: &[SlotFigures], supervisor: &Supervisor) -> BalanceStatus {
+        let open = |slot| {
+            let seated = supervisor.workers().filter(|w| w.slot == slot && !w.spare);
+            // Where workers do not tell at once, what they told last.
+            let told = |w: &Worker| w.beat.map_or(0, |b| b.connections);
+            let known = |w: &Worker| self.hands.known(w.id).unwrap_or_else(|| told(w));
+            seated.map(known).sum::<u64>()
+        };
+        let wanted = figures
+            .iter()
+            .filter(|f| f.slot.0 < supervisor.policy().workers);
+        let rows: Vec<_> = wanted
+            .map(|f| (f.slot, [open(f.slot), f.accepted, f.requests]))
+            .collect();
+        let column = |at: usize| -> Vec<f64> { rows.iter().map(|(_, r)| r[at] as f64).collect() };
+        let sum = |at: usize| column(at).iter().sum::<f64>();
+        let part = |of: u64, at: usize| of as f64 / sum(at).max(1.0);
+        let mode = self.balancer.mode(self.config.launch.balance);
+        BalanceStatus {
+            mode: mode.name().to_owned(),
+            fairness: Fairness {
+                connections: fairness(&column(0)),
+                accepted: fairness(&column(1)),
+                requests: fairness(&column(2)),
+            },
+            shares: rows
+                .iter()
+                .map(|(slot, [connections, accepted, requests])| SlotShare {
+                    slot: *slot,
+                    connections: *connections,
+                    accepted: part(*accepted, 1),
+                    requests: part(*requests, 2),
+                })
+                .collect(),
+            passed: self.hands.passed,
+            held: self.hands.held() as u64,
+        }
+    }
+}

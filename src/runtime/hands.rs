@@ -1,0 +1,474 @@
+//! Connections that pass through the master's hands: accepted from a seat whose worker cannot, or where the master
+//! deals out (`--balance least-conn`), and given to a worker.
+//!
+//! The descriptor stays here until the worker has said that its server took it. A worker that dies or refuses before has
+//! not touched it (`onconnection` in `lib/internal/cluster/child.js` answers before it reads), so another one gets it.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::Instant,
+};
+use tracing::{debug, warn};
+
+use super::{
+    effects::World,
+    listeners::GroupId,
+    upgrade::{Fd, Packing, Unpacking},
+};
+use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
+
+/// Connections that a worker may have been given and not yet taken. The first is in its hands; a second one, so that it
+/// need not wait for us between two, is still in ours.
+const UNTAKEN: u32 = 2;
+/// A worker that has not taken a connection after so long shall not keep the next one waiting.
+const SLOW: Duration = Duration::from_millis(10);
+/// Accepted in one turn of the loop.
+const TURN: usize = 64;
+/// One that all workers refuse is closed after this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time without accepting when there are no descriptors left.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// A connection that no worker has taken yet.
+#[derive(Debug)]
+struct Connection {
+    group: GroupId,
+    socket: Arc<OwnedFd>,
+    since: Instant,
+    /// Since a worker was given it.
+    given: Instant,
+    /// Who would not have it.
+    refused: Vec<WorkerId>,
+}
+
+/// A seat that nobody else accepts from.
+#[derive(Debug)]
+struct Tended {
+    group: GroupId,
+    seat: u32,
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// What is known of a worker's connections.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    /// What it said last: connections accepted since its start, and open.
+    accepted: u64,
+    open: u64,
+    said: Option<Instant>,
+    /// Connections that it closes, a second.
+    closing: u64,
+    /// Connections that it was given, and took or may take yet.
+    given: u64,
+    untaken: u32,
+    /// How busy its event loop was, thousandths.
+    busy: u32,
+}
+
+impl Load {
+    /// Connections that are open now, as far as one can know.
+    fn open(&self) -> u64 {
+        let since = self.said.map_or(0, |at| at.elapsed().as_millis().min(1000));
+        let closed = self.closing * since as u64 / 1000;
+        // What it was given since it last said how many it has.
+        let more = self.given.saturating_sub(self.accepted);
+        (self.open + more)
+            .saturating_sub(closed)
+            .max(self.untaken.into())
+    }
+
+    fn report(&mut self, accepted: u64, open: u64) {
+        if let Some(at) = self.said {
+            let elapsed = at.elapsed().as_millis() as u64;
+            let came = accepted.saturating_sub(self.accepted);
+            let closed = (self.open + came).saturating_sub(open) * 1000;
+            if let Some(closing) = closed.checked_div(elapsed) {
+                self.closing = u64::midpoint(self.closing, closing);
+            }
+        }
+        self.accepted = accepted;
+        self.open = open;
+        self.said = Some(Instant::now());
+    }
+}
+
+/// The master's hands.
+#[derive(Debug, Default)]
+pub(super) struct Hands {
+    loads: HashMap<WorkerId, Load>,
+    given: BTreeMap<u64, (WorkerId, Connection)>,
+    /// Those that came back.
+    back: VecDeque<Connection>,
+    tended: Vec<Tended>,
+    /// No accepting before that.
+    pause: Option<Instant>,
+    /// When those that came back are tried again, whatever happens.
+    again: Option<Instant>,
+    /// Connections that workers took from us.
+    pub(super) passed: u64,
+}
+
+/// [`Hands`] written out.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct HandsState {
+    given: Vec<(u64, WorkerId, GroupId, Fd)>,
+    back: Vec<(GroupId, Fd)>,
+    passed: u64,
+}
+
+impl Hands {
+    /// A worker says what it has.
+    pub(super) fn report(&mut self, id: WorkerId, accepted: u64, open: u64) -> u64 {
+        let load = self.loads.entry(id).or_default();
+        let before = load.said.map_or(accepted, |_| load.accepted);
+        load.report(accepted, open);
+        accepted.saturating_sub(before)
+    }
+
+    /// How busy its event loop was, thousandths.
+    pub(super) fn is_busy(&mut self, id: WorkerId, busy: u32) {
+        self.loads.entry(id).or_default().busy = busy;
+    }
+
+    /// A connection of another kind (a health check) was given to it: its counts will have it.
+    pub(super) fn also(&mut self, id: WorkerId) {
+        self.loads.entry(id).or_default().given += 1;
+    }
+
+    /// Connections that are open at a worker, and how busy it is in thousandths.
+    pub(super) fn load(&self, id: WorkerId) -> (u64, u32) {
+        self.loads.get(&id).map_or((0, 0), |l| (l.open(), l.busy))
+    }
+
+    /// Connections that are open at a worker, if it tells at once.
+    pub(super) fn known(&self, id: WorkerId) -> Option<u64> {
+        self.loads.get(&id).map(Load::open)
+    }
+
+    fn load_of(&self, id: WorkerId) -> Load {
+        self.loads.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Connections that no worker has taken yet.
+    pub(super) fn held(&self) -> usize {
+        self.given.len() + self.back.len()
+    }
+
+    /// Whether a worker has been given what it has not taken.
+    pub(super) fn owes(&self, id: WorkerId) -> bool {
+        self.load_of(id).untaken > 0
+    }
+
+    /// Tends these seats from now on, and no others.
+    pub(super) fn tend(&mut self, seats: Vec<(GroupId, u32, Arc<OwnedFd>)>) {
+        let wanted = |t: &Tended| seats.iter().any(|(g, s, _)| (*g, *s) == (t.group, t.seat));
+        self.tended.retain(wanted);
+        for (group, seat, socket) in seats {
+            let there = |t: &Tended| (t.group, t.seat) == (group, seat);
+            if self.tended.iter().any(there) {
+                continue;
+            }
+            match listener::watch(&socket) {
+                Ok(socket) => self.tended.push(Tended {
+                    group,
+                    seat,
+                    socket,
+                }),
+                Err(error) => warn!(seat, %error, "failed to watch a listening socket"),
+            }
+        }
+    }
+
+    /// Ends when a connection waits at a tended seat; never, when there is none.
+    pub(super) async fn arrival(&self) {
+        std::future::poll_fn(|cx| {
+            let ready = |t: &Tended| t.socket.poll_read_ready(cx).is_ready();
+            if self.tended.iter().map(ready).fold(false, |a, b| a | b) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// When accepting goes on, or one that came back is tried again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.pause.into_iter().chain(self.again).min()
+    }
+
+    /// A pause that is over is none.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        self.pause = self.pause.filter(|at| *at > now);
+        self.again = (!self.back.is_empty()).then(|| now + EXHAUSTED);
+    }
+
+    /// A worker is gone: what it has not taken is somebody else's.
+    fn forget(&mut self, id: WorkerId) {
+        self.loads.remove(&id);
+        let (gone, kept) = std::mem::take(&mut self.given)
+            .into_iter()
+            .partition(|(_, (worker, _))| *worker == id);
+        self.given = kept;
+        let gone: BTreeMap<_, _> = gone;
+        self.back.extend(gone.into_values().map(|(_, c)| c));
+    }
+
+    /// Closes all.
+    pub(super) fn drop_all(&mut self) {
+        *self = Self {
+            passed: self.passed,
+            ..Self::default()
+        };
+    }
+
+    /// Written out.
+    pub(super) fn pack(&self, packing: &mut Packing) -> HandsState {
+        let given = self.given.iter();
+        let given = given.map(|(seq, (id, c))| (*seq, *id, c.group, packing.carry(&c.socket)));
+        let given = given.collect();
+        let back = self.back.iter();
+        HandsState {
+            given,
+            back: back.map(|c| (c.group, packing.carry(&c.socket))).collect(),
+            passed: self.passed,
+        }
+    }
+
+    /// Read back.
+    ///
+    /// # Errors
+    /// `EBADF` for a connection that was not left open.
+    pub(super) fn unpack(state: HandsState, unpacking: &mut Unpacking) -> io::Result<Self> {
+        let mut hands = Self {
+            passed: state.passed,
+            ..Self::default()
+        };
+        let connection = |group, socket| Connection {
+            group,
+            socket,
+            since: Instant::now(),
+            given: Instant::now(),
+            refused: vec![],
+        };
+        for (seq, id, group, fd) in state.given {
+            let load = hands.loads.entry(id).or_default();
+            load.given += 1;
+            load.untaken += 1;
+            let one = connection(group, unpacking.shared(fd)?);
+            hands.given.insert(seq, (id, one));
+        }
+        for (group, fd) in state.back {
+            hands
+                .back
+                .push_back(connection(group, unpacking.shared(fd)?));
+        }
+        Ok(hands)
+    }
+}
+
+impl World {
+    /// Whether there is a worker for one more connection.
+    pub(super) fn has_a_hand(&self) -> bool {
+        let now = Instant::now();
+        let paused = self.hands.pause.is_some_and(|until| until > now);
+        !paused
+            && self.hands.back.is_empty()
+            && (self.balancer.fit.iter()).any(|id| self.hands.load_of(*id).untaken < UNTAKEN)
+    }
+
+    /// Connections wait at tended seats: takes them, as far as somebody takes them from us.
+    pub(super) fn welcome(&mut self) {
+        let mut left = TURN;
+        for index in 0..self.hands.tended.len() {
+            while left > 0 {
+                let Tended { group, socket, .. } = &self.hands.tended[index];
+                let group = *group;
+                let Some((to, key)) = self.next_hand(group, &[]) else {
+                    break;
+                };
+                let accepted = socket.try_io(Interest::READABLE, |socket| {
+                    listener::accept(socket)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+                });
+                match accepted {
+                    Ok(socket) => {
+                        left -= 1;
+                        self.give(to, &key, Connection::new(group, socket));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        debug!(%error, "failed to accept a connection");
+                        self.hands.pause = Some(Instant::now() + EXHAUSTED);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Accepts up to `most` connections that wait at a seat whose worker is slow, for others.
+    pub(super) fn relieve_seat(
+        &mut self,
+        group: GroupId,
+        seat: u32,
+        most: usize,
+        not: &[WorkerId],
+    ) {
+        for _ in 0..most {
+            let Some((to, key)) = self.next_hand(group, not) else {
+                return;
+            };
+            let socket = self.listeners.group(group);
+            let socket = socket.and_then(|g| g.socket(seat).cloned());
+            match socket.map(|socket| listener::accept(&socket)) {
+                Some(Ok(Some(socket))) => self.give(to, &key, Connection::new(group, socket)),
+                Some(Ok(None) | Err(_)) | None => return,
+            }
+        }
+    }
+
+    /// Who gets the next connection of a group: the one with the fewest open, by turns among equals.
+    fn next_hand(&self, group: GroupId, not: &[WorkerId]) -> Option<(WorkerId, String)> {
+        let holders = self.listeners.holders(group);
+        let fit = holders.filter(|(id, _, _)| {
+            self.balancer.fit.contains(id)
+                && !not.contains(id)
+                && self.hands.load_of(*id).untaken < UNTAKEN
+        });
+        let fit: Vec<_> = fit
+            .map(|(id, _, key)| (self.hands.load_of(id), id, key))
+            .collect();
+        let least = fit.iter().map(|(load, _, _)| load.open()).min()?;
+        // Where connections come and go all the time, the figures are only so good.
+        let closing = fit.iter().map(|(load, _, _)| load.closing).max()?;
+        let near = least + least / 20 + closing / 50;
+        fit.iter()
+            .filter(|(load, _, _)| load.open() <= near)
+            .min_by_key(|(load, id, _)| (load.untaken, load.given, *id))
+            .map(|(_, id, key)| (*id, (*key).to_owned()))
+    }
+
+    /// Takes from slow workers what they have not seen yet, while others have nothing to do. Returns whether anybody
+    /// still has something to take.
+    pub(super) fn relieve_hands(&mut self) -> bool {
+        let idle = |id: &&WorkerId| self.hands.load_of(**id).untaken == 0;
+        if self.balancer.fit.iter().any(|id| idle(&id)) {
+            let mut slow: BTreeMap<WorkerId, Vec<Arc<OwnedFd>>> = BTreeMap::new();
+            for (id, connection) in self.hands.given.values() {
+                if connection.given.elapsed() >= SLOW && self.hands.load_of(*id).untaken > 1 {
+                    let socket = Arc::clone(&connection.socket);
+                    slow.entry(*id).or_default().push(socket);
+                }
+            }
+            for (id, sockets) in slow {
+                if let Some(link) = self.links.get(&id) {
+                    link.withdraw(sockets);
+                }
+            }
+        }
+        !self.hands.given.is_empty()
+    }
+
+    /// A worker has not seen these, and will not.
+    pub(super) fn withdrawn(&mut self, id: WorkerId, sockets: &[Arc<OwnedFd>]) {
+        let theirs = |worker: &WorkerId, c: &Connection| {
+            *worker == id && sockets.iter().any(|s| Arc::ptr_eq(s, &c.socket))
+        };
+        let gone = (self.hands.given).extract_if(.., |_, (worker, c)| theirs(worker, c));
+        let gone: Vec<_> = gone.map(|(_, (_, connection))| connection).collect();
+        if let Some(load) = self.hands.loads.get_mut(&id) {
+            load.untaken = load.untaken.saturating_sub(gone.len() as u32);
+            load.given = load.given.saturating_sub(gone.len() as u64);
+        }
+        self.hands.back.extend(gone);
+        self.give_back();
+    }
+
+    fn give(&mut self, to: WorkerId, key: &str, mut connection: Connection) {
+        connection.given = Instant::now();
+        self.probes += 1;
+        let seq = self.probes;
+        if let Some(link) = self.links.get(&to) {
+            let socket = Arc::clone(&connection.socket);
+            link.send_handle(outbound::new_connection(key, seq), socket);
+        }
+        let load = self.hands.loads.entry(to).or_default();
+        load.given += 1;
+        load.untaken += 1;
+        self.hands.given.insert(seq, (to, connection));
+        self.balancer.attend();
+    }
+
+    /// A worker says whether it took a connection.
+    pub(super) fn answered(&mut self, id: WorkerId, seq: u64, accepted: bool) {
+        // Not ours: a health check's.
+        let Some((worker, mut connection)) = self.hands.given.remove(&seq) else {
+            return;
+        };
+        if worker != id {
+            // A worker answers for another: it broke the protocol, and changes nothing.
+            self.hands.given.insert(seq, (worker, connection));
+            return;
+        }
+        if let Some(load) = self.hands.loads.get_mut(&id) {
+            load.untaken = load.untaken.saturating_sub(1);
+            load.given -= u64::from(!accepted);
+        }
+        if accepted {
+            self.hands.passed += 1;
+        } else {
+            connection.refused.push(id);
+            self.hands.back.push_back(connection);
+        }
+        self.give_back();
+    }
+
+    /// What came back goes to somebody else.
+    pub(super) fn give_back(&mut self) {
+        for _ in 0..self.hands.back.len() {
+            let Some(connection) = self.hands.back.pop_front() else {
+                return;
+            };
+            match self.next_hand(connection.group, &connection.refused) {
+                Some((to, key)) => self.give(to, &key, connection),
+                None if connection.since.elapsed() > PATIENCE => {
+                    warn!("no worker takes a connection: it is closed");
+                }
+                None => {
+                    self.hands.back.push_back(connection);
+                    let again = Instant::now() + EXHAUSTED;
+                    self.hands.again.get_or_insert(again);
+                }
+            }
+        }
+    }
+
+    /// A worker is gone.
+    pub(super) fn forget_hands(&mut self, id: WorkerId) {
+        self.hands.forget(id);
+        self.balancer.fit.retain(|fit| *fit != id);
+        self.give_back();
+    }
+}
+
+impl Connection {
+    fn new(group: GroupId, socket: OwnedFd) -> Self {
+        Self {
+            group,
+            socket: Arc::new(socket),
+            since: Instant::now(),
+            given: Instant::now(),
+            refused: vec![],
+        }
+    }
+}
