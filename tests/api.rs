@@ -28,7 +28,8 @@ fn launch(script: &str) -> Launch {
         .node(Node::V24)
         .workers(2)
         .options(["--admin", "127.0.0.1:0"])
-        .env("RCLUSTER_HANG_TIMEOUT", "1s")
+        // It beats every second; a busy machine is not taken for a hang.
+        .env("RCLUSTER_HANG_TIMEOUT", "6s")
 }
 
 fn guarded() -> Launch {
@@ -250,6 +251,10 @@ fn changes_over_tcp_need_the_token() {
     // The token opens the door: what is behind it says that there is no slot 9.
     assert_eq!(scale(&format!("Authorization: Bearer {TOKEN}\r\n")), 404);
     assert_eq!(ask(&tcp, "GET", "/v1/logs", "Host: localhost\r\n").0, 401);
+    // It would run any program: not even with the token.
+    let upgrade = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n");
+    let refused = ask(&tcp, "POST", "/v1/upgrade", &upgrade);
+    assert_eq!(refused.0, 403, "{}", refused.1);
     master.stop();
 
     let mut master = launch("http.js").start();

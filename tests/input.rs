@@ -166,7 +166,7 @@ rcluster: failed to bind 192.0.2.1:8000: the address is not of this machine
 fn address_that_is_none() {
     shows!(Launch::new("http.js").options(["-b", "localhost"]).run(), @r#"
 exit code 2
-rcluster: failed to read the address `localhost`: `localhost` is no port from 0 to 65535; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH
+rcluster: failed to read the address `localhost`: `localhost` is no port from 0 to 65535; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT, unix:PATH, or fd://N and fd://NAME for a socket that is handed to rcluster
 "#);
 }
 
@@ -174,7 +174,7 @@ rcluster: failed to read the address `localhost`: `localhost` is no port from 0 
 fn port_that_is_none() {
     shows!(Launch::new("http.js").options(["-b", "127.0.0.1:70000"]).run(), @r#"
 exit code 2
-rcluster: failed to read the address `127.0.0.1:70000`: `70000` is no port from 0 to 65535; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT or unix:PATH
+rcluster: failed to read the address `127.0.0.1:70000`: `70000` is no port from 0 to 65535; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT, unix:PATH, or fd://N and fd://NAME for a socket that is handed to rcluster
 "#);
 }
 

@@ -46,6 +46,7 @@ fn counters_incidents_and_ids_go_on() {
     master.wait_replaced(&workers[0]);
     reload(&master);
     let before = document(&master);
+    assert_eq!(requests(&before), 20, "{before}");
     upgrade(&master);
     let after = document(&master);
     assert_eq!(requests(&after), 20, "{after}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::support::contender::{Kind, Server, Start, bench_file};
+use crate::support::contender::{Kind, Server, Start};
 use crate::support::control;
 use crate::support::nodes::Node;
 use crate::support::procfs::Sample;
@@ -30,23 +30,17 @@ fn stubs(folder: &std::path::Path) -> Result<Option<Server>> {
     let Some(stub) = stub::compile(folder)? else {
         return Ok(None);
     };
-    let start = Start {
-        kind: Kind::Rcluster,
-        node: &stub,
-        workers: 4,
-        script: bench_file("apps/hello.js"),
-        prepare: None,
-        options: [
-            "--admin",
-            "127.0.0.1:0",
-            "--hang-timeout",
-            "0s",
-            "--min-uptime",
-            "0s",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-    };
+    let mut start = Start::app(Kind::Rcluster, &stub, 4, "apps/hello.js");
+    start.options = [
+        "--admin",
+        "127.0.0.1:0",
+        "--hang-timeout",
+        "0s",
+        "--min-uptime",
+        "0s",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     start.run().map(Some)
 }
 

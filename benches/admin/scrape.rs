@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::support::contender::{Kind, Start, bench_file};
+use crate::support::contender::{Kind, Start};
 use crate::support::report::Report;
 use crate::support::stats::Samples;
 use crate::support::stub;
@@ -36,21 +36,15 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     };
     let variables = folder.path().join("variables");
     fs::write(&variables, "BENCH_BEAT=1\n")?;
-    let start = Start {
-        kind: Kind::Rcluster,
-        node: &stub,
-        workers: WORKERS,
-        script: bench_file("apps/hello.js"),
-        prepare: None,
-        options: vec![
-            "--admin".to_owned(),
-            "127.0.0.1:0".to_owned(),
-            "--hang-timeout".to_owned(),
-            "0s".to_owned(),
-            "--env-file".to_owned(),
-            variables.display().to_string(),
-        ],
-    };
+    let mut start = Start::app(Kind::Rcluster, &stub, WORKERS, "apps/hello.js");
+    start.options = vec![
+        "--admin".to_owned(),
+        "127.0.0.1:0".to_owned(),
+        "--hang-timeout".to_owned(),
+        "0s".to_owned(),
+        "--env-file".to_owned(),
+        variables.display().to_string(),
+    ];
     let server = start.run()?;
     let door = door(&server)?;
     // The first count of memory and CPU comes some seconds after the start.

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::support::args::number;
 use crate::support::contender::{Kind, Start, bench_file, rcluster};
 use crate::support::nodes::Node;
-use crate::support::peers;
+use crate::support::peers::version;
 use crate::support::report::Report;
 use crate::support::stats::Samples;
 
@@ -70,7 +70,7 @@ pub(crate) fn run(report: &mut Report, node: &Node) -> Result<()> {
         .collect();
     if peer.is_some() {
         rows.push(vec![
-            format!("`pm2 ls` (PM2 {})", peers::version("pm2")),
+            format!("`pm2 ls` (PM2 {})", version("pm2")),
             theirs.show(0),
         ]);
     }

@@ -1,12 +1,13 @@
 //! Four workers that journal, and the ledger's load on them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rcluster::ledger::{self, Class, Control, Fate, Load, Mode, Reconciliation, Running, Target};
 
 use crate::support::contender::{Kind, Server, Start, bench_file};
+use crate::support::control;
 use crate::support::nodes::Node;
 use crate::support::report::Report;
 
@@ -16,9 +17,9 @@ const THINK: Duration = Duration::from_millis(2);
 /// In which a request must begin to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The fleet.
+/// The fleet, when its master knows all of it as ready.
 pub(crate) fn fleet(node: &Node) -> Result<Server> {
-    Start {
+    let server = Start {
         kind: Kind::Rcluster,
         node: &node.path,
         workers: WORKERS,
@@ -26,7 +27,17 @@ pub(crate) fn fleet(node: &Node) -> Result<Server> {
         options: Vec::new(),
         prepare: None,
     }
-    .run()
+    .run()?;
+    let began = Instant::now();
+    while control::workers_in(&control::status(&server.control())?, "ready") < WORKERS {
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "not ready: {}",
+            server.log_tail()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(server)
 }
 
 /// Loads that run beside each other, each in a thread of its own.

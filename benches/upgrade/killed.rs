@@ -172,11 +172,12 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         &format!(
             "{WORKERS} workers, 8 ledger clients (4 keep-alive, 4 with short connections). The bench keeps what the master stores, as systemd does, and \
              starts the next master at the moment at which the first one is gone. Boot: from the start of the next master until its first worker serves; \
-             beside it the boot of one plain node, interleaved. {rounds} rounds."
+             beside it the boot of one plain node and the first master's own boot, both without the load. {rounds} rounds."
         ),
     );
     let (mut boots, mut plains, mut again) =
         (Samples::default(), Samples::default(), Samples::default());
+    let mut fresh = Samples::default();
     let (mut sent, mut refused, mut lost) = (0, 0, 0);
     for _ in 0..rounds {
         plains.push(plain(node)?);
@@ -184,8 +185,10 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         let place = Place::new()?;
         let path = place.dir.path().join("notify");
         let manager = UnixDatagram::bind(&path)?;
+        let began = Instant::now();
         let first = place.start(node, Some(&path), None)?;
-        place.wait(WORKERS)?;
+        let (ready, _) = place.wait(WORKERS)?;
+        fresh.push((ready - began).as_secs_f64() * 1e3);
         let mut sockets = stored(&manager)?;
         ensure!(sockets.len() == 1, "{} sockets stored", sockets.len());
         let running = place::loads(place.address, 8)?;
@@ -208,6 +211,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             "boot ms",
             "plain boot ms",
             "ratio",
+            "first master's boot ms",
+            "ratio",
             "sent",
             "refused",
             "lost",
@@ -216,6 +221,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             boots.show(0),
             plains.show(0),
             ratio.show(2),
+            fresh.show(0),
+            boots.over(&fresh).show(2),
             sent.to_string(),
             refused.to_string(),
             lost.to_string(),

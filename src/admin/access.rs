@@ -179,6 +179,13 @@ pub(super) async fn over_tcp(
         return problem(StatusCode::FORBIDDEN, why);
     }
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    // It runs a program of the caller's choice: the token is for the fleet, not for the machine.
+    if request.uri().path() == "/v1/upgrade" && !looks {
+        return problem(
+            StatusCode::FORBIDDEN,
+            "the master's own program is replaced over the control socket only",
+        );
+    }
     // What apps print may be anything.
     let private = request.uri().path() == "/v1/logs";
     if looks && !private {

@@ -262,7 +262,7 @@ async fn restart(State(requests): Asked, Path(slot): Path<String>) -> Result<Res
     })
 }
 
-/// Runs a binary of the caller's choice: the master refuses it where others than its own user can ask.
+/// Runs a binary of the caller's choice: over TCP the door refuses it.
 async fn upgrade(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
     let wish: UpgradeWish = match wish(&body) {
         Ok(wish) => wish,

@@ -170,7 +170,7 @@ impl Master {
             Some(request) = inputs.requests.recv() => Input::Request(request),
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
             () = self.upgrade.left() => Input::Left,
-            Some(socket) = self.world.sentries.repaired() => Input::Reopened(socket),
+            socket = self.world.sentries.repaired() => Input::Reopened(socket),
             () = self.world.hands.arrival(), if self.world.has_a_hand() => Input::Arrival,
             Some((id, what)) = inputs.inbox.recv() => Input::Link(id, what),
         }

@@ -141,7 +141,7 @@ impl World {
     /// What a worker has counted.
     pub(super) fn told(&mut self, id: WorkerId, told: &Told, supervisor: &Supervisor) {
         if let Some(worker) = supervisor.worker(id) {
-            let seated = supervisor.seated(worker.slot);
+            let seated = supervisor.of_slot(worker.slot);
             self.figures.told(worker, told, &seated);
         }
     }
@@ -149,7 +149,7 @@ impl World {
     /// The status document.
     pub(super) fn status(&self, fleet: FleetView, supervisor: &Supervisor, now: Time) -> Status {
         let figures = (fleet.slots.iter())
-            .map(|seat| self.figures.of(seat.slot, &supervisor.seated(seat.slot)));
+            .map(|seat| self.figures.of(seat.slot, &supervisor.of_slot(seat.slot)));
         let figures: Vec<_> = figures.collect();
         let usage = procfs::usage(Pid(std::process::id().cast_signed())).unwrap_or_default();
         Status {

@@ -372,19 +372,18 @@ impl Supervisor {
             reason: detail.clone(),
         }));
         self.note(&of, kind, reason);
-        if !ready {
-            // One that hangs goes when it has been looked into.
-            if !hung {
-                self.forfeit(id, &detail);
-                self.halt(id, reason);
-            }
-        } else if kind.is_planned() {
-            // Nobody's fault.
-        } else if self
+        let new = self
             .reload
             .as_ref()
-            .is_some_and(|r| r.generation == generation)
-        {
+            .is_some_and(|r| r.generation == generation);
+        if !ready && !hung {
+            self.forfeit(id, &detail);
+            self.halt(id, reason);
+        } else if !ready && !new {
+            // It goes when it has been looked into.
+        } else if kind.is_planned() {
+            // Nobody's fault.
+        } else if new {
             self.fail_reload(&format!("worker of slot {slot}: {detail}"));
         } else {
             self.seat(slot).restarts += 1;

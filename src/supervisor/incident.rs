@@ -178,7 +178,9 @@ impl Supervisor {
                 incident.kind = Kind::Stopped;
                 "its process is stopped (SIGSTOP or a debugger)".clone_into(&mut incident.reason);
             }
-            Finding::Unknown(why) => incident.reason.push_str(&format!(" (no stack: {why})")),
+            Finding::Unknown(why) => {
+                incident.reason = format!("{} (no stack: {why})", incident.reason);
+            }
         }
     }
 }

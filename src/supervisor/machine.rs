@@ -184,10 +184,10 @@ impl Supervisor {
         self.fleet.iter()
     }
 
-    /// The workers of a slot, whatever they do; no spares.
-    pub fn seated(&self, slot: Slot) -> Vec<WorkerId> {
-        let seated = self.fleet.seated(slot).filter(|w| !w.spare);
-        seated.map(|w| w.id).collect()
+    /// The workers of a slot, whatever they do, a drain too: what is counted for the slot must not fall. No spares.
+    pub fn of_slot(&self, slot: Slot) -> Vec<WorkerId> {
+        let all = self.fleet.iter().filter(|w| w.slot == slot && !w.spare);
+        all.map(|w| w.id).collect()
     }
 
     /// The worker that serves in a slot, if nobody wants it replaced already.

@@ -163,7 +163,7 @@ impl Supervisor {
         let held_back = self
             .reload
             .as_ref()
-            .is_some_and(|r| r.admits(slot) && r.holds_relief());
+            .is_some_and(|r| r.admits(slot) && r.awaits_switch());
         let committed = self.committed;
         held_back && !self.parked && !self.fleet.seated(slot).any(|w| w.generation == committed)
     }

@@ -88,6 +88,11 @@ impl Reload {
         self.switch == Switch::Atomic && !matches!(self.stage, Stage::Baking(_))
     }
 
+    /// Whether the old generation alone serves, although slots have new workers.
+    pub(super) fn awaits_switch(&self) -> bool {
+        self.switch == Switch::Atomic && matches!(self.stage, Stage::Preparing | Stage::Replacing)
+    }
+
     /// In a rolling reload the old worker of a slot stays for the bake, so that
     /// going back is free.
     pub(super) fn bake_before_relief(&self, policy: &Policy) -> Duration {

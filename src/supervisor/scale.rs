@@ -49,7 +49,8 @@ impl Supervisor {
             return;
         }
         let serving = |w: &Worker| w.slot == slot && w.is_ready() && w.is_sound() && !w.spare;
-        for id in self.fleet.ids(serving) {
+        // Where two serve a new one is taking over already: that is the restart.
+        if let [id] = self.fleet.ids(serving)[..] {
             self.condemn(id, Kind::Restarted, reason);
         }
     }

@@ -38,7 +38,7 @@ impl Supervisor {
     /// Whether the committed generation still serves in a slot: not any more where a reload has
     /// switched.
     fn may_serve(&self, slot: Slot) -> bool {
-        self.goal(slot) == self.committed || self.reload.as_ref().is_some_and(Reload::holds_relief)
+        self.goal(slot) == self.committed || self.reload.as_ref().is_some_and(Reload::awaits_switch)
     }
 
     fn promote(&mut self, id: WorkerId, slot: Slot) {

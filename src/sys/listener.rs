@@ -11,7 +11,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+pub use socket2::SockAddr;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
 pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
@@ -342,15 +343,15 @@ pub fn bound_to(socket: &OwnedFd) -> io::Result<SockAddr> {
 /// The errno of `bind(2)` or `listen(2)`; `ESHUTDOWN` where they do not undo it, as for a Unix socket.
 pub fn reopen(socket: &OwnedFd, address: &SockAddr, backlog: i32) -> io::Result<()> {
     let socket_ref = SockRef::from(socket);
-    // A port that the kernel had chosen has been given back to it, although the socket still names it. Any other is
-    // kept, and cannot be bound again.
+    // Shut down twice it would listen again, but each connection that it accepts would be shut down as well. Only
+    // the shutdown of a socket that listens clears that (`tcp_disconnect` of the kernel).
+    relisten(socket, backlog)?;
+    let _ = socket_ref.shutdown(Shutdown::Both);
+    // A port that the kernel had chosen has been given back to it; any other is kept, and cannot be bound again.
     let _ = socket_ref.bind(address);
     relisten(socket, backlog)?;
     if bound_to(socket)? != *address {
-        // Somebody's listen(2) came first and brought another port.
-        let _ = socket_ref.shutdown(Shutdown::Both);
-        socket_ref.bind(address)?;
-        relisten(socket, backlog)?;
+        return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
     }
     let mut look = [nix::poll::PollFd::new(
         socket.as_fd(),

@@ -19,7 +19,7 @@ const REQUEST: usize = 56;
 /// Where the port and the inode stand in `struct inet_diag_msg`.
 const PORT: usize = 4;
 const INODE: usize = 68;
-/// `SOCK_DIAG_BY_FAMILY`, `NLM_F_REQUEST | NLM_F_DUMP`, `NLMSG_ERROR`, `NLMSG_DONE` (linux/netlink.h, linux/sock_diag.h).
+/// `SOCK_DIAG_BY_FAMILY`, `NLM_F_REQUEST | NLM_F_DUMP`, `NLMSG_ERROR`, `NLMSG_DONE` of `linux/netlink.h` and `linux/sock_diag.h`.
 const BY_FAMILY: u16 = 20;
 const DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
@@ -43,7 +43,8 @@ pub(super) fn listening() -> io::Result<Vec<(u16, u64)>> {
     SockRef::from(&netlink).set_read_timeout(Some(LIMIT))?;
     let mut found = vec![];
     for family in [libc::AF_INET, libc::AF_INET6] {
-        ask(&netlink, family as u8, &mut found)?;
+        let family = u8::try_from(family).map_err(io::Error::other)?;
+        ask(&netlink, family, &mut found)?;
     }
     Ok(found)
 }
