@@ -73,9 +73,9 @@ fn slot_in(answer: &Value) -> usize {
     slot.unwrap_or_else(|| panic!("no slot in {answer}"))
 }
 
-/// The slot that answers a client with the address 127.0.0.`host`.
+/// A request of a client with the address 127.0.0.`host`.
 #[track_caller]
-fn slot_of(host: u8, port: u16) -> usize {
+fn request(host: u8, port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
     socket.bind(&from.into()).expect("a loopback address");
@@ -86,16 +86,23 @@ fn slot_of(host: u8, port: u16) -> usize {
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .expect("sent");
+    stream
+}
+
+#[track_caller]
+fn answer(mut stream: TcpStream) -> Value {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    slot_in(&serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
 }
 
 const CLIENTS: u8 = 48;
 
 fn slots_of_clients(port: u16) -> Vec<usize> {
-    (1..=CLIENTS).map(|host| slot_of(host, port)).collect()
+    (1..=CLIENTS)
+        .map(|host| slot_in(&answer(request(host, port))))
+        .collect()
 }
 
 /// Which clients have moved between two looks.
@@ -241,29 +248,19 @@ fn a_slot_with_many_connections_gets_fewer() {
 fn a_dead_workers_queue_is_answered(mode: &str) {
     let mut master = fleet(mode, 2).start();
     let workers = master.wait_ready(2);
-    let addr = master.addr();
+    let port = master.addr().tcp_port();
     let pids = [workers[0].process(), workers[1].process()];
     // Nobody can take anything: clients wait.
     let all = Stopped::new(&pids);
-    let mut clients: Vec<Conn> = (0..24)
-        .map(|_| {
-            let mut conn = Conn::open(&addr).expect("not refused");
-            conn.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                .expect("sent");
-            conn
-        })
-        .collect();
+    let clients: Vec<_> = (1..=CLIENTS).map(|host| request(host, port)).collect();
     kill(pids[0], SIGKILL);
     drop(all);
-    let answers: Vec<i32> = clients
-        .iter_mut()
-        .map(|conn| common::pid_in(&conn.read().expect("an answer").json()))
-        .collect();
+    let answers = clients.into_iter().map(answer);
+    let answers: Vec<i32> = answers.map(|answer| common::pid_in(&answer)).collect();
     assert!(!answers.contains(&pids[0]), "{mode}: {answers:?}");
     let passed = document(&master)["balance"]["passed"].as_u64();
     let by_hand = passed.unwrap_or_else(|| panic!("no count"));
     assert_eq!(by_hand > 0, mode != "shared", "{mode}: {by_hand} passed");
-    drop(clients);
     master.wait_replaced(&workers[0]);
     master.stop();
 }

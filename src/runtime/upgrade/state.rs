@@ -267,10 +267,8 @@ mod tests {
         assert!(header(VERSION, READABLE_FROM).check().is_ok());
         assert!(header(VERSION + 1, VERSION).check().is_ok());
         let new = header(VERSION + 2, VERSION + 1).check().unwrap_err();
-        assert!(
-            new.to_string().contains("needs a binary that reads 2"),
-            "{new}"
-        );
+        let needs = format!("needs a binary that reads {}", VERSION + 1);
+        assert!(new.to_string().contains(&needs), "{new}");
         let old = header(OLDEST - 1, 0).check().unwrap_err();
         assert!(matches!(old, StateError::TooOld { version: 0, .. }));
     }
