@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Addr, Launch, Node, skip, tool, wait_until};
+use common::{Launch, wait_until};
 
 /// Functions that a test file defines.
 fn functions(folder: &Path, file: &str) -> BTreeSet<String> {
@@ -94,42 +94,4 @@ fn hundreds_of_megabytes_of_log_do_not_grow_the_master() {
     let grown = peak().saturating_sub(before);
     assert!(grown < 16 * 1024, "the master grew by {grown} KiB");
     master.stop();
-}
-
-#[test]
-fn without_ipv6_any_means_0_0_0_0() {
-    if tool("gcc").is_none() {
-        skip("no gcc to take IPv6 away with");
-        return;
-    }
-    // A kernel without IPv6 refuses to make the socket.
-    let folder = common::scratch();
-    let (source, library) = (folder.path().join("no6.c"), folder.path().join("no6.so"));
-    let code = "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <errno.h>\n#include <sys/socket.h>\n\
-        int socket(int domain, int type, int protocol) {\n\
-          if (domain == AF_INET6) { errno = EAFNOSUPPORT; return -1; }\n\
-          return ((int (*)(int, int, int))dlsym(RTLD_NEXT, \"socket\"))(domain, type, protocol);\n}\n";
-    fs::write(&source, code).expect("a file");
-    let built = Command::new("gcc")
-        .args(["-shared", "-fPIC", "-o"])
-        .args([&library, &source])
-        .arg("-ldl")
-        .status();
-    assert!(built.expect("gcc runs").success());
-    let port = Addr::free_port();
-    let listen = |launch: Launch| {
-        let mut master = launch.node(Node::V24).env("PORT", port.to_string()).start();
-        master.wait_ready(2);
-        let addresses = master.status().addresses();
-        master.each_answers_http(&Addr::port(port));
-        master.stop();
-        addresses
-    };
-    let without = Launch::new("http.js")
-        .workers(2)
-        .env("LD_PRELOAD", &library);
-    assert_eq!(listen(without), [format!("0.0.0.0:{port}")]);
-    // The control: with IPv6 the same app listens on both.
-    let with = listen(Launch::new("http.js").workers(2));
-    assert_eq!(with, [format!("[::]:{port}")]);
 }

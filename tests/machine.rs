@@ -1,5 +1,5 @@
-//! Promise: what the machine takes away does not end the master: a terminal that is closed is a graceful stop, without one descriptor to
-//! spare it serves on and recovers by itself, and without IPv6 it binds as plain Node does.
+//! Promise: what the machine takes away does not end the master: a terminal that is closed is a graceful stop, and without IPv6 it
+//! binds as plain Node does.
 
 mod common;
 
@@ -7,8 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Addr, BOOT, Launch, Master, Worker, kill, running, skip, tool, wait_until};
-use nix::sys::signal::Signal::SIGKILL;
+use common::{Addr, Launch, running, skip, tool};
 
 fn http(workers: u32) -> Launch {
     Launch::new("http.js").workers(workers)
@@ -35,59 +34,6 @@ fn a_terminal_that_is_closed_is_a_graceful_stop() {
     assert_eq!(master.wait_exit().code(), Some(0), "{}", master.log());
     assert!(ready.iter().all(|worker| !running(worker.process())));
     master.finish();
-}
-
-/// Time on a processor, in ticks of 10 ms (fields 14 and 15 of `proc_pid_stat(5)`).
-fn ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
-    let (_, rest) = stat.rsplit_once(')').expect("a name");
-    let fields = rest.split_whitespace().skip(11).take(2);
-    fields.filter_map(|field| field.parse::<u64>().ok()).sum()
-}
-
-#[track_caller]
-fn limit(master: &Master, descriptors: &str) {
-    let pid = master.pid().to_string();
-    let set = Command::new("prlimit")
-        .args(["--pid", &pid, &format!("--nofile={descriptors}")])
-        .status()
-        .expect("prlimit runs");
-    assert!(set.success());
-}
-
-#[test]
-fn without_a_descriptor_to_spare_it_serves_on_and_recovers() {
-    if tool("prlimit").is_none() {
-        skip("no prlimit to take the descriptors away with");
-        return;
-    }
-    let mut master = http(2).start();
-    let before = master.wait_ready(2);
-    let addr = master.addr();
-    // What is open stays open; nothing can be opened.
-    limit(&master, "4:");
-    let used = ticks(master.pid());
-    kill(before[0].process(), SIGKILL);
-    let failures = || {
-        let log = master.log();
-        let lines = log
-            .lines()
-            .filter(|line| line.contains("failed to make a channel"));
-        lines.filter(|line| line.contains("os error 24")).count()
-    };
-    wait_until("some failed starts", BOOT, || {
-        (failures() >= 4).then_some(())
-    });
-    let left = common::pid_in(&addr.get("/").json());
-    assert_eq!(left, before[1].process(), "the other one serves on");
-    // Four attempts with their backoff take about a second; it does not spin meanwhile.
-    let used = ticks(master.pid()) - used;
-    assert!(used < 50, "{used} ticks of CPU");
-    limit(&master, "1024:");
-    master.wait_replaced(&before[0]);
-    let pids = |workers: Vec<Worker>| workers.iter().map(Worker::process).collect::<Vec<_>>();
-    assert!(pids(master.wait_ready(2)).contains(&left));
-    master.stop();
 }
 
 /// A library that takes IPv6 away from whoever loads it.

@@ -310,6 +310,17 @@ impl Snapshot {
             "Connections that the listener could not take since it was opened: its queue was full, or memory short.",
             queue(|l| l.dropped),
         )?;
+        let balance = &self.0.balance;
+        out.counter(
+            "rcluster_connections_handed",
+            "Connections that the master accepted and a worker took from it (--balance).",
+            [(vec![], balance.passed as f64)],
+        )?;
+        out.gauge(
+            "rcluster_connections_held",
+            "Connections that the master has accepted and no worker has taken yet.",
+            [(vec![], balance.held as f64)],
+        )?;
         let overflows = procfs::listen_overflows().into_iter();
         out.counter(
             "rcluster_host_accept_queue_overflows",

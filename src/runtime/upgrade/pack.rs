@@ -127,8 +127,13 @@ pub(super) fn pack(
     let then = handover::monotonic().as_micros();
     let listeners = world.listeners.pack(packing);
     let hands = world.hands.pack(packing);
+    // What a program of before version 2 would lose without a word.
+    let rich = listeners.has_seats()
+        || world.hands.held() > 0
+        || world.logs.is_some()
+        || hold.admin.is_some();
     State {
-        header: Header::new(listeners.has_seats() || world.hands.held() > 0),
+        header: Header::new(rich),
         clock: (master.clock.now(), u64::try_from(then).unwrap_or(u64::MAX)),
         supervisor: master.supervisor.clone(),
         config: world.config.clone(),

@@ -30,8 +30,9 @@ const OLDEST: u32 = 1;
 /// Programs that read this version or a newer one read what is written: they
 /// skip what they do not know.
 const READABLE_FROM: u32 = 1;
-/// The same where connections are balanced: before, an address had one socket, and no connection was in our hands.
-const BALANCED_FROM: u32 = 2;
+/// The same where there is what version 1 had not: several sockets at an address, connections in our hands, workers'
+/// pipes, a second door of the API.
+const RICH_FROM: u32 = 2;
 
 /// Why a state cannot be read.
 #[derive(Debug, Error)]
@@ -80,11 +81,11 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn new(balanced: bool) -> Self {
+    pub(super) fn new(rich: bool) -> Self {
         Self {
             version: VERSION,
-            readable_from: if balanced {
-                BALANCED_FROM
+            readable_from: if rich {
+                RICH_FROM
             } else {
                 READABLE_FROM
             },
