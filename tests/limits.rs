@@ -138,7 +138,7 @@ fn limit_files(pid: i32, soft: usize) -> bool {
     true
 }
 
-/// CPU time of a process so far, in hundredths of a second (`utime` and `stime` of proc_pid_stat(5)).
+/// CPU time of a process so far, in hundredths of a second (`utime` and `stime` of `proc_pid_stat(5)`).
 fn ticks(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
     let (_, fields) = text.rsplit_once(") ").expect("a stat");
