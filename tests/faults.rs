@@ -5,9 +5,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use common::{Launch, wait_until};
+use common::{Launch, Node, wait_until};
 
 /// Functions that a test file defines.
 fn functions(folder: &Path, file: &str) -> BTreeSet<String> {

@@ -270,7 +270,7 @@ impl Server {
         self.home.path().join("control.sock")
     }
 
-    /// A folder of this contender alone; the pipe `BENCH_READY` is in it.
+    /// A folder of this contender alone, with the pipe that its workers write to.
     pub(crate) fn folder(&self) -> &Path {
         self.home.path()
     }
