@@ -369,12 +369,11 @@ fn a_seat_that_is_shut_down_serves_on() {
             wait_until("the word that it listens again", BOOT, || {
                 (reopened() > nth).then_some(())
             });
-            match &before {
-                Some(before) => everybody_is_back(port, before),
-                None => {
-                    let counts = Held::open(&addr, 60).counts(3);
-                    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
-                }
+            if let Some(before) = &before {
+                everybody_is_back(port, before);
+            } else {
+                let counts = Held::open(&addr, 60).counts(3);
+                assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
             }
         }
         master.stop();
