@@ -96,7 +96,12 @@ impl Line {
         let sub = first.subcommand_name().map(str::to_owned);
         let given = first.subcommand().map_or(&first, |(_, given)| given);
         // Commands to a running master have no use for the file.
-        if given.try_contains_id("target").is_err() {
+        // The definition says which those are: without debug assertions clap's matches know every name.
+        let runs = match &sub {
+            Some(name) => command.find_subcommand(name),
+            None => Some(&command),
+        };
+        if !runs.is_some_and(|c| c.get_arguments().any(|arg| arg.get_id() == "target")) {
             return Ok(Loaded {
                 cli: Cli::from_arg_matches(&first)?,
                 file: None,
