@@ -95,14 +95,13 @@ impl Line {
         let first = command.clone().try_get_matches_from(&self.words)?;
         let sub = first.subcommand_name().map(str::to_owned);
         let given = first.subcommand().map_or(&first, |(_, given)| given);
-        // Commands to a running master have no use for the file. The matches cannot be asked: for an option that is not
-        // defined they say so in debug builds only.
-        let asked = sub
-            .as_deref()
-            .and_then(|name| command.find_subcommand(name));
-        let runs =
-            |command: &clap::Command| command.get_arguments().any(|a| a.get_id() == "target");
-        if asked.is_some_and(|command| !runs(command)) {
+        // Commands to a running master have no use for the file.
+        // The definition says which those are: without debug assertions clap's matches know every name.
+        let runs = match &sub {
+            Some(name) => command.find_subcommand(name),
+            None => Some(&command),
+        };
+        if !runs.is_some_and(|c| c.get_arguments().any(|arg| arg.get_id() == "target")) {
             return Ok(Loaded {
                 cli: Cli::from_arg_matches(&first)?,
                 file: None,

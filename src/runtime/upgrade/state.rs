@@ -84,11 +84,7 @@ impl Header {
     pub(super) fn new(rich: bool) -> Self {
         Self {
             version: VERSION,
-            readable_from: if rich {
-                RICH_FROM
-            } else {
-                READABLE_FROM
-            },
+            readable_from: if rich { RICH_FROM } else { READABLE_FROM },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             nonce: fastrand::u64(..),
