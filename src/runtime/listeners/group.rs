@@ -54,6 +54,8 @@ pub(in crate::runtime) struct Group {
     /// The seats in the kernel's order: that of their listen(2).
     pub(super) order: Vec<u32>,
     steering: Steering,
+    /// Exact turns are not to be had; it was said.
+    inexact: bool,
     pub(in crate::runtime) weigher: Weigher,
     /// How much each seat is to get.
     weights: Vec<u32>,
@@ -99,6 +101,7 @@ impl Group {
             file,
             seats,
             steering: Steering::None,
+            inexact: false,
             weigher: Weigher::default(),
             weights: vec![],
             told: None,
@@ -238,8 +241,11 @@ impl Group {
     }
 
     fn by_weight(&mut self) {
-        if let Steering::None = self.steering {
-            self.steering = self.exact().map_or(Steering::Classic, Steering::Exact);
+        let may = matches!(self.steering, Steering::None | Steering::Classic);
+        if may && !self.inexact {
+            let exact = self.exact();
+            self.inexact = exact.is_none();
+            self.steering = exact.map_or(Steering::Classic, Steering::Exact);
         }
         if let Steering::Exact(kernel) = &self.steering {
             match kernel.set_schedule(&balance::schedule(&self.weights, TURNS)) {
@@ -247,6 +253,7 @@ impl Group {
                 Err(error) => {
                     warn!(address = %self.local, %error, "failed to set the turns of an eBPF program; going on with classic BPF");
                     self.steering = Steering::Classic;
+                    self.inexact = true;
                 }
             }
         }
