@@ -164,11 +164,6 @@ impl Hands {
         self.given.len() + self.back.len()
     }
 
-    /// Whether a worker has been given what it has not taken.
-    pub(super) fn owes(&self, id: WorkerId) -> bool {
-        self.load_of(id).untaken > 0
-    }
-
     /// Tends these seats from now on, and no others.
     pub(super) fn tend(&mut self, seats: Vec<(GroupId, u32, Arc<OwnedFd>)>) {
         let wanted = |t: &Tended| seats.iter().any(|(g, s, _)| (*g, *s) == (t.group, t.seat));
