@@ -63,6 +63,11 @@ pub(super) struct Balancer {
 }
 
 impl Balancer {
+    /// Whether all workers get connections from the kernel.
+    pub(super) fn is_spread(&self) -> bool {
+        self.mode == Balance::Spread
+    }
+
     /// There is something to look at soon.
     pub(super) fn attend(&mut self) {
         self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
