@@ -37,8 +37,10 @@ impl Backoff {
     pub const CAP: Duration = Duration::from_secs(30);
     /// A worker that was ready for this long clears the slot's record.
     pub const RESET: Duration = Duration::from_mins(1);
-    /// So long a service makes up for one death from outside.
-    pub const FORGIVES: Duration = Duration::from_millis(500);
+    /// So long a service makes up for one death from outside. As short as the first
+    /// delay: when any of four workers is killed every 300 ms, many have not served
+    /// for longer, and twice as much lets the fleet run dry.
+    pub const FORGIVES: Duration = Self::BASE;
 
     /// Notes a death. `ready_for` is how long the worker had been ready, if it
     /// ever was; `jitter` is uniform in 0..=255. Returns the delay.
@@ -164,17 +166,17 @@ mod tests {
             assert_eq!(delays(&mut backoff, Death::Own, [60_000]), [0]);
         }
         let mut backoff = Backoff::default();
-        assert_eq!(delays(&mut backoff, Death::Outside, [499; 12]), DOUBLING);
+        assert_eq!(delays(&mut backoff, Death::Outside, [99; 12]), DOUBLING);
     }
 
     #[test]
-    fn half_a_second_of_service_makes_up_for_one_death_from_outside() {
+    fn service_makes_up_for_deaths_from_outside() {
         let mut backoff = Backoff::default();
         delays(&mut backoff, Death::Outside, [0; 5]);
         let told = delays(
             &mut backoff,
             Death::Outside,
-            [0, 500, 1600, 1000, 60_000, 600],
+            [0, 100, 320, 200, 60_000, 600],
         );
         assert_eq!(told, [1600, 1600, 400, 200, 0, 100]);
         // Killed every second or so, a slot is filled soon for ever, but not at once.
