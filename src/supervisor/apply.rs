@@ -3,6 +3,7 @@
 
 use super::{
     action::{Action, Gate, Report, StopSignal},
+    backoff::Death,
     event::{Event, Exit, Fact, Urgency},
     incident::Kind,
     machine::{Phase, Supervisor},
@@ -83,7 +84,7 @@ impl Supervisor {
         }
         let retry_ms = worker
             .is_seated()
-            .then(|| self.lost_seat(&worker, reason))
+            .then(|| self.lost_seat(&worker, reason, Death::Own))
             .flatten();
         self.out.push(Action::Report(Report::Ended {
             id,
@@ -115,6 +116,8 @@ impl Supervisor {
         if unexpected && worker.last_error.is_none() && exit.is_kill() {
             worker.last_error = Some(why.clone());
         }
+        let outside = exit.is_kill() && worker.oom_kills.is_none() && worker.condemned.is_none();
+        let death = if outside { Death::Outside } else { Death::Own };
         let retry_ms = unexpected
             .then(|| {
                 let why = worker
@@ -122,7 +125,7 @@ impl Supervisor {
                     .as_ref()
                     .filter(|e| **e != why)
                     .map_or_else(|| why.clone(), |e| format!("{exit}: {e}"));
-                self.lost_seat(&worker, &why)
+                self.lost_seat(&worker, &why, death)
             })
             .flatten();
         // One that had to be ended in the middle of its drain cannot tell any more what that cut.
@@ -156,9 +159,9 @@ impl Supervisor {
         }
     }
 
-    /// A seat became empty by its worker's own fault. Returns the milliseconds
+    /// A seat became empty without the master's doing. Returns the milliseconds
     /// until it is filled again, where that is decided by the backoff.
-    fn lost_seat(&mut self, worker: &super::Worker, why: &str) -> Option<u64> {
+    fn lost_seat(&mut self, worker: &super::Worker, why: &str, death: Death) -> Option<u64> {
         if self.is_first_boot() {
             // The first cause is the one worth telling; a failed bind beats what it led to.
             self.boot_error.get_or_insert_with(|| {
@@ -181,14 +184,14 @@ impl Supervisor {
         let (now, ready_for) = (self.now, worker.ready_for(self.now));
         let seat = self.seat(worker.slot);
         seat.restarts += 1;
-        let delay = seat.backoff.died(now, ready_for, jitter);
+        let delay = seat.backoff.died(now, ready_for, death, jitter);
         Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// As `lost_seat`, for a worker whose process still lives.
     pub(super) fn forfeit(&mut self, id: WorkerId, why: &str) {
         if let Some(worker) = self.fleet.worker(id).cloned() {
-            self.lost_seat(&worker, why);
+            self.lost_seat(&worker, why, Death::Own);
         }
     }
 

@@ -6,12 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use super::time::Time;
 
+/// Who ended a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// The app, in whatever way: it is held back more and more.
+    Own,
+    /// A SIGKILL that neither the master sent nor, as far as is known, the
+    /// kernel for memory. The app may have sent it to itself, or the kernel when
+    /// the whole host was out of memory: so it is spaced, too.
+    Outside,
+}
+
 /// Spacing of restarts of one slot: at once after a healthy run, then 100 ms
-/// doubling to 30 s with jitter. Each half second of service forgives one death,
-/// a minute all: what kills workers now and then must not empty the fleet.
+/// doubling to 30 s with jitter; forgotten after 60 s of health. Service makes
+/// up sooner for deaths from outside, down to the first delay: who kills
+/// workers now and then must not empty the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     failures: u32,
+    /// How many of them came from outside and are not made up for.
+    #[serde(default)]
+    outside: u32,
     not_before: Time,
 }
 
@@ -22,21 +37,31 @@ impl Backoff {
     pub const CAP: Duration = Duration::from_secs(30);
     /// A worker that was ready for this long clears the slot's record.
     pub const RESET: Duration = Duration::from_mins(1);
-    /// So long a service makes up for one death: a worker that dies as soon as
-    /// it serves has served for less.
-    pub const FORGIVES: Duration = Duration::from_millis(500);
+    /// So long a service makes up for one death from outside. As short as the first
+    /// delay: when any of four workers is killed every 300 ms, many have not served
+    /// for longer, and twice as much lets the fleet run dry.
+    pub const FORGIVES: Duration = Self::BASE;
 
     /// Notes a death. `ready_for` is how long the worker had been ready, if it
     /// ever was; `jitter` is uniform in 0..=255. Returns the delay.
-    pub fn died(&mut self, now: Time, ready_for: Option<Duration>, jitter: u8) -> Duration {
+    pub fn died(
+        &mut self,
+        now: Time,
+        ready_for: Option<Duration>,
+        death: Death,
+        jitter: u8,
+    ) -> Duration {
         let served = ready_for.unwrap_or_default();
-        self.failures = if served >= Self::RESET {
-            0
+        if served >= Self::RESET {
+            (self.failures, self.outside) = (0, 0);
         } else {
-            let forgiven = served.as_millis() / Self::FORGIVES.as_millis();
-            let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
-            self.failures.saturating_sub(forgiven)
-        };
+            let made_up = served.as_millis() / Self::FORGIVES.as_millis();
+            let made_up = u32::try_from(made_up).unwrap_or(u32::MAX).min(self.outside);
+            self.outside -= made_up;
+            // A slot that empties again and again within the minute never goes without spacing.
+            let least = self.failures.min(1);
+            self.failures = self.failures.saturating_sub(made_up).max(least);
+        }
         let delay = if self.failures == 0 && ready_for.is_some() {
             Duration::ZERO
         } else {
@@ -47,6 +72,9 @@ impl Backoff {
             full * (768 + u32::from(jitter)) / 1023
         };
         self.failures = self.failures.saturating_add(1);
+        if death == Death::Outside {
+            self.outside = self.outside.saturating_add(1);
+        }
         self.not_before = now + delay;
         delay
     }
@@ -56,7 +84,7 @@ impl Backoff {
         self.not_before
     }
 
-    /// Deaths that are not made up for.
+    /// Deaths since the record was last clear, without those that are made up for.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -117,56 +145,59 @@ impl SpawnBudget {
 mod tests {
     use super::*;
 
-    #[test]
-    fn first_death_after_a_healthy_run_is_replaced_at_once_then_doubles() {
-        let mut backoff = Backoff::default();
-        let mut delays = vec![];
-        let moment = Some(Duration::from_millis(499));
-        for _ in 0..12 {
-            delays.push(backoff.died(Time(0), moment, 255).as_millis());
-        }
-        assert_eq!(
-            delays,
-            [
-                0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000
-            ]
-        );
-        assert_eq!(
-            backoff.died(Time(0), Some(Backoff::RESET), 0),
-            Duration::ZERO
-        );
+    const DOUBLING: [u128; 12] = [
+        0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000,
+    ];
+
+    /// The delays of deaths after so much service each.
+    fn delays<const N: usize>(backoff: &mut Backoff, death: Death, served: [u64; N]) -> [u128; N] {
+        served.map(|ms| {
+            let served = Some(Duration::from_millis(ms));
+            backoff.died(Time(0), served, death, 255).as_millis()
+        })
     }
 
     #[test]
-    fn each_half_second_of_service_forgives_a_death() {
-        let mut backoff = Backoff::default();
-        for _ in 0..5 {
-            backoff.died(Time(0), Some(Duration::ZERO), 255);
+    fn first_death_after_a_healthy_run_is_replaced_at_once_then_doubles() {
+        for served in [0, 499, 600, 10_000, 59_999] {
+            let mut backoff = Backoff::default();
+            let told = delays(&mut backoff, Death::Own, [served; 12]);
+            assert_eq!(told, DOUBLING, "{served} ms of service each");
+            assert_eq!(delays(&mut backoff, Death::Own, [60_000]), [0]);
         }
-        let mut after = |ms| {
-            let served = Some(Duration::from_millis(ms));
-            let delay = backoff.died(Time(0), served, 255);
-            delay.as_millis()
-        };
-        let delays = [
-            after(0),
-            after(500),
-            after(1600),
-            after(1000),
-            after(60_000),
-        ];
-        assert_eq!(delays, [1600, 1600, 400, 200, 0]);
-        // Killed every second or so, a slot is filled at once for ever.
-        assert_eq!([1100, 1100, 1100].map(after), [0, 0, 0]);
+        let mut backoff = Backoff::default();
+        assert_eq!(delays(&mut backoff, Death::Outside, [99; 12]), DOUBLING);
+    }
+
+    #[test]
+    fn service_makes_up_for_deaths_from_outside() {
+        let mut backoff = Backoff::default();
+        delays(&mut backoff, Death::Outside, [0; 5]);
+        let told = delays(
+            &mut backoff,
+            Death::Outside,
+            [0, 100, 320, 200, 60_000, 600],
+        );
+        assert_eq!(told, [1600, 1600, 400, 200, 0, 100]);
+        // Killed every second or so, a slot is filled soon for ever, but not at once.
+        assert_eq!(delays(&mut backoff, Death::Outside, [1100; 20]), [100; 20]);
+    }
+
+    #[test]
+    fn service_does_not_make_up_for_the_apps_own_deaths() {
+        let mut backoff = Backoff::default();
+        delays(&mut backoff, Death::Own, [0; 5]);
+        assert_eq!(delays(&mut backoff, Death::Outside, [5000]), [1600]);
+        assert_eq!(delays(&mut backoff, Death::Own, [5000; 2]), [1600, 3200]);
     }
 
     #[test]
     fn a_worker_that_never_was_ready_waits_from_the_start() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.died(Time(7), None, 255), Backoff::BASE);
+        assert_eq!(backoff.died(Time(7), None, Death::Own, 255), Backoff::BASE);
         assert_eq!(backoff.not_before(), Time(107));
         assert_eq!(
-            backoff.died(Time(7), None, 0),
+            backoff.died(Time(7), None, Death::Own, 0),
             Duration::from_nanos(75_073_313)
         );
     }

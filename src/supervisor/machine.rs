@@ -38,10 +38,18 @@ pub(super) struct Seat {
     pub(super) backoff: Backoff,
     /// Workers replaced because they died or were at fault.
     pub(super) restarts: u64,
-    /// The generation that was spawned here last.
+    /// The newest generation that was spawned here: a reload's plan has one worker
+    /// for each slot, and whatever follows is a restart. A stand-in of the old
+    /// code in between is no reason to plan another.
     pub(super) spawned: Option<Generation>,
     /// What went wrong here, over all workers.
     pub(super) troubles: BTreeMap<Kind, u64>,
+}
+
+impl Seat {
+    pub(super) fn occupied_by(&mut self, generation: Generation) {
+        self.spawned = self.spawned.max(Some(generation));
+    }
 }
 
 /// Decides. All fields are plain data; see the module documentation.
@@ -227,7 +235,7 @@ impl Supervisor {
         worker.jitter = self.jitter();
         worker.spare = slot.0 >= self.policy.workers;
         self.fleet.insert(worker);
-        self.seat(slot).spawned = Some(generation);
+        self.seat(slot).occupied_by(generation);
         self.out.push(Action::Spawn {
             id,
             slot,

@@ -28,7 +28,7 @@ mod watch;
 mod worker;
 
 pub use action::{Action, Gate, ReloadOutcome, Report, StopSignal};
-pub use backoff::{Backoff, SpawnBudget};
+pub use backoff::{Backoff, Death, SpawnBudget};
 pub use event::{Beat, Event, Exit, Fact, Finding, Scale, Ticket, Urgency, Usage};
 pub use incident::{Incident, Kind};
 pub use machine::Supervisor;

@@ -130,7 +130,7 @@ impl Supervisor {
                     // The new code owes nothing for the old code's crashes.
                     self.spawn(slot, goal, gate);
                 } else if !for_reload
-                    && (!occupied || self.replacing() < surge)
+                    && (!occupied || self.awaits_switch(slot) || self.replacing() < surge)
                     && !self.promote_into(slot, goal)
                 {
                     // Of a new generation only where a slot went and came back meanwhile.
@@ -160,12 +160,16 @@ impl Supervisor {
     /// While new workers are held at the gate nobody but the old generation
     /// serves: what dies of it is replaced, although its days are numbered.
     fn lacks_stand_in(&self, slot: Slot) -> bool {
-        let held_back = self
-            .reload
-            .as_ref()
-            .is_some_and(|r| r.admits(slot) && r.awaits_switch());
         let committed = self.committed;
-        held_back && !self.parked && !self.fleet.seated(slot).any(|w| w.generation == committed)
+        self.awaits_switch(slot)
+            && !self.parked
+            && !self.fleet.seated(slot).any(|w| w.generation == committed)
+    }
+
+    /// A new worker waits at the gate here until all slots have one: its surge is the whole fleet.
+    fn awaits_switch(&self, slot: Slot) -> bool {
+        let reload = self.reload.as_ref();
+        reload.is_some_and(|r| r.admits(slot) && r.awaits_switch())
     }
 
     /// Lets the others of a slot go once a worker of the wanted generation has proven itself.

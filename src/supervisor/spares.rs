@@ -51,7 +51,7 @@ impl Supervisor {
         let generation = worker.generation;
         let held = worker.state == State::Held;
         worker.deadline = Some(deadline);
-        self.seat(slot).spawned = Some(generation);
+        self.seat(slot).occupied_by(generation);
         self.out.push(Action::Report(Report::Promoted { id, slot }));
         self.out.push(Action::Promote { id, slot });
         self.open_gate(id, if held { "promoted" } else { "needed" });

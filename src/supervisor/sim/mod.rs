@@ -6,8 +6,8 @@
 //! `watch` keeps what an observer knows and calls `invariants` and
 //! `reload_invariants` after each step. `schedules` runs random schedules,
 //! `exhaustive` all short ones, `regressions` those that find a fault again
-//! when its fix is taken back. `reload_tables`, `stop_tables`, `scale_tables` and
-//! `health_tables` show the behaviour to a reader.
+//! when its fix is taken back. `reload_tables`, `stop_tables`, `scale_tables`,
+//! `restart_tables` and `health_tables` show the behaviour to a reader.
 //!
 //! More schedules: `RCLUSTER_SIM_SCHEDULES=1000000 cargo test --release
 //! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
@@ -20,6 +20,7 @@ mod processes;
 mod regressions;
 mod reload_invariants;
 mod reload_tables;
+mod restart_tables;
 mod scale_tables;
 mod schedules;
 mod stop_tables;

@@ -22,4 +22,8 @@ regressions! {
     the_old_generation_is_kept_up_while_held_ones_wait: 33, 300;
     unwanted_workers_do_not_pile_up: 43, 300;
     a_commit_waits_for_late_listeners: 110, 300;
+    a_worker_that_is_restarted_after_a_stand_in_waits_for_its_backoff: 79961, 200;
+    a_slot_that_came_back_after_a_stand_in_waits_for_its_backoff: 84500, 200;
+    a_slot_that_a_rolling_reload_admits_again_waits_for_its_backoff: 97561, 200;
+    a_parked_slot_that_came_back_after_a_stand_in_waits_for_its_backoff: 112_285, 200;
 }

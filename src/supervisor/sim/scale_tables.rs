@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Event, Fact, Policy, Scale, Switch},
+    super::{Event, Fact, Policy, Scale, Switch, WorkerId},
     table::{Table, policy},
 };
 
@@ -58,4 +58,58 @@ fn a_spare_of_the_old_code_does_not_serve_after_the_switch() {
     // The spare sits where a worker is wanted from now on.
     let orders = t.tell(Event::Scale(Scale::To(2)));
     assert_eq!(orders, ["spawn 4 in slot 1 of generation 2", "stop 2"]);
+}
+
+#[test]
+fn a_worker_of_the_plan_is_planned_once_whoever_stood_in() {
+    let mut t = Table::serving(atomic(2, 0));
+    t.at(1000).reload(1);
+    t.prepared(2);
+    t.tell(Event::Scale(Scale::To(1)));
+    t.tell(Event::Scale(Scale::To(2)));
+    // Slot 1 has its second worker of each generation; the old code's cannot be started, twice.
+    let failed = |id| Event::SpawnFailed {
+        id: WorkerId(id),
+        reason: "EAGAIN".to_owned(),
+    };
+    assert_eq!(t.tell(failed(6)), [""; 0]);
+    assert_eq!(t.tick(1100), ["spawn 7 in slot 1 of generation 1"]);
+    assert_eq!(t.tell(failed(7)), [""; 0]);
+    // Down and up again: the slot waits for its backoff, new code and old.
+    assert_eq!(t.tell(Event::Scale(Scale::To(1))), [""; 0]);
+    assert_eq!(t.tell(Event::Scale(Scale::To(2))), [""; 0]);
+    let orders = t.tick(1200);
+    assert_eq!(
+        orders,
+        [
+            "spawn 8 in slot 1 of generation 2 held",
+            "spawn 9 in slot 1 of generation 1"
+        ]
+    );
+}
+
+#[test]
+fn an_atomic_reload_fills_a_slot_that_came_back_however_many_others_are_held() {
+    let mut t = Table::serving(atomic(3, 3));
+    for id in 4..=6 {
+        held(&mut t, id);
+    }
+    t.at(1000).reload(1);
+    t.prepared(2);
+    for id in 7..=9 {
+        t.spawned(id);
+    }
+    // The old code of slot 2 dies twice and gets a spare each time; a third is left.
+    assert_eq!(t.exits(3, 1), ["promote 4 to slot 2", "open gate 4"]);
+    t.listens(4);
+    assert_eq!(t.exits(4, 1), ["promote 5 to slot 2", "open gate 5"]);
+    assert_eq!(t.tell(Event::Scale(Scale::To(2))), ["stop 5", "stop 9"]);
+    let orders = t.tell(Event::Scale(Scale::To(3)));
+    assert_eq!(orders, ["promote 6 to slot 2", "open gate 6"]);
+    t.listens(6);
+    for id in 7..=8 {
+        assert_eq!(t.fact(id, Fact::AtGate), [""; 0]);
+    }
+    // Two wait at the gate, and the surge is one: the reload would wait for ever.
+    assert_eq!(t.tick(1100), ["spawn 10 in slot 2 of generation 2 held"]);
 }
