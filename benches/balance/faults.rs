@@ -21,10 +21,11 @@ use crate::support::report::Report;
 const WORKERS: usize = 4;
 const THINK: Duration = Duration::from_millis(2);
 const CLIENTS: u32 = 8;
-/// A sixth of it is the heartbeat: a second.
-const OPTIONS: [&str; 2] = ["--hang-timeout", "6s"];
-/// One heartbeat, and the moment of doubt after a silence.
-const BEAT: Duration = Duration::from_millis(1250);
+/// A sixth of it is the heartbeat. What a worker was handed and has not taken waits until that worker is replaced, so this
+/// must be well below [`STRANDED`].
+const OPTIONS: [&str; 2] = ["--hang-timeout", "3s"];
+/// One heartbeat of 500 ms, and the time by which it may be late.
+const BEAT: Duration = Duration::from_millis(900);
 const AFTER: Duration = Duration::from_millis(2500);
 /// What is not answered until then is stranded.
 const STRANDED: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ fn hangs(report: &mut Report, node: &Node, effort: &Effort, ours: &[Kind]) {
         "A worker hangs",
         &format!(
             "{WORKERS} workers, one of which hangs for good; {CLIENTS} clients of the ledger with short connections. Three loads, each on connections of its \
-             own: one that is under way at that moment, one that begins with the hang and sends for {} ms (one heartbeat and the moment of doubt, with {}), one that \
+             own: one that is under way at that moment, one that begins with the hang and sends for {} ms (one heartbeat and its lateness, with {}), one that \
              begins then. Lost are requests that have no right answer in {} s; the last two columns are the longest waits of those that have.",
             BEAT.as_millis(),
             OPTIONS.join(" "),
