@@ -27,8 +27,21 @@ const WEIGH: Duration = Duration::from_millis(100);
 const ATTENTION: Duration = Duration::from_secs(2);
 /// So many looks in a row at which connections wait make a seat slow.
 const SLOW: u32 = 2;
+/// So many make it stuck.
+const STUCK: u32 = 5;
+/// Connections that are taken from a slow seat in one look.
+const AT_ONCE: u32 = 4;
 /// A beat that is late by more than this is missed.
 const LATE: Duration = Duration::from_millis(350);
+
+/// Connections that wait at a seat.
+#[derive(Clone, Copy, Debug, Default)]
+struct Queue {
+    /// Looks in a row.
+    looks: u32,
+    /// It gets no more until nothing waits.
+    stuck: bool,
+}
 
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
@@ -43,13 +56,18 @@ pub(super) struct Balancer {
     attentive_until: Option<Instant>,
     /// Connections that workers told of since weights were last changed.
     arrivals: u64,
-    /// Looks in a row at which connections waited at a seat.
-    waiting: HashMap<(GroupId, u32), u32>,
+    /// Seats at which connections waited at the last look.
+    queues: HashMap<(GroupId, u32), Queue>,
     /// Descriptors of the listeners have changed.
     pub(super) stale: bool,
 }
 
 impl Balancer {
+    /// Whether all workers get connections from the kernel.
+    pub(super) fn is_spread(&self) -> bool {
+        self.mode == Balance::Spread
+    }
+
     /// There is something to look at soon.
     pub(super) fn attend(&mut self) {
         self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
@@ -158,49 +176,55 @@ impl World {
             self.weigh();
         }
         let attentive = self.balancer.attentive_until.is_some_and(|at| at > now);
-        let busy = self.relieve_hands() || !self.balancer.waiting.is_empty();
+        let busy = self.relieve_hands() || !self.balancer.queues.is_empty();
         self.balancer.look_at = (attentive || busy).then(|| now + LOOK.max(LOOK_A_SEAT * seats));
         true
     }
 
-    /// A seat at which connections wait in two looks, while others have none: its worker is in the middle of something
-    /// long. It gets no more, and what waits goes to those who have nothing to do. Returns how many seats there are, and
-    /// whether one has become slow, or is no longer.
+    /// A seat at which connections wait in two looks while others have far fewer: its worker is in the middle of something
+    /// long, and part of what waits goes to the others. If that lasts, and most seats have nothing waiting (else all are
+    /// busy, and nobody is worse than the others), it gets no more. Returns how many seats there are, and whether one has
+    /// become stuck, or is no longer.
     fn look_at_queues(&mut self, id: GroupId) -> (u32, bool) {
         let seats: Vec<(u32, Vec<WorkerId>)> = self.seats_of(id);
+        // A seat that nobody fit accepts from is tended, and not looked at.
+        let looked_at = |seat: u32| seats.iter().any(|(s, _)| *s == seat);
+        (self.balancer.queues).retain(|(group, seat), _| *group != id || looked_at(*seat));
         let Some(group) = self.listeners.group(id) else {
             return (0, false);
         };
         if group.len() < 2 {
             return (0, false);
         }
-        let waiting = &mut self.balancer.waiting;
+        let lengths: Vec<u32> = seats.iter().map(|(s, _)| group.waiting(*s)).collect();
+        let calm = lengths.iter().filter(|n| **n == 0).count() * 2 >= lengths.len();
         let mut slow = vec![];
-        let mut idle = 0;
         let mut changed = false;
-        for (seat, workers) in &seats {
-            let length = group.waiting(*seat);
-            let looks = waiting.get(&(id, *seat)).copied().unwrap_or(0);
-            if length == 0 {
-                changed |= looks >= SLOW;
-                waiting.remove(&(id, *seat));
-                idle += usize::from(!workers.iter().any(|w| self.hands.owes(*w)));
-            } else {
-                changed |= looks + 1 == SLOW;
-                waiting.insert((id, *seat), looks + 1);
-                if looks + 1 >= SLOW {
-                    slow.push((length, *seat, workers.clone()));
-                }
+        for ((seat, _), length) in seats.iter().zip(&lengths) {
+            if *length == 0 {
+                let before = self.balancer.queues.remove(&(id, *seat));
+                changed |= before.is_some_and(|queue| queue.stuck);
+                continue;
+            }
+            let queue = self.balancer.queues.entry((id, *seat)).or_default();
+            queue.looks += 1;
+            if calm && queue.looks >= STUCK && !queue.stuck {
+                queue.stuck = true;
+                changed = true;
+            }
+            if queue.looks >= SLOW {
+                slow.push((*length, *seat));
             }
         }
-        if idle > 0 {
-            slow.sort_by_key(|(length, _, _)| std::cmp::Reverse(*length));
-            let not: Vec<_> = slow.iter().flat_map(|(_, _, w)| w.clone()).collect();
-            for (length, seat, _) in slow {
-                let most = idle.min(length as usize);
-                self.relieve_seat(id, seat, most, &not);
-                idle -= most;
-            }
+        slow.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+        for (length, seat) in slow {
+            let busy = seats
+                .iter()
+                .zip(&lengths)
+                .filter(|(_, n)| **n * 2 >= length);
+            let not: Vec<_> = busy.flat_map(|((_, workers), _)| workers.clone()).collect();
+            let most = length.div_ceil(2).min(AT_ONCE) as usize;
+            self.relieve_seat(id, seat, most, &not);
         }
         (seats.len() as u32, changed)
     }
@@ -238,9 +262,9 @@ impl World {
             };
             let mut seats = vec![Seat::default(); group.len()];
             for (seat, workers) in &taken {
-                let slow = self.balancer.waiting.get(&(id, *seat)).copied();
+                let queue = self.balancer.queues.get(&(id, *seat));
                 let known = &mut seats[*seat as usize];
-                known.eligible = slow.is_none_or(|looks| looks < SLOW) || mode == Balance::SourceIp;
+                known.eligible = !queue.is_some_and(|q| q.stuck) || mode == Balance::SourceIp;
                 for worker in workers {
                     let (open, busy) = self.hands.load(*worker);
                     known.connections += open;
@@ -248,7 +272,7 @@ impl World {
                 }
             }
             if !seats.iter().any(|s| s.eligible) {
-                // All are slow: nobody is worse than the others.
+                // All are stuck: nobody is worse than the others.
                 for (seat, _) in &taken {
                     seats[*seat as usize].eligible = true;
                 }

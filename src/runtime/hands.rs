@@ -32,6 +32,8 @@ use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 const UNTAKEN: u32 = 2;
 /// A worker that has not taken a connection after so long shall not keep the next one waiting.
 const SLOW: Duration = Duration::from_millis(10);
+/// A worker to which connections come tells of them ten times a second.
+const FRESH: Duration = Duration::from_millis(300);
 /// Accepted in one turn of the loop.
 const TURN: usize = 64;
 /// One that all workers refuse is closed after this.
@@ -85,6 +87,11 @@ impl Load {
         (self.open + more)
             .saturating_sub(closed)
             .max(self.untaken.into())
+    }
+
+    /// Whether it has said something a moment ago.
+    fn is_fresh(&self) -> bool {
+        self.said.is_some_and(|at| at.elapsed() < FRESH)
     }
 
     fn report(&mut self, accepted: u64, open: u64) {
@@ -162,11 +169,6 @@ impl Hands {
     /// Connections that no worker has taken yet.
     pub(super) fn held(&self) -> usize {
         self.given.len() + self.back.len()
-    }
-
-    /// Whether a worker has been given what it has not taken.
-    pub(super) fn owes(&self, id: WorkerId) -> bool {
-        self.load_of(id).untaken > 0
     }
 
     /// Tends these seats from now on, and no others.
@@ -345,9 +347,13 @@ impl World {
                 && !not.contains(id)
                 && self.hands.load_of(*id).untaken < UNTAKEN
         });
-        let fit: Vec<_> = fit
+        let mut fit: Vec<_> = fit
             .map(|(id, _, key)| (self.hands.load_of(id), id, key))
             .collect();
+        // One that has just been stopped looks idle. Where all get connections all the time, all tell of them.
+        if self.balancer.is_spread() && fit.iter().any(|(load, _, _)| load.is_fresh()) {
+            fit.retain(|(load, _, _)| load.is_fresh());
+        }
         let least = fit.iter().map(|(load, _, _)| load.open()).min()?;
         // Where connections come and go all the time, the figures are only so good.
         let closing = fit.iter().map(|(load, _, _)| load.closing).max()?;
