@@ -57,8 +57,8 @@ impl Effort {
         Ok(Self {
             quick,
             rounds: either("RCLUSTER_BENCH_ROUNDS", 3, 1)?,
-            slice_ms: either("RCLUSTER_BENCH_SLICE_MS", 300, 150)?,
-            mixed_ms: either("RCLUSTER_BENCH_MIXED_MS", 3000, 700)?,
+            slice_ms: either("RCLUSTER_BENCH_SLICE_MS", 250, 150)?,
+            mixed_ms: either("RCLUSTER_BENCH_MIXED_MS", 2000, 700)?,
             growth: growth
                 .split(',')
                 .map(|n| n.trim().parse().context("read RCLUSTER_BENCH_GROWTH"))

@@ -1,6 +1,6 @@
 'use strict';
-// The app of the balance bench. Every answer says in `x-worker` who gave it. `GET /burn` costs 50 ms of CPU first, `GET /spin` never
-// answers and keeps the event loop for good, `POST` is the echo of the ledger, everything else is `hello`.
+// The app of the balance bench. Every answer but an echo says in `x-worker` who gave it. `GET /burn` costs 50 ms of CPU first; `GET /spin`
+// says `ready` once more and keeps the event loop for good; `POST` is the echo of the ledger; everything else is `hello`.
 // It listens on PORT, or on an inherited socket (BENCH_FD, for the bare parents).
 const http = require('node:http');
 const { threadId } = require('node:worker_threads');
@@ -33,7 +33,10 @@ const server = http.createServer((req, res) => {
     return;
   }
   if (req.url === '/burn') burn();
-  if (req.url === '/spin') for (;;);
+  if (req.url === '/spin') {
+    ready();
+    for (;;);
+  }
   res.writeHead(200, { 'Content-Type': 'text/plain', 'Content-Length': body.length, 'x-worker': worker });
   res.end(body);
 });

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rcluster::ledger::{self, Class, Load, Mode, Running, Target};
@@ -21,10 +21,11 @@ use crate::support::report::Report;
 const WORKERS: usize = 4;
 const THINK: Duration = Duration::from_millis(2);
 const CLIENTS: u32 = 8;
-/// A sixth of it is the heartbeat: a second.
-const OPTIONS: [&str; 2] = ["--hang-timeout", "6s"];
-/// One heartbeat, and the moment of doubt after a silence.
-const BEAT: Duration = Duration::from_millis(1250);
+/// A sixth of it is the heartbeat. What a worker was handed and has not taken waits until that worker is replaced, so this
+/// must be well below [`STRANDED`].
+const OPTIONS: [&str; 2] = ["--hang-timeout", "3s"];
+/// One heartbeat of 500 ms, and the time by which it may be late.
+const BEAT: Duration = Duration::from_millis(900);
 const AFTER: Duration = Duration::from_millis(2500);
 /// What is not answered until then is stranded.
 const STRANDED: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ fn hangs(report: &mut Report, node: &Node, effort: &Effort, ours: &[Kind]) {
         "A worker hangs",
         &format!(
             "{WORKERS} workers, one of which hangs for good; {CLIENTS} clients of the ledger with short connections. Three loads, each on connections of its \
-             own: one that is under way at that moment, one that begins with the hang and sends for {} ms (one heartbeat and the moment of doubt, with {}), one that \
+             own: one that is under way at that moment, one that begins with the hang and sends for {} ms (one heartbeat and its lateness, with {}), one that \
              begins then. Lost are requests that have no right answer in {} s; the last two columns are the longest waits of those that have.",
             BEAT.as_millis(),
             OPTIONS.join(" "),
@@ -104,11 +105,11 @@ fn hangs(report: &mut Report, node: &Node, effort: &Effort, ours: &[Kind]) {
         for kind in lineup::present(report, &kinds) {
             eprintln!("   {}, {}", kind.name(), hang.name());
             let options: &[&str] = if kind.is_rcluster() { &OPTIONS } else { &[] };
-            let Some(server) = lineup::start(report, kind, node, WORKERS, options) else {
+            let Some(mut server) = lineup::start(report, kind, node, WORKERS, options) else {
                 continue;
             };
             let what = format!("{}, {}", kind.name(), hang.name());
-            let [before, until, after] = match one_hang(&server, hang) {
+            let [before, until, after] = match one_hang(&mut server, hang) {
                 Ok(loads) => loads,
                 Err(error) => {
                     report.note(&format!("{what}: {error:#}"));
@@ -159,7 +160,7 @@ fn hangs(report: &mut Report, node: &Node, effort: &Effort, ours: &[Kind]) {
 }
 
 /// The reports of the three loads.
-fn one_hang(server: &Server, how: Hang) -> Result<[ledger::Report; 3]> {
+fn one_hang(server: &mut Server, how: Hang) -> Result<[ledger::Report; 3]> {
     let before = load(server, Mode::Short, 0)?;
     std::thread::sleep(Duration::from_millis(500));
     let mut asked = None;
@@ -177,14 +178,13 @@ fn one_hang(server: &Server, how: Hang) -> Result<[ledger::Report; 3]> {
             stream.write_all(b"GET /spin HTTP/1.1\r\nHost: bench\r\n\r\n")?;
             // Kept open: a worker that spins would not see its end, but a master might.
             asked = Some(stream);
-            std::thread::sleep(Duration::from_millis(30));
+            // It says so itself, the last thing that it does.
+            server.wait_ready(1)?;
+            hung = server.ready.pop().map_or(hung, |(_, pid)| pid);
         }
     }
     before.control().stop();
     let until = load(server, Mode::Short, 1000)?;
-    if how == Hang::Spinning {
-        hung = busiest(server)?;
-    }
     std::thread::sleep(BEAT);
     until.control().stop();
     let after = load(server, Mode::Short, 2000)?;
@@ -197,25 +197,6 @@ fn one_hang(server: &Server, how: Hang) -> Result<[ledger::Report; 3]> {
         kill(Pid::from_raw(hung), Signal::SIGKILL)?;
     }
     Ok(loads)
-}
-
-/// The worker that uses most CPU just now.
-fn busiest(server: &Server) -> Result<i32> {
-    let look = || {
-        let workers = server.workers();
-        workers
-            .into_iter()
-            .map(|pid| Ok((pid, procfs::cpu(pid)?)))
-            .collect::<Result<Vec<_>>>()
-    };
-    let before = look()?;
-    std::thread::sleep(Duration::from_millis(200));
-    let after = look()?;
-    let spent = before
-        .iter()
-        .zip(&after)
-        .map(|(b, a)| (a.1.saturating_sub(b.1), a.0));
-    Ok(spent.max().context("find the worker that spins")?.1)
 }
 
 /// Whether that process still runs the bench's app.
@@ -277,6 +258,15 @@ fn disturb(
                 .unwrap_or_default()
                 .clone_into(&mut trouble);
             eprintln!("   {error:#}");
+        }
+        if kind.is_rcluster() {
+            for sample in reports.iter().flat_map(|report| &report.samples) {
+                let (at, class) = (sample.at_ms, sample.class);
+                eprintln!(
+                    "   lost: {} at {at} ms: {class}: {}",
+                    sample.id, sample.seen
+                );
+            }
         }
         let sum = |of: fn(&ledger::Report) -> u64| reports.iter().map(of).sum::<u64>();
         let total = sum(|load| load.total);

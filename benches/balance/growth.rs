@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::Effort;
 use super::lineup::{self, LEAST, SPREAD};
-use super::load::{self, Plan};
+use super::load::Plan;
 use crate::support::client::Mode;
 use crate::support::contender::{Balance, Kind, Server};
 use crate::support::nodes::Node;
@@ -26,7 +26,9 @@ const KINDS: [Kind; 6] = [
 ];
 /// Up to so many workers all contenders run side by side; more of them would crowd the machine.
 const TOGETHER: usize = 8;
-const LOOK: Duration = Duration::from_millis(1000);
+/// Counts of wake-ups hardly differ between rounds.
+const ROUNDS: u64 = 2;
+const LOOK: Duration = Duration::from_millis(800);
 
 /// One contender at one number of workers.
 #[derive(Clone, Default)]
@@ -53,20 +55,17 @@ pub(crate) fn run(
         "More workers",
         &format!(
             "Short connections, workers {:?}. Calm: about 400 connections a second, each finds most workers asleep; the idle time before it is subtracted. Busy: 64 \
-             at a time. A wake-up is a voluntary context switch of any thread of workers or master. {} rounds, from 32 workers on at most 2; medians \
+             at a time. A wake-up is a voluntary context switch of any thread of workers or master. {} rounds; medians \
              (quartiles).",
-            effort.growth, effort.rounds
+            effort.growth,
+            effort.rounds.min(ROUNDS)
         ),
     );
     let kinds = lineup::present(report, &KINDS);
     let mut all: Vec<(Kind, Vec<Row>)> = kinds.iter().map(|&kind| (kind, Vec::new())).collect();
     for &workers in &effort.growth {
         eprintln!("   {workers} workers");
-        let rounds = if workers > TOGETHER {
-            effort.rounds.min(2)
-        } else {
-            effort.rounds
-        };
+        let rounds = effort.rounds.min(ROUNDS);
         let groups = kinds.chunks(if workers > TOGETHER {
             1
         } else {
@@ -137,7 +136,9 @@ impl Row {
             seed: round,
         };
         let before = counters(server)?;
-        let seen = load::run(runtime, server.address, plan)?;
+        let Some(seen) = lineup::load(runtime, server, plan) else {
+            return Ok(());
+        };
         let calm = since(server, before)?;
         let each = |time: Duration, idle: Duration, count: u64| {
             time.saturating_sub(idle).as_secs_f64() * 1e6 / count as f64
@@ -153,7 +154,9 @@ impl Row {
         plan.think = Duration::ZERO;
         plan.until = LOOK / 2;
         let before = counters(server)?;
-        let seen = load::run(runtime, server.address, plan)?;
+        let Some(seen) = lineup::load(runtime, server, plan) else {
+            return Ok(());
+        };
         let busy = since(server, before)?;
         let count = seen.all.len();
         self.busy_rate.push(count as f64 / plan.until.as_secs_f64());

@@ -1,6 +1,9 @@
 //! Who takes part, and the few figures that all sections form the same way.
 
 use anyhow::Result;
+use tokio::runtime::Runtime;
+
+use super::load::{self, Plan, Seen};
 
 use crate::support::contender::{Balance, Kind, Server, Start};
 use crate::support::nodes::Node;
@@ -94,6 +97,17 @@ pub(crate) fn start_all(
     // Collected first: the closure borrows the report.
     let started: Vec<_> = started.collect();
     started.into_iter().flatten().collect()
+}
+
+/// Carries out a plan; on a machine so busy that nothing was answered there is a sample less.
+pub(crate) fn load(runtime: &Runtime, server: &Server, plan: Plan) -> Option<Seen> {
+    match load::run(runtime, server.address, plan) {
+        Ok(seen) => Some(seen),
+        Err(error) => {
+            eprintln!("   {}: {error:#}", server.kind.name());
+            None
+        }
+    }
 }
 
 /// The order of a turn: forwards and backwards, so that drift of the machine cancels out.

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::Effort;
 use super::lineup::{self, CLASSIC, Limit, SPREAD};
-use super::load::{self, Plan, Seen, variation};
+use super::load::{Plan, Seen, variation};
 use crate::support::client::Mode;
 use crate::support::contender::Kind;
 use crate::support::nodes::Node;
@@ -54,7 +54,7 @@ pub(crate) fn run(
         ),
     );
     let mut kinds = lineup::everybody();
-    kinds.retain(|kind| *kind != Kind::BareAgain);
+    kinds.retain(|kind| !matches!(kind, Kind::BareAgain | Kind::BareReuseport));
     if let Some(at) = kinds.iter().position(|kind| *kind == Kind::ClusterRr) {
         kinds.insert(at + 1, Kind::ClusterRrAgain);
     }
@@ -75,9 +75,9 @@ pub(crate) fn run(
                     fast_open: false,
                     seed: round,
                 };
-                rows[at]
-                    .1
-                    .add(&load::run(runtime, servers[at].address, plan)?);
+                if let Some(seen) = lineup::load(runtime, &servers[at], plan) {
+                    rows[at].1.add(&seen);
+                }
             }
         }
     }

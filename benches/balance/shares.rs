@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::Effort;
 use super::lineup::{self, CLASSIC, LEAST, SPREAD};
-use super::load::{self, Plan, Seen, variation};
+use super::load::{Plan, Seen, variation};
 use crate::support::client::Mode;
 use crate::support::contender::Kind;
 use crate::support::nodes::Node;
@@ -20,7 +20,7 @@ const ARRIVE: Duration = Duration::from_secs(2);
 /// How long all connections go on once they are there.
 const STAY: Duration = Duration::from_millis(500);
 const THINK: Duration = Duration::from_millis(20);
-const SHORT: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_millis(700);
 
 /// The loads: their names, and how many connections.
 const LOADS: [(&str, Mode, usize); 3] = [
@@ -49,12 +49,12 @@ pub(crate) fn run(
         "Who gets what",
         &format!(
             "{WORKERS} workers. Keep-alive connections arrive one after the other over {} s, send with {} ms between requests, and stay for {} ms more; \
-             short connections come 64 at a time for {} s. The coefficient of variation over the workers: 0 is even, 1.73 is all on one. {} rounds, \
+             short connections come 64 at a time for {} ms. The coefficient of variation over the workers: 0 is even, 1.73 is all on one. {} rounds, \
              medians (quartiles), and connections a worker in the middle round.",
             ARRIVE.as_secs(),
             THINK.as_millis(),
             STAY.as_millis(),
-            SHORT.as_secs(),
+            SHORT.as_millis(),
             effort.rounds,
         ),
     );
@@ -67,8 +67,10 @@ pub(crate) fn run(
         eprintln!("   round {}/{}", round + 1, effort.rounds);
         for (index, (_, mode, connections)) in LOADS.into_iter().enumerate() {
             for at in lineup::order(servers.len(), round) {
-                let seen = load::run(runtime, servers[at].address, plan(mode, connections, round))?;
-                rows[at].1.add(index, &seen);
+                let plan = plan(mode, connections, round);
+                if let Some(seen) = lineup::load(runtime, &servers[at], plan) {
+                    rows[at].1.add(index, &seen);
+                }
             }
         }
     }
