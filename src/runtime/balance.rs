@@ -19,6 +19,10 @@ use crate::{
 
 /// Time between two looks at the accept queues while connections come.
 const LOOK: Duration = Duration::from_millis(10);
+/// The same after so many looks at which nothing waited.
+const CALM_LOOK: Duration = Duration::from_millis(40);
+/// See [`CALM_LOOK`].
+const CALM: u32 = 20;
 /// A look at more seats takes longer: this much more for each.
 const LOOK_A_SEAT: Duration = Duration::from_micros(250);
 /// Time between two changes of weights that follow load.
@@ -52,6 +56,8 @@ pub(super) struct Balancer {
     /// When the first of them will have missed a beat.
     late_at: Option<Time>,
     look_at: Option<Instant>,
+    /// Looks in a row at which nothing waited.
+    calm_looks: u32,
     weigh_at: Option<Instant>,
     attentive_until: Option<Instant>,
     /// Connections that workers told of since weights were last changed.
@@ -177,7 +183,15 @@ impl World {
         }
         let attentive = self.balancer.attentive_until.is_some_and(|at| at > now);
         let busy = self.relieve_hands() || !self.balancer.queues.is_empty();
-        self.balancer.look_at = (attentive || busy).then(|| now + LOOK.max(LOOK_A_SEAT * seats));
+        self.balancer.calm_looks = if busy {
+            0
+        } else {
+            self.balancer.calm_looks + 1
+        };
+        // Where nothing has waited for a while, it is looked at less often.
+        let calm = self.balancer.calm_looks > CALM;
+        let look = if calm { CALM_LOOK } else { LOOK };
+        self.balancer.look_at = (attentive || busy).then(|| now + look.max(LOOK_A_SEAT * seats));
         true
     }
 
