@@ -11,7 +11,7 @@ fn fleet(node: Node, workers: u32) -> Launch {
     Launch::new("unwell.js")
         .node(node)
         .workers(workers)
-        .options(["--min-uptime", "100ms", "--hang-timeout", "3s"])
+        .options(["--min-uptime", "100ms", "--hang-timeout", "9s"])
 }
 
 fn launch(node: Node) -> Launch {
