@@ -80,13 +80,18 @@ struct Load {
 impl Load {
     /// Connections that are open now, as far as one can know.
     fn open(&self) -> u64 {
-        let since = self.said.map_or(0, |at| at.elapsed().as_millis().min(1000));
-        let closed = self.closing * since as u64 / 1000;
+        let since = self.said.map_or(0, |at| at.elapsed().as_millis() as u64);
+        let closed = self.closing() * since / 1000;
         // What it was given since it last said how many it has.
         let more = self.given.saturating_sub(self.accepted);
         (self.open + more)
             .saturating_sub(closed)
             .max(self.untaken.into())
+    }
+
+    /// Connections that it closes a second; one that says nothing any more closes none.
+    fn closing(&self) -> u64 {
+        if self.is_fresh() { self.closing } else { 0 }
     }
 
     /// Whether it has said something a moment ago.
@@ -292,11 +297,13 @@ impl World {
     /// Connections wait at tended seats: takes them, as far as somebody takes them from us.
     pub(super) fn welcome(&mut self) {
         let mut left = TURN;
+        let mut nobody = false;
         for index in 0..self.hands.tended.len() {
             while left > 0 {
                 let Tended { group, socket, .. } = &self.hands.tended[index];
                 let group = *group;
                 let Some((to, key)) = self.next_hand(group, &[]) else {
+                    nobody = true;
                     break;
                 };
                 let accepted = socket.try_io(Interest::READABLE, |socket| {
@@ -315,6 +322,10 @@ impl World {
                     }
                 }
             }
+        }
+        if nobody && left == TURN {
+            // Whoever has a hand free serves another address: not at once again.
+            self.hands.pause = Some(Instant::now() + SLOW);
         }
     }
 
@@ -356,7 +367,7 @@ impl World {
         }
         let least = fit.iter().map(|(load, _, _)| load.open()).min()?;
         // Where connections come and go all the time, the figures are only so good.
-        let closing = fit.iter().map(|(load, _, _)| load.closing).max()?;
+        let closing = fit.iter().map(|(load, _, _)| load.closing()).max()?;
         let near = least + least / 20 + closing / 50;
         fit.iter()
             .filter(|(load, _, _)| load.open() <= near)
