@@ -79,6 +79,8 @@ function install(cluster, capMs, on, timed) {
   const tlsOf = new WeakMap(); // accepted net.Socket -> the TLSSocket on it
   const upgraded = new WeakMap(); // socket -> true if it speaks WebSocket, false for CONNECT and others
   const shared = new WeakSet(); // net.Server whose socket came from the master
+  const keyed = new Map(); // the master's name of a listener -> the net.Server and its handle
+  let answered; // the name in the answer that Node is about to act upon
   const netClose = net.Server.prototype.close;
   let httpHooked = false;
   let requests = 0; // HTTP/1 responses finished
@@ -104,6 +106,10 @@ function install(cluster, capMs, on, timed) {
     if (on.listen(server, shared.has(server))) return;
     for (const other of servers) if (!other._handle) servers.delete(other);
     servers.add(server);
+    if (answered !== undefined) {
+      for (const [key, [other, itsHandle]] of keyed) if (other._handle !== itsHandle) keyed.delete(key);
+      keyed.set(answered, [server, handle]);
+    }
     if (!httpHooked && 'keepAliveTimeout' in server) hookHttp();
     hookConnections(server, handle);
     if (!tlsHooked && typeof server.setSecureContext === 'function') hookTls();
@@ -219,6 +225,20 @@ function install(cluster, capMs, on, timed) {
     return Reflect.apply(getServer, this, arguments);
   };
 
+  // An answer of the master leads to a listen() before Node returns from it: one listener before Node's own and one after.
+  process.prependListener('internalMessage', guard((message) => {
+    if (message && message.cmd === 'NODE_CLUSTER' && message.ack !== undefined) answered = message.key;
+  }));
+  process.on('internalMessage', () => {
+    answered = undefined;
+  });
+
+  /** What takes the connections of a listener, if the app still listens there. */
+  function handleOf(key) {
+    const [server, handle] = keyed.get(key) || [];
+    return server && server._handle === handle ? handle : undefined;
+  }
+
   function datagramHandle(socket) {
     const state = socket[symbolOf(socket, 'state symbol')];
     return state && state.handle;
@@ -288,7 +308,7 @@ function install(cluster, capMs, on, timed) {
     return { requests, accepted, classes: classes.slice(1, 6), duration_us: Math.round(durationMs * 1000), durations: filled };
   }
 
-  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, follow, forgetDetached, connections, reportLoad, figures };
+  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, handleOf, follow, forgetDetached, connections, reportLoad, figures };
 }
 
 module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install, bucketOf };

@@ -5,6 +5,7 @@
 //   shim.cjs    is this really one of our workers? channel to the master, errors, signals
 //   hooks.cjs   which servers listen, which connections they hold
 //   beat.cjs    the heartbeat
+//   queue.cjs   connections that the master hands over
 //   drain.cjs   finish what was promised, then report and let the process end
 //
 // Every hook body is guarded; if one fails, Node goes on as if the shim were not there.
@@ -117,6 +118,7 @@ function run(settings, cluster) {
     uninspect: () => require('inspector').close(),
     pace: (message) => beats && beats.pace(message.every_ms),
     slot: (message) => takeSlot(message.slot),
+    queue: ({ key }, socket) => socket && require('./queue.cjs').take(socket, () => tracked.handleOf(key)),
     drain: (message) => loadDrain().start(milliseconds(message.deadline_ms, drainMs)),
   };
 
@@ -159,7 +161,7 @@ function run(settings, cluster) {
   // well; signal listeners do not hold the event loop.
   process.on('SIGHUP', noop);
   process.on('exit', guard(sum)); // written at once, or not at all
-  send({ act: 'hello', v: 1, node: process.version });
+  send({ act: 'hello', v: 1, node: process.version, queues: takesQueues() });
   // Counted from hello on; a loop that does not turn any more is heard by its silence.
   if (settings.beat_ms > 0) later(Math.min(settings.beat_ms, LOAD_BEAT_MS), () => {
     beats = require('./beat.cjs').create(tracked, send, settings.beat_ms);
@@ -167,9 +169,14 @@ function run(settings, cluster) {
   });
   if (settings.load_ms > 0) tracked.reportLoad(send, settings.load_ms);
 
+  /** Whether this Node lets us read a pipe into our own buffer. */
+  function takesQueues() {
+    return attempt(() => typeof process[symbolOf(process, 'kChannelHandle')].useUserBuffer === 'function', false);
+  }
+
   function listenToMaster() {
-    process.on('internalMessage', guard((message) => {
-      if (message && message.cmd === 'NODE_RCLUSTER' && Object.hasOwn(acts, message.act)) acts[message.act](message);
+    process.on('internalMessage', guard((message, handle) => {
+      if (message && message.cmd === 'NODE_RCLUSTER' && Object.hasOwn(acts, message.act)) acts[message.act](message, handle);
     }));
   }
 

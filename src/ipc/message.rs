@@ -132,6 +132,9 @@ pub enum ShimMessage {
         /// Node's version.
         #[serde(default)]
         node: String,
+        /// It takes connections from a queue of their own.
+        #[serde(default)]
+        queues: bool,
     },
     /// The drain has begun.
     Draining {

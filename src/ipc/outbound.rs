@@ -66,6 +66,15 @@ pub fn new_connection(key: &str, seq: u64) -> Vec<u8> {
     }))
 }
 
+/// Gives the worker a queue, which goes along: connections for its server on `key` come through it.
+pub fn queue(key: &str) -> Vec<u8> {
+    line(&json!({
+        "cmd": "NODE_HANDLE",
+        "type": "net.Native",
+        "msg": {"cmd": "NODE_RCLUSTER", "act": "queue", "key": key},
+    }))
+}
+
 /// The worker closes its inspector, if it was opened by a look into it.
 pub fn close_inspector() -> Vec<u8> {
     line(&json!({"cmd": "NODE_RCLUSTER", "act": "uninspect"}))

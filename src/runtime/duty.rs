@@ -94,10 +94,11 @@ impl World {
         supervisor: &Supervisor,
     ) -> Option<Fact> {
         match message {
-            ShimMessage::Hello { node } => {
+            ShimMessage::Hello { node, queues } => {
                 debug!(worker = %id, node, "the shim is loaded");
                 if let Some(link) = self.links.get_mut(&id) {
                     link.has_shim = true;
+                    link.has_queues = queues;
                 }
                 Some(Fact::Hello)
             }

@@ -3,9 +3,15 @@
 //!
 //! The descriptor stays here until the worker has said that its server took it. A worker that dies or refuses before has
 //! not touched it (`onconnection` in `lib/internal/cluster/child.js` answers before it reads), so another one gets it.
+//!
+//! With the shim connections go through a queue of their own (`queues.rs`), and from a worker that leaves them lie they are
+//! taken back; without it, through the channel as those of Node's own primary.
+
+mod load;
+mod queues;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     io,
     os::fd::OwnedFd,
     sync::Arc,
@@ -20,6 +26,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use self::{
+    load::Load,
+    queues::{QueueState, Queues, Said},
+};
 use super::{
     effects::World,
     listeners::GroupId,
@@ -27,13 +37,13 @@ use super::{
 };
 use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
-/// Connections that a worker may have been given and not yet taken. The first is in its hands; a second one, so that it
-/// need not wait for us between two, is still in ours.
+/// Connections that a worker may have been given through its channel and not yet taken. The first is in its hands; a
+/// second one, so that it need not wait for us between two, is still in ours.
 const UNTAKEN: u32 = 2;
-/// A worker that has not taken a connection after so long shall not keep the next one waiting.
-const SLOW: Duration = Duration::from_millis(10);
-/// A worker to which connections come tells of them ten times a second.
-const FRESH: Duration = Duration::from_millis(300);
+/// The same where they can be taken back.
+const QUEUED: u32 = 8;
+/// A worker that has not taken a connection after so long shall not keep it waiting.
+const SLOW: Duration = Duration::from_millis(5);
 /// Accepted in one turn of the loop.
 const TURN: usize = 64;
 /// One that all workers refuse is closed after this.
@@ -61,64 +71,12 @@ struct Tended {
     socket: AsyncFd<OwnedFd>,
 }
 
-/// What is known of a worker's connections.
-#[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    /// What it said last: connections accepted since its start, and open.
-    accepted: u64,
-    open: u64,
-    said: Option<Instant>,
-    /// Connections that it closes, a second.
-    closing: u64,
-    /// Connections that it was given, and took or may take yet.
-    given: u64,
-    untaken: u32,
-    /// How busy its event loop was, thousandths.
-    busy: u32,
-}
-
-impl Load {
-    /// Connections that are open now, as far as one can know.
-    fn open(&self) -> u64 {
-        let since = self.said.map_or(0, |at| at.elapsed().as_millis() as u64);
-        let closed = self.closing() * since / 1000;
-        // What it was given since it last said how many it has.
-        let more = self.given.saturating_sub(self.accepted);
-        (self.open + more)
-            .saturating_sub(closed)
-            .max(self.untaken.into())
-    }
-
-    /// Connections that it closes a second; one that says nothing any more closes none.
-    fn closing(&self) -> u64 {
-        if self.is_fresh() { self.closing } else { 0 }
-    }
-
-    /// Whether it has said something a moment ago.
-    fn is_fresh(&self) -> bool {
-        self.said.is_some_and(|at| at.elapsed() < FRESH)
-    }
-
-    fn report(&mut self, accepted: u64, open: u64) {
-        if let Some(at) = self.said {
-            let elapsed = at.elapsed().as_millis() as u64;
-            let came = accepted.saturating_sub(self.accepted);
-            let closed = (self.open + came).saturating_sub(open) * 1000;
-            if let Some(closing) = closed.checked_div(elapsed) {
-                self.closing = u64::midpoint(self.closing, closing);
-            }
-        }
-        self.accepted = accepted;
-        self.open = open;
-        self.said = Some(Instant::now());
-    }
-}
-
 /// The master's hands.
 #[derive(Debug, Default)]
 pub(super) struct Hands {
     loads: HashMap<WorkerId, Load>,
     given: BTreeMap<u64, (WorkerId, Connection)>,
+    queues: Queues,
     /// Those that came back.
     back: VecDeque<Connection>,
     tended: Vec<Tended>,
@@ -136,6 +94,8 @@ pub(super) struct HandsState {
     given: Vec<(u64, WorkerId, GroupId, Fd)>,
     back: Vec<(GroupId, Fd)>,
     passed: u64,
+    #[serde(default)]
+    queues: Vec<QueueState>,
 }
 
 impl Hands {
@@ -209,6 +169,16 @@ impl Hands {
         .await;
     }
 
+    /// Ends when a worker said something about what it was given.
+    pub(super) async fn answer(&self) {
+        std::future::poll_fn(|cx| self.queues.poll(cx)).await;
+    }
+
+    /// Something is known that a program of before would misread.
+    pub(super) fn has_queues(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
     /// When accepting goes on, or one that came back is tried again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.pause.into_iter().chain(self.again).min()
@@ -223,6 +193,7 @@ impl Hands {
     /// A worker is gone: what it has not taken is somebody else's.
     fn forget(&mut self, id: WorkerId) {
         self.loads.remove(&id);
+        self.queues.forget(id);
         let (gone, kept) = std::mem::take(&mut self.given)
             .into_iter()
             .partition(|(_, (worker, _))| *worker == id);
@@ -249,6 +220,7 @@ impl Hands {
             given,
             back: back.map(|c| (c.group, packing.carry(&c.socket))).collect(),
             passed: self.passed,
+            queues: self.queues.pack(packing),
         }
     }
 
@@ -259,6 +231,7 @@ impl Hands {
     pub(super) fn unpack(state: HandsState, unpacking: &mut Unpacking) -> io::Result<Self> {
         let mut hands = Self {
             passed: state.passed,
+            queues: Queues::unpack(state.queues, unpacking)?,
             ..Self::default()
         };
         let connection = |group, socket| Connection {
@@ -291,7 +264,14 @@ impl World {
         let paused = self.hands.pause.is_some_and(|until| until > now);
         !paused
             && self.hands.back.is_empty()
-            && (self.balancer.fit.iter()).any(|id| self.hands.load_of(*id).untaken < UNTAKEN)
+            && (self.balancer.fit.iter()).any(|id| self.has_room(*id))
+    }
+
+    /// Whether a worker can be given one more.
+    fn has_room(&self, id: WorkerId) -> bool {
+        let queued = self.links.get(&id).is_some_and(|link| link.has_queues);
+        let load = self.hands.load_of(id);
+        !load.slow && load.untaken < if queued { QUEUED } else { UNTAKEN }
     }
 
     /// Connections wait at tended seats: takes them, as far as somebody takes them from us.
@@ -356,7 +336,7 @@ impl World {
         let fit = holders.filter(|(id, _, _)| {
             self.balancer.fit.contains(id)
                 && !not.contains(id)
-                && self.hands.load_of(*id).untaken < UNTAKEN
+                && self.has_room(*id)
         });
         let mut fit: Vec<_> = fit
             .map(|(id, _, key)| (self.hands.load_of(id), id, key))
@@ -375,25 +355,61 @@ impl World {
             .map(|(_, id, key)| (*id, (*key).to_owned()))
     }
 
-    /// Takes from slow workers what they have not seen yet, while others have nothing to do. Returns whether anybody
-    /// still has something to take.
+    /// Takes from slow workers what they have not seen yet. Returns whether anybody still has something to take.
     pub(super) fn relieve_hands(&mut self) -> bool {
-        let idle = |id: &&WorkerId| self.hands.load_of(**id).untaken == 0;
-        if self.balancer.fit.iter().any(|id| idle(&id)) {
-            let mut slow: BTreeMap<WorkerId, Vec<Arc<OwnedFd>>> = BTreeMap::new();
-            for (id, connection) in self.hands.given.values() {
-                if connection.given.elapsed() >= SLOW && self.hands.load_of(*id).untaken > 1 {
-                    let socket = Arc::clone(&connection.socket);
-                    slow.entry(*id).or_default().push(socket);
-                }
-            }
-            for (id, sockets) in slow {
-                if let Some(link) = self.links.get(&id) {
-                    link.withdraw(sockets);
-                }
+        let mut slow: BTreeSet<WorkerId> = BTreeSet::new();
+        for (id, connection) in self.hands.given.values() {
+            if connection.given.elapsed() >= SLOW {
+                slow.insert(*id);
             }
         }
+        let idle = |id: &WorkerId| self.hands.load_of(*id).untaken == 0;
+        let somebody = self.balancer.fit.iter().any(idle);
+        for id in slow {
+            let Some(link) = self.links.get(&id) else {
+                continue;
+            };
+            if link.has_queues {
+                self.take_back(id);
+            } else if somebody && self.hands.load_of(id).untaken > 1 {
+                let theirs = self.hands.given.values().filter(|(to, _)| *to == id);
+                link.withdraw(theirs.map(|(_, c)| Arc::clone(&c.socket)).collect());
+            }
+        }
+        self.give_back();
         !self.hands.given.is_empty()
+    }
+
+    /// Takes all that waits in a worker's queues; it gets no more until it says that it turns.
+    fn take_back(&mut self, id: WorkerId) {
+        let (seqs, asked) = self.hands.queues.take_back(id);
+        let load = self.hands.loads.entry(id).or_default();
+        load.slow = asked;
+        for seq in seqs {
+            // It is what we put there.
+            let Some((_, connection)) = self.hands.given.remove(&seq) else {
+                continue;
+            };
+            load.untaken = load.untaken.saturating_sub(1);
+            load.given = load.given.saturating_sub(1);
+            self.hands.back.push_back(connection);
+        }
+    }
+
+    /// Workers said something in their queues.
+    pub(super) fn hear_hands(&mut self) {
+        for (id, said) in self.hands.queues.heard() {
+            if let Some(load) = self.hands.loads.get_mut(&id) {
+                load.slow = false;
+            }
+            if let Said::Connection { seq, took } = said {
+                self.settle(id, seq, took);
+            }
+        }
+        self.give_back();
+        if self.has_a_hand() {
+            self.welcome();
+        }
     }
 
     /// A worker has not seen these, and will not.
@@ -415,7 +431,9 @@ impl World {
         connection.given = Instant::now();
         self.probes += 1;
         let seq = self.probes;
-        if let Some(link) = self.links.get(&to) {
+        if !self.put_into_queue(to, key, seq, &connection)
+            && let Some(link) = self.links.get(&to)
+        {
             let socket = Arc::clone(&connection.socket);
             link.send_handle(outbound::new_connection(key, seq), socket);
         }
@@ -426,8 +444,31 @@ impl World {
         self.balancer.attend();
     }
 
-    /// A worker says whether it took a connection.
+    /// Puts a connection into the worker's own queue, if it has one.
+    fn put_into_queue(&mut self, to: WorkerId, key: &str, seq: u64, what: &Connection) -> bool {
+        let Some(link) = self.links.get(&to).filter(|link| link.has_queues) else {
+            return false;
+        };
+        let way = (to, what.group);
+        let put = self.hands.queues.open(way, key).and_then(|new| {
+            if let Some(theirs) = new {
+                link.send_handle(outbound::queue(key), theirs);
+            }
+            self.hands.queues.push(way, seq, &what.socket)
+        });
+        if let Err(error) = &put {
+            debug!(worker = %to, %error, "failed to queue a connection");
+        }
+        put.is_ok()
+    }
+
+    /// A worker says in its channel whether it took a connection.
     pub(super) fn answered(&mut self, id: WorkerId, seq: u64, accepted: bool) {
+        self.settle(id, seq, accepted);
+        self.give_back();
+    }
+
+    fn settle(&mut self, id: WorkerId, seq: u64, accepted: bool) {
         // Not ours: a health check's.
         let Some((worker, mut connection)) = self.hands.given.remove(&seq) else {
             return;
@@ -447,7 +488,6 @@ impl World {
             connection.refused.push(id);
             self.hands.back.push_back(connection);
         }
-        self.give_back();
     }
 
     /// What came back goes to somebody else.
@@ -458,7 +498,7 @@ impl World {
             };
             match self.next_hand(connection.group, &connection.refused) {
                 Some((to, key)) => self.give(to, &key, connection),
-                None if connection.since.elapsed() > PATIENCE => {
+                None if self.is_unwanted(&connection) => {
                     warn!("no worker takes a connection: it is closed");
                 }
                 None => {
@@ -468,6 +508,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether all who could take it have refused it, and that for long.
+    fn is_unwanted(&self, connection: &Connection) -> bool {
+        let mut holders = self.listeners.holders(connection.group);
+        let may = |id: WorkerId| self.balancer.fit.contains(&id);
+        connection.since.elapsed() > PATIENCE
+            && holders.all(|(id, _, _)| !may(id) || connection.refused.contains(&id))
     }
 
     /// A worker is gone.

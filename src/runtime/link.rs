@@ -85,6 +85,8 @@ pub(super) struct Link {
     orders: UnboundedSender<Order>,
     /// The worker has said hello through the shim.
     pub(super) has_shim: bool,
+    /// Its shim takes connections from a queue of their own.
+    pub(super) has_queues: bool,
 }
 
 impl Link {
@@ -116,6 +118,7 @@ impl Link {
         Self {
             orders,
             has_shim: false,
+            has_queues: false,
         }
     }
 

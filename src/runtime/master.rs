@@ -45,6 +45,8 @@ enum Input {
     Signal(Told),
     Request(Request),
     Link(WorkerId, FromLink),
+    /// A worker said something about the connections that it was given.
+    Hand,
     /// A connection waits where nobody but the master accepts.
     Arrival,
     /// A listening socket that was shut down listens again.
@@ -137,6 +139,7 @@ impl Master {
                         self.dispatch(event);
                     }
                 }
+                Input::Hand => self.world.hear_hands(),
                 Input::Arrival => self.world.welcome(),
                 Input::Reopened(socket) => {
                     self.world.listeners.reopened(socket);
@@ -171,6 +174,7 @@ impl Master {
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
             () = self.upgrade.left() => Input::Left,
             socket = self.world.sentries.repaired() => Input::Reopened(socket),
+            () = self.world.hands.answer() => Input::Hand,
             () = self.world.hands.arrival(), if self.world.has_a_hand() => Input::Arrival,
             Some((id, what)) = inputs.inbox.recv() => Input::Link(id, what),
         }

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::sys::identity::Identity;
 
 /// The first is the one that node is told; it requires the others.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("shim.cjs", include_str!("../../node-shim/shim.cjs")),
     ("hooks.cjs", include_str!("../../node-shim/hooks.cjs")),
     ("beat.cjs", include_str!("../../node-shim/beat.cjs")),
+    ("queue.cjs", include_str!("../../node-shim/queue.cjs")),
     ("drain.cjs", include_str!("../../node-shim/drain.cjs")),
 ];
 

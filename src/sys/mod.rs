@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod control_dir;
 pub mod fd_pass;
+pub mod fd_queue;
 pub mod guard;
 pub mod handover;
 pub mod hang_up;

@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use super::{
     Hold, Packing,
     freeze::Still,
-    state::{AdminState, GuardState, Header, LinkState, LogState, State, StreamState},
+    state::{self, AdminState, GuardState, Header, LinkState, LogState, State, StreamState},
 };
 use crate::{
     admin::UpgradeView,
@@ -51,8 +51,8 @@ pub(super) fn pretend(state: &State) -> Result<Option<Vec<u8>>, serde_json::Erro
             object.insert("of_a_later_version".to_owned(), news);
         }
     }
-    value["header"]["version"] = (super::state::VERSION + by).into();
-    value["header"]["readable_from"] = (super::state::VERSION + by - 1).into();
+    value["header"]["version"] = (state::VERSION + by).into();
+    value["header"]["readable_from"] = (state::VERSION + by - 1).into();
     serde_json::to_vec(&value).map(Some)
 }
 
@@ -61,7 +61,7 @@ fn message(message: &ToWorker, packing: &mut Packing) -> Outgoing<super::Fd> {
     packed
 }
 
-fn link(frozen: &mut Frozen, has_shim: bool, packing: &mut Packing) -> LinkState {
+fn link(frozen: &mut Frozen, packing: &mut Packing) -> LinkState {
     let mut orders: Vec<ToWorker> = vec![];
     // Into the queue of the task itself they may not fit.
     while let Ok(order) = frozen.orders.try_recv() {
@@ -76,7 +76,8 @@ fn link(frozen: &mut Frozen, has_shim: bool, packing: &mut Packing) -> LinkState
     let mut state = LinkState {
         id: task.id,
         stream: packing.carry(&task.stream),
-        has_shim,
+        has_shim: false,
+        has_queues: false,
         decoder: task.decoder.clone(),
         channel,
         writing: task
@@ -120,8 +121,11 @@ pub(super) fn pack(
 ) -> State {
     let world = &master.world;
     let links = still.iter_mut().map(|(id, frozen)| {
-        let has_shim = world.links.get(id).is_some_and(|link| link.has_shim);
-        link(frozen, has_shim, packing)
+        let of = world.links.get(id);
+        let mut state = link(frozen, packing);
+        state.has_shim = of.is_some_and(|link| link.has_shim);
+        state.has_queues = of.is_some_and(|link| link.has_queues);
+        state
     });
     let links = links.collect();
     let then = handover::monotonic().as_micros();
@@ -132,8 +136,15 @@ pub(super) fn pack(
         || world.hands.held() > 0
         || world.logs.is_some()
         || hold.admin.is_some();
+    let readable_from = if world.hands.has_queues() {
+        state::QUEUES_FROM
+    } else if rich {
+        state::RICH_FROM
+    } else {
+        state::READABLE_FROM
+    };
     State {
-        header: Header::new(rich),
+        header: Header::new(readable_from),
         clock: (master.clock.now(), u64::try_from(then).unwrap_or(u64::MAX)),
         supervisor: master.supervisor.clone(),
         config: world.config.clone(),

@@ -142,6 +142,7 @@ fn link(
         closed: state.closed,
     });
     link.has_shim = state.has_shim;
+    link.has_queues = state.has_queues;
     Ok(link)
 }
 

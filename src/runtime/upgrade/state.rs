@@ -24,15 +24,17 @@ use crate::{
 };
 
 /// The version that is written.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// The oldest version that is read.
 const OLDEST: u32 = 1;
 /// Programs that read this version or a newer one read what is written: they
 /// skip what they do not know.
-const READABLE_FROM: u32 = 1;
+pub(super) const READABLE_FROM: u32 = 1;
 /// The same where there is what version 1 had not: several sockets at an address, connections in our hands, workers'
 /// pipes, a second door of the API.
-const RICH_FROM: u32 = 2;
+pub(super) const RICH_FROM: u32 = 2;
+/// The same where workers have queues of connections.
+pub(super) const QUEUES_FROM: u32 = 3;
 
 /// Why a state cannot be read.
 #[derive(Debug, Error)]
@@ -81,10 +83,10 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn new(rich: bool) -> Self {
+    pub(super) fn new(readable_from: u32) -> Self {
         Self {
             version: VERSION,
-            readable_from: if rich { RICH_FROM } else { READABLE_FROM },
+            readable_from,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             nonce: fastrand::u64(..),
@@ -120,6 +122,8 @@ pub(in crate::runtime) struct LinkState {
     pub(super) id: WorkerId,
     pub(super) stream: Fd,
     pub(super) has_shim: bool,
+    #[serde(default)]
+    pub(super) has_queues: bool,
     /// The line that has not ended yet.
     pub(super) decoder: LineDecoder,
     /// What waits, and the handle that is not acknowledged.
@@ -259,7 +263,7 @@ mod tests {
         let header = |version, readable_from| Header {
             version,
             readable_from,
-            ..Header::new(false)
+            ..Header::new(READABLE_FROM)
         };
         assert!(header(VERSION, READABLE_FROM).check().is_ok());
         assert!(header(VERSION + 1, VERSION).check().is_ok());

@@ -1,0 +1,77 @@
+'use strict';
+
+// Connections that the master hands over: each comes through a queue (a Unix socket) as eight bytes and a descriptor.
+// The bytes go back, the last of them TOOK or REFUSED, before the app sees the connection: a worker that dies
+// earlier has not touched it. Bytes without a descriptor are an "are you there", and go back as they are.
+//
+// Node's own way, an internal message of JSON each way and another one for the descriptor, costs four times as much.
+
+const { fault, guard, later } = require('./hooks.cjs');
+
+const IPC = 2; // the kind of pipe that takes descriptors (`PipeConstants` in Node)
+const MESSAGE = 8; // bytes
+const TOOK = 0;
+const REFUSED = 1;
+const UNREAD = 0xff; // what a read that brings nothing leaves there
+const AGAIN_MS = 5;
+
+const { writeSync } = require('fs'); // before the app can wrap it
+
+/** Takes connections from `given`, a socket that has just come, for the server that `serverOf()` knows. */
+function take(given, serverOf) {
+  // What has come is a pipe that takes no descriptors. It stays open: were it closed, the socket would be.
+  const { fd, constructor: Pipe } = given;
+  const pipe = new Pipe(IPC);
+  if (pipe.open(fd)) return; // the master hears nothing from us, and takes back what it has put there
+  const message = new Uint8Array(MESSAGE);
+  const unsaid = [];
+  pipe.useUserBuffer(message); // else each read would allocate 64 KiB
+  pipe.onread = guard(() => {
+    const client = pipe.pendingHandle;
+    pipe.pendingHandle = undefined;
+    if (client) {
+      const handle = serverOf();
+      message[MESSAGE - 1] = handle ? TOOK : REFUSED;
+      say(message);
+      rearm();
+      if (handle) handle.onconnection(0, client);
+      else client.close();
+    } else if (message[MESSAGE - 1] !== UNREAD) { // else there was nothing to read, or the end, after which libuv reads no more
+      say(message);
+      rearm();
+    }
+    // Nothing is returned: that would be the next buffer.
+  });
+
+  function rearm() {
+    message[MESSAGE - 1] = UNREAD;
+  }
+
+  function say(bytes) {
+    if (unsaid.length === 0 && attemptToSay(bytes)) return;
+    unsaid.push(bytes.slice());
+    if (unsaid.length === 1) later(AGAIN_MS, sayAgain);
+  }
+
+  function sayAgain() {
+    while (unsaid.length > 0 && attemptToSay(unsaid[0])) unsaid.shift();
+    if (unsaid.length > 0) later(AGAIN_MS, sayAgain);
+  }
+
+  function attemptToSay(bytes) {
+    try {
+      writeSync(fd, bytes, 0, MESSAGE);
+      return true;
+    } catch (err) {
+      if (err.code === 'EAGAIN') return false;
+      fault(err); // the master is gone
+      return true;
+    }
+  }
+
+  rearm();
+  pipe.readStart();
+  pipe.unref();
+}
+
+module.exports = { take };

@@ -1,0 +1,63 @@
+//! What is known of a worker's connections.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A worker to which connections come tells of them ten times a second.
+const FRESH: Duration = Duration::from_millis(300);
+
+/// What is known of a worker's connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    /// What it said last: connections accepted since its start, and open.
+    pub(super) accepted: u64,
+    open: u64,
+    pub(super) said: Option<Instant>,
+    /// Connections that it closes, a second.
+    closing: u64,
+    /// Connections that it was given, and took or may take yet.
+    pub(super) given: u64,
+    pub(super) untaken: u32,
+    /// How busy its event loop was, thousandths.
+    pub(super) busy: u32,
+    /// It has left connections lie, and was not heard of since.
+    pub(super) slow: bool,
+}
+
+impl Load {
+    /// Connections that are open now, as far as one can know.
+    pub(super) fn open(&self) -> u64 {
+        let since = self.said.map_or(0, |at| at.elapsed().as_millis() as u64);
+        let closed = self.closing() * since / 1000;
+        // What it was given since it last said how many it has.
+        let more = self.given.saturating_sub(self.accepted);
+        (self.open + more)
+            .saturating_sub(closed)
+            .max(self.untaken.into())
+    }
+
+    /// Connections that it closes a second; one that says nothing any more closes none.
+    pub(super) fn closing(&self) -> u64 {
+        if self.is_fresh() { self.closing } else { 0 }
+    }
+
+    /// Whether it has said something a moment ago.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.said.is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    pub(super) fn report(&mut self, accepted: u64, open: u64) {
+        if let Some(at) = self.said {
+            let elapsed = at.elapsed().as_millis() as u64;
+            let came = accepted.saturating_sub(self.accepted);
+            let closed = (self.open + came).saturating_sub(open) * 1000;
+            if let Some(closing) = closed.checked_div(elapsed) {
+                self.closing = u64::midpoint(self.closing, closing);
+            }
+        }
+        self.accepted = accepted;
+        self.open = open;
+        self.said = Some(Instant::now());
+    }
+}
