@@ -15,7 +15,9 @@ const REFUSED = 1;
 const UNREAD = 0xff; // what a read that brings nothing leaves there
 const AGAIN_MS = 5;
 
-const { writeSync } = require('fs'); // before the app can wrap it
+// Node's own, before the app can wrap them.
+const { writeSync } = require('fs');
+const { setImmediate } = globalThis;
 
 /** Takes connections from `given`, a socket that has just come, for the server that `serverOf()` knows. */
 function take(given, serverOf) {
@@ -34,6 +36,10 @@ function take(given, serverOf) {
       message[MESSAGE - 1] = handle ? TOOK : REFUSED;
       say(message);
       rearm();
+      // One a turn of the loop, as libuv accepts: what comes with it is served before the next one is taken, by whoever
+      // has time for it first.
+      pipe.readStop();
+      setImmediate(resume);
       if (handle) handle.onconnection(0, client);
       else client.close();
     } else if (message[MESSAGE - 1] !== UNREAD) { // else there was nothing to read, or the end, after which libuv reads no more
@@ -42,6 +48,10 @@ function take(given, serverOf) {
     }
     // Nothing is returned: that would be the next buffer.
   });
+
+  function resume() {
+    pipe.readStart();
+  }
 
   function rearm() {
     message[MESSAGE - 1] = UNREAD;

@@ -2,7 +2,7 @@
 //!
 //! It must not decide who lives: that is the supervisor's.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// Time between two looks at the accept queues while connections come.
-const LOOK: Duration = Duration::from_millis(10);
-/// The same after so many looks at which nothing waited.
-const CALM_LOOK: Duration = Duration::from_millis(40);
+const LOOK: Duration = Duration::from_millis(5);
+/// The same where nothing waits.
+const CALM_LOOK: Duration = Duration::from_millis(20);
 /// See [`CALM_LOOK`].
 const CALM: u32 = 20;
 /// A look at more seats takes longer: this much more for each.
@@ -29,23 +29,8 @@ const LOOK_A_SEAT: Duration = Duration::from_micros(250);
 const WEIGH: Duration = Duration::from_millis(100);
 /// Looks go on for this long after the last connection that a worker told of.
 const ATTENTION: Duration = Duration::from_secs(2);
-/// So many looks in a row at which connections wait make a seat slow.
-const SLOW: u32 = 2;
-/// So many make it stuck.
-const STUCK: u32 = 5;
-/// Connections that are taken from a slow seat in one look.
-const AT_ONCE: u32 = 4;
 /// A beat that is late by more than this is missed.
 const LATE: Duration = Duration::from_millis(350);
-
-/// Connections that wait at a seat.
-#[derive(Clone, Copy, Debug, Default)]
-struct Queue {
-    /// Looks in a row.
-    looks: u32,
-    /// It gets no more until nothing waits.
-    stuck: bool,
-}
 
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
@@ -62,10 +47,18 @@ pub(super) struct Balancer {
     attentive_until: Option<Instant>,
     /// Connections that workers told of since weights were last changed.
     arrivals: u64,
-    /// Seats at which connections waited at the last look.
-    queues: HashMap<(GroupId, u32), Queue>,
     /// Descriptors of the listeners have changed.
     pub(super) stale: bool,
+}
+
+/// What a look at a group's queues has shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    seats: u32,
+    /// Connections wait.
+    waits: bool,
+    /// A worker has become slow.
+    slower: bool,
 }
 
 impl Balancer {
@@ -168,22 +161,26 @@ impl World {
         if self.balancer.look_at.is_none_or(|at| at > now) {
             return true;
         }
-        let groups: Vec<_> = self.listeners.groups().map(|(id, _)| id).collect();
         let mut seats = 0;
-        let mut moved = false;
+        let mut waits = self.hands.is_waiting();
+        let mut slower = self.relieve_hands();
         if self.balancer.mode == Balance::Spread {
+            let groups: Vec<_> = self.listeners.groups().map(|(id, _)| id).collect();
             for group in groups {
-                let (count, changed) = self.look_at_queues(group);
-                seats += count;
-                moved |= changed;
+                let seen = self.look_at_queues(group);
+                seats += seen.seats;
+                waits |= seen.waits;
+                slower |= seen.slower;
             }
         }
-        if moved || self.balancer.weigh_at.is_none_or(|at| at <= now) {
+        if slower {
+            self.tend();
+        }
+        if self.balancer.weigh_at.is_none_or(|at| at <= now) {
             self.weigh();
         }
         let attentive = self.balancer.attentive_until.is_some_and(|at| at > now);
-        let busy = self.relieve_hands() || !self.balancer.queues.is_empty();
-        self.balancer.calm_looks = if busy {
+        self.balancer.calm_looks = if waits {
             0
         } else {
             self.balancer.calm_looks + 1
@@ -191,56 +188,30 @@ impl World {
         // Where nothing has waited for a while, it is looked at less often.
         let calm = self.balancer.calm_looks > CALM;
         let look = if calm { CALM_LOOK } else { LOOK };
-        self.balancer.look_at = (attentive || busy).then(|| now + look.max(LOOK_A_SEAT * seats));
+        self.balancer.look_at = (attentive || waits).then(|| now + look.max(LOOK_A_SEAT * seats));
         true
     }
 
-    /// A seat at which connections wait in two looks while others have far fewer: its worker is in the middle of something
-    /// long, and part of what waits goes to the others. If that lasts, and most seats have nothing waiting (else all are
-    /// busy, and nobody is worse than the others), it gets no more. Returns how many seats there are, and whether one has
-    /// become stuck, or is no longer.
-    fn look_at_queues(&mut self, id: GroupId) -> (u32, bool) {
-        let seats: Vec<(u32, Vec<WorkerId>)> = self.seats_of(id);
-        // A seat that nobody fit accepts from is tended, and not looked at.
-        let looked_at = |seat: u32| seats.iter().any(|(s, _)| *s == seat);
-        (self.balancer.queues).retain(|(group, seat), _| *group != id || looked_at(*seat));
-        let Some(group) = self.listeners.group(id) else {
-            return (0, false);
+    /// Looks at the accept queues of a group. A worker at whose seat connections wait is asked whether it turns; one that
+    /// does not answer until a later look is in the middle of something long, and what waits goes to others.
+    fn look_at_queues(&mut self, id: GroupId) -> Seen {
+        let seats = self.seats_of(id);
+        let mut seen = Seen {
+            seats: seats.len() as u32,
+            ..Seen::default()
         };
-        if group.len() < 2 {
-            return (0, false);
-        }
-        let lengths: Vec<u32> = seats.iter().map(|(s, _)| group.waiting(*s)).collect();
-        let calm = lengths.iter().filter(|n| **n == 0).count() * 2 >= lengths.len();
-        let mut slow = vec![];
-        let mut changed = false;
-        for ((seat, _), length) in seats.iter().zip(&lengths) {
-            if *length == 0 {
-                let before = self.balancer.queues.remove(&(id, *seat));
-                changed |= before.is_some_and(|queue| queue.stuck);
-                continue;
-            }
-            let queue = self.balancer.queues.entry((id, *seat)).or_default();
-            queue.looks += 1;
-            if calm && queue.looks >= STUCK && !queue.stuck {
-                queue.stuck = true;
-                changed = true;
-            }
-            if queue.looks >= SLOW {
-                slow.push((*length, *seat));
+        let Some(group) = self.listeners.group(id).filter(|group| group.len() > 1) else {
+            return seen;
+        };
+        let waiting: Vec<bool> = (seats.iter().map(|(seat, _)| group.waiting(*seat) > 0)).collect();
+        for ((_, workers), _) in seats.iter().zip(waiting).filter(|(_, waits)| *waits) {
+            seen.waits = true;
+            for worker in workers {
+                let key = self.listeners.key_of(id, *worker).map(str::to_owned);
+                seen.slower |= key.is_some_and(|key| self.doubt(*worker, id, &key));
             }
         }
-        slow.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-        for (length, seat) in slow {
-            let busy = seats
-                .iter()
-                .zip(&lengths)
-                .filter(|(_, n)| **n * 2 >= length);
-            let not: Vec<_> = busy.flat_map(|((_, workers), _)| workers.clone()).collect();
-            let most = length.div_ceil(2).min(AT_ONCE) as usize;
-            self.relieve_seat(id, seat, most, &not);
-        }
-        (seats.len() as u32, changed)
+        seen
     }
 
     /// Seats that fit workers accept from, with these workers.
@@ -271,14 +242,18 @@ impl World {
             .collect();
         for id in ids {
             let taken = self.seats_of(id);
+            let stuck: Vec<_> = (self.balancer.fit.iter())
+                .filter(|worker| self.is_stuck(**worker))
+                .copied()
+                .collect();
             let Some(group) = self.listeners.group(id) else {
                 continue;
             };
             let mut seats = vec![Seat::default(); group.len()];
             for (seat, workers) in &taken {
-                let queue = self.balancer.queues.get(&(id, *seat));
                 let known = &mut seats[*seat as usize];
-                known.eligible = !queue.is_some_and(|q| q.stuck) || mode == Balance::SourceIp;
+                let turns = workers.iter().any(|worker| !stuck.contains(worker));
+                known.eligible = turns || mode == Balance::SourceIp;
                 for worker in workers {
                     let (open, busy) = self.hands.load(*worker);
                     known.connections += open;
@@ -296,11 +271,14 @@ impl World {
         }
     }
 
-    /// Tends the seats that no fit worker accepts from, as long as there is a worker to give to.
-    fn tend(&mut self) {
+    /// Tends the seats that no fit worker accepts from, as long as there is a worker to give to. Where clients may go to
+    /// anybody, one that is slow counts for as long as nobody.
+    pub(super) fn tend(&mut self) {
         let mut seats = vec![];
+        let anybody = self.balancer.mode == Balance::Spread;
         for (id, group) in self.listeners.groups() {
-            let taken = self.seats_of(id);
+            let mut taken = self.seats_of(id);
+            taken.retain(|(_, by)| !anybody || by.iter().any(|worker| !self.is_slow(*worker)));
             let somebody =
                 (self.listeners.holders(id)).any(|(id, _, _)| self.balancer.fit.contains(&id));
             if !somebody {

@@ -37,13 +37,13 @@ use super::{
 };
 use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
-/// Connections that a worker may have been given through its channel and not yet taken. The first is in its hands; a
-/// second one, so that it need not wait for us between two, is still in ours.
+/// Connections that a worker may have been given and not yet taken: the next one, and a second, so that it need not wait for
+/// us between two. Through its channel the second one is still in our hands.
 const UNTAKEN: u32 = 2;
-/// The same where they can be taken back.
-const QUEUED: u32 = 8;
-/// A worker that has not taken a connection after so long shall not keep it waiting.
-const SLOW: Duration = Duration::from_millis(5);
+/// A worker that has not taken a connection after so long, or not answered, shall not keep others waiting.
+const SLOW: Duration = Duration::from_millis(10);
+/// One that is slow for longer shall get no connections from the kernel either.
+const STUCK: Duration = Duration::from_millis(50);
 /// Accepted in one turn of the loop.
 const TURN: usize = 64;
 /// One that all workers refuse is closed after this.
@@ -80,6 +80,8 @@ pub(super) struct Hands {
     /// Those that came back.
     back: VecDeque<Connection>,
     tended: Vec<Tended>,
+    /// The one whose turn it was.
+    turn: usize,
     /// No accepting before that.
     pause: Option<Instant>,
     /// When those that came back are tried again, whatever happens.
@@ -129,6 +131,11 @@ impl Hands {
 
     fn load_of(&self, id: WorkerId) -> Load {
         self.loads.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Whether somebody was given a connection and has not taken it.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.given.is_empty()
     }
 
     /// Connections that no worker has taken yet.
@@ -190,6 +197,12 @@ impl Hands {
         self.again = (!self.back.is_empty()).then(|| now + EXHAUSTED);
     }
 
+    /// It waits for somebody else, before all that came to us later.
+    fn came_back(&mut self, connection: Connection) {
+        let at = self.back.partition_point(|c| c.since <= connection.since);
+        self.back.insert(at, connection);
+    }
+
     /// A worker is gone: what it has not taken is somebody else's.
     fn forget(&mut self, id: WorkerId) {
         self.loads.remove(&id);
@@ -199,7 +212,9 @@ impl Hands {
             .partition(|(_, (worker, _))| *worker == id);
         self.given = kept;
         let gone: BTreeMap<_, _> = gone;
-        self.back.extend(gone.into_values().map(|(_, c)| c));
+        for (_, connection) in gone.into_values() {
+            self.came_back(connection);
+        }
     }
 
     /// Closes all.
@@ -269,37 +284,47 @@ impl World {
 
     /// Whether a worker can be given one more.
     fn has_room(&self, id: WorkerId) -> bool {
-        let queued = self.links.get(&id).is_some_and(|link| link.has_queues);
         let load = self.hands.load_of(id);
-        !load.slow && load.untaken < if queued { QUEUED } else { UNTAKEN }
+        load.slow.is_none() && load.untaken < UNTAKEN
     }
 
-    /// Connections wait at tended seats: takes them, as far as somebody takes them from us.
+    /// Connections wait at tended seats: takes them, one from each seat in turn, as far as somebody takes them from us.
     pub(super) fn welcome(&mut self) {
         let mut left = TURN;
+        // Seats in a row from which nothing came.
+        let mut dry = 0;
+        let mut next: Option<(GroupId, Option<(WorkerId, String)>)> = None;
         let mut nobody = false;
-        for index in 0..self.hands.tended.len() {
-            while left > 0 {
-                let Tended { group, socket, .. } = &self.hands.tended[index];
-                let group = *group;
-                let Some((to, key)) = self.next_hand(group, &[]) else {
-                    nobody = true;
-                    break;
-                };
-                let accepted = socket.try_io(Interest::READABLE, |socket| {
-                    listener::accept(socket)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
-                });
-                match accepted {
-                    Ok(socket) => {
-                        left -= 1;
-                        self.give(to, &key, Connection::new(group, socket));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => {
-                        debug!(%error, "failed to accept a connection");
-                        self.hands.pause = Some(Instant::now() + EXHAUSTED);
-                        return;
-                    }
+        while left > 0 && dry < self.hands.tended.len() {
+            self.hands.turn = (self.hands.turn + 1) % self.hands.tended.len();
+            let Tended { group, socket, .. } = &self.hands.tended[self.hands.turn];
+            let group = *group;
+            let hand = match next.take() {
+                Some((of, hand)) if of == group => hand,
+                Some(_) | None => self.next_hand(group, &[]),
+            };
+            dry += 1;
+            let Some((to, key)) = hand else {
+                nobody = true;
+                next = Some((group, None));
+                continue;
+            };
+            let accepted = socket.try_io(Interest::READABLE, |socket| {
+                listener::accept(socket)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            });
+            match accepted {
+                Ok(socket) => {
+                    left -= 1;
+                    dry = 0;
+                    self.give(to, &key, Connection::new(group, socket));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    next = Some((group, Some((to, key))));
+                }
+                Err(error) => {
+                    debug!(%error, "failed to accept a connection");
+                    self.hands.pause = Some(Instant::now() + EXHAUSTED);
+                    return;
                 }
             }
         }
@@ -309,25 +334,35 @@ impl World {
         }
     }
 
-    /// Accepts up to `most` connections that wait at a seat whose worker is slow, for others.
-    pub(super) fn relieve_seat(
-        &mut self,
-        group: GroupId,
-        seat: u32,
-        most: usize,
-        not: &[WorkerId],
-    ) {
-        for _ in 0..most {
-            let Some((to, key)) = self.next_hand(group, not) else {
-                return;
-            };
-            let socket = self.listeners.group(group);
-            let socket = socket.and_then(|g| g.socket(seat).cloned());
-            match socket.map(|socket| listener::accept(&socket)) {
-                Some(Ok(Some(socket))) => self.give(to, &key, Connection::new(group, socket)),
-                Some(Ok(None) | Err(_)) | None => return,
+    /// Connections wait at a seat of this worker: asks whether it turns, or believes that it does not. Returns whether it
+    /// has just become slow.
+    pub(super) fn doubt(&mut self, id: WorkerId, group: GroupId, key: &str) -> bool {
+        let load = self.hands.load_of(id);
+        match load.asked {
+            Some(at) if load.slow.is_none() && at.elapsed() >= SLOW => {
+                self.take_back(id);
+                true
+            }
+            Some(_) => false,
+            None => {
+                if self.queue_to((id, group), key) && self.hands.queues.ping((id, group)) {
+                    let load = self.hands.loads.entry(id).or_default();
+                    load.asked = Some(Instant::now());
+                }
+                false
             }
         }
+    }
+
+    /// Whether a worker is known not to turn.
+    pub(super) fn is_slow(&self, id: WorkerId) -> bool {
+        self.hands.load_of(id).slow.is_some()
+    }
+
+    /// The same for longer.
+    pub(super) fn is_stuck(&self, id: WorkerId) -> bool {
+        let slow = self.hands.load_of(id).slow;
+        slow.is_some_and(|since| since.elapsed() >= STUCK)
     }
 
     /// Who gets the next connection of a group: the one with the fewest open, by turns among equals.
@@ -355,21 +390,23 @@ impl World {
             .map(|(_, id, key)| (*id, (*key).to_owned()))
     }
 
-    /// Takes from slow workers what they have not seen yet. Returns whether anybody still has something to take.
+    /// Takes from slow workers what they have not seen yet. Returns whether one has become slow.
     pub(super) fn relieve_hands(&mut self) -> bool {
-        let mut slow: BTreeSet<WorkerId> = BTreeSet::new();
+        let mut late: BTreeSet<WorkerId> = BTreeSet::new();
         for (id, connection) in self.hands.given.values() {
             if connection.given.elapsed() >= SLOW {
-                slow.insert(*id);
+                late.insert(*id);
             }
         }
         let idle = |id: &WorkerId| self.hands.load_of(*id).untaken == 0;
         let somebody = self.balancer.fit.iter().any(idle);
-        for id in slow {
+        let mut slower = false;
+        for id in late {
             let Some(link) = self.links.get(&id) else {
                 continue;
             };
             if link.has_queues {
+                slower |= !self.is_slow(id);
                 self.take_back(id);
             } else if somebody && self.hands.load_of(id).untaken > 1 {
                 let theirs = self.hands.given.values().filter(|(to, _)| *to == id);
@@ -377,34 +414,44 @@ impl World {
             }
         }
         self.give_back();
-        !self.hands.given.is_empty()
+        slower
     }
 
     /// Takes all that waits in a worker's queues; it gets no more until it says that it turns.
     fn take_back(&mut self, id: WorkerId) {
         let (seqs, asked) = self.hands.queues.take_back(id);
         let load = self.hands.loads.entry(id).or_default();
-        load.slow = asked;
+        if asked {
+            load.asked.get_or_insert_with(Instant::now);
+            load.slow.get_or_insert_with(Instant::now);
+        }
         for seq in seqs {
             // It is what we put there.
             let Some((_, connection)) = self.hands.given.remove(&seq) else {
                 continue;
             };
-            load.untaken = load.untaken.saturating_sub(1);
-            load.given = load.given.saturating_sub(1);
-            self.hands.back.push_back(connection);
+            if let Some(load) = self.hands.loads.get_mut(&id) {
+                load.untaken = load.untaken.saturating_sub(1);
+                load.given = load.given.saturating_sub(1);
+            }
+            self.hands.came_back(connection);
         }
     }
 
     /// Workers said something in their queues.
     pub(super) fn hear_hands(&mut self) {
+        let mut turn = false;
         for (id, said) in self.hands.queues.heard() {
             if let Some(load) = self.hands.loads.get_mut(&id) {
-                load.slow = false;
+                turn |= load.slow.take().is_some();
+                load.asked = None;
             }
             if let Said::Connection { seq, took } = said {
                 self.settle(id, seq, took);
             }
+        }
+        if turn {
+            self.tend();
         }
         self.give_back();
         if self.has_a_hand() {
@@ -423,7 +470,9 @@ impl World {
             load.untaken = load.untaken.saturating_sub(gone.len() as u32);
             load.given = load.given.saturating_sub(gone.len() as u64);
         }
-        self.hands.back.extend(gone);
+        for connection in gone {
+            self.hands.came_back(connection);
+        }
         self.give_back();
     }
 
@@ -446,20 +495,31 @@ impl World {
 
     /// Puts a connection into the worker's own queue, if it has one.
     fn put_into_queue(&mut self, to: WorkerId, key: &str, seq: u64, what: &Connection) -> bool {
-        let Some(link) = self.links.get(&to).filter(|link| link.has_queues) else {
-            return false;
-        };
         let way = (to, what.group);
-        let put = self.hands.queues.open(way, key).and_then(|new| {
-            if let Some(theirs) = new {
-                link.send_handle(outbound::queue(key), theirs);
-            }
-            self.hands.queues.push(way, seq, &what.socket)
-        });
+        if !self.queue_to(way, key) {
+            return false;
+        }
+        let put = self.hands.queues.push(way, seq, &what.socket);
         if let Err(error) = &put {
             debug!(worker = %to, %error, "failed to queue a connection");
         }
         put.is_ok()
+    }
+
+    /// Makes sure that there is a queue to a worker's server, if its shim knows how.
+    fn queue_to(&mut self, way: (WorkerId, GroupId), key: &str) -> bool {
+        let Some(link) = self.links.get(&way.0).filter(|link| link.has_queues) else {
+            return false;
+        };
+        match self.hands.queues.open(way, key) {
+            Ok(Some(theirs)) => link.send_handle(outbound::queue(key), theirs),
+            Ok(None) => {}
+            Err(error) => {
+                debug!(worker = %way.0, %error, "failed to make a queue of connections");
+                return false;
+            }
+        }
+        true
     }
 
     /// A worker says in its channel whether it took a connection.
@@ -486,7 +546,7 @@ impl World {
             self.hands.passed += 1;
         } else {
             connection.refused.push(id);
-            self.hands.back.push_back(connection);
+            self.hands.came_back(connection);
         }
     }
 

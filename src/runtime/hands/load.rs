@@ -21,8 +21,10 @@ pub(super) struct Load {
     pub(super) untaken: u32,
     /// How busy its event loop was, thousandths.
     pub(super) busy: u32,
-    /// It has left connections lie, and was not heard of since.
-    pub(super) slow: bool,
+    /// Since when it is asked whether it turns, and has not answered.
+    pub(super) asked: Option<Instant>,
+    /// Since when it is known not to turn.
+    pub(super) slow: Option<Instant>,
 }
 
 impl Load {

@@ -97,6 +97,15 @@ impl Queues {
         queue.fds.push(seq, Some(socket))
     }
 
+    /// Asks whether a worker turns; its [`Said::Turns`] is the answer. Returns whether it could be asked.
+    pub(super) fn ping(&mut self, to: (WorkerId, GroupId)) -> bool {
+        let Some(queue) = self.0.get_mut(&to) else {
+            return false;
+        };
+        queue.pinged |= queue.fds.push(PING, None).is_ok();
+        queue.pinged
+    }
+
     /// Takes out all that a worker has not read; it shall say when it reads again. Returns their numbers, and whether
     /// it was asked.
     pub(super) fn take_back(&mut self, worker: WorkerId) -> (Vec<u64>, bool) {
@@ -105,8 +114,8 @@ impl Queues {
         for ((_, _), queue) in self.of(worker) {
             let back = queue.fds.take_back();
             queue.pinged &= !back.contains(&PING);
-            if !back.is_empty() || !queue.pinged {
-                queue.pinged |= queue.fds.push(PING, None).is_ok();
+            if !queue.pinged {
+                queue.pinged = queue.fds.push(PING, None).is_ok();
             }
             asked |= queue.pinged;
             taken.extend(back.into_iter().filter(|seq| *seq != PING));
