@@ -1,8 +1,9 @@
 'use strict';
 
 // Connections that the master hands over: each comes through a queue (a Unix socket) as eight bytes and a descriptor.
-// The bytes go back, the last of them TOOK or REFUSED, before the app sees the connection: a worker that dies
-// earlier has not touched it. Bytes without a descriptor are an "are you there", and go back as they are.
+// The bytes go back, the last of them TOOK or REFUSED; TOOK at the end of the loop's turn, so that the master, which lets
+// few be on their way, hands over no more in a turn than is served in it. What a dead worker has read was its own, what it
+// has not read the master takes back. Bytes without a descriptor are an "are you there", and go back as they are.
 //
 // Node's own way, an internal message of JSON each way and another one for the descriptor, costs four times as much.
 
@@ -26,22 +27,25 @@ function take(given, serverOf) {
   const pipe = new Pipe(IPC);
   if (pipe.open(fd)) return; // the master hears nothing from us, and takes back what it has put there
   const message = new Uint8Array(MESSAGE);
-  const unsaid = [];
+  const took = []; // said at the end of the turn
+  const unsaid = []; // there was no room
   pipe.useUserBuffer(message); // else each read would allocate 64 KiB
   pipe.onread = guard(() => {
     const client = pipe.pendingHandle;
     pipe.pendingHandle = undefined;
     if (client) {
       const handle = serverOf();
-      message[MESSAGE - 1] = handle ? TOOK : REFUSED;
-      say(message);
-      rearm();
-      // One a turn of the loop, as libuv accepts: what comes with it is served before the next one is taken, by whoever
-      // has time for it first.
-      pipe.readStop();
-      setImmediate(resume);
-      if (handle) handle.onconnection(0, client);
-      else client.close();
+      if (handle) {
+        message[MESSAGE - 1] = TOOK;
+        if (took.push(message.slice()) === 1) setImmediate(sayTook);
+        rearm();
+        handle.onconnection(0, client);
+      } else {
+        message[MESSAGE - 1] = REFUSED;
+        say(message);
+        rearm();
+        client.close();
+      }
     } else if (message[MESSAGE - 1] !== UNREAD) { // else there was nothing to read, or the end, after which libuv reads no more
       say(message);
       rearm();
@@ -49,9 +53,10 @@ function take(given, serverOf) {
     // Nothing is returned: that would be the next buffer.
   });
 
-  function resume() {
-    pipe.readStart();
-  }
+  const sayTook = guard(() => {
+    say(took.length === 1 ? took[0] : Buffer.concat(took));
+    took.length = 0;
+  });
 
   function rearm() {
     message[MESSAGE - 1] = UNREAD;
@@ -70,7 +75,7 @@ function take(given, serverOf) {
 
   function attemptToSay(bytes) {
     try {
-      writeSync(fd, bytes, 0, MESSAGE);
+      writeSync(fd, bytes, 0, bytes.length); // as a whole or not at all: it is so little
       return true;
     } catch (err) {
       if (err.code === 'EAGAIN') return false;

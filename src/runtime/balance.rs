@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Time between two looks at the accept queues while connections come.
-const LOOK: Duration = Duration::from_millis(5);
+static LOOK_: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| Duration::from_millis(std::env::var("X_LOOK").ok().and_then(|v| v.parse().ok()).unwrap_or(5)));
 /// The same where nothing waits.
 const CALM_LOOK: Duration = Duration::from_millis(20);
 /// See [`CALM_LOOK`].
@@ -69,7 +69,7 @@ impl Balancer {
 
     /// There is something to look at soon.
     pub(super) fn attend(&mut self) {
-        self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
+        self.look_at.get_or_insert_with(|| Instant::now() + *LOOK_);
     }
 
     /// As it is in force; before the first worker is ready, as it will be.
@@ -187,7 +187,7 @@ impl World {
         };
         // Where nothing has waited for a while, it is looked at less often.
         let calm = self.balancer.calm_looks > CALM;
-        let look = if calm { CALM_LOOK } else { LOOK };
+        let look = if calm { CALM_LOOK } else { *LOOK_ };
         self.balancer.look_at = (attentive || waits).then(|| now + look.max(LOOK_A_SEAT * seats));
         true
     }

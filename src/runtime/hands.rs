@@ -39,9 +39,9 @@ use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
 /// Connections that a worker may have been given and not yet taken: the next one, and a second, so that it need not wait for
 /// us between two. Through its channel the second one is still in our hands.
-const UNTAKEN: u32 = 2;
+static UNTAKEN_: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| std::env::var("X_UNTAKEN").ok().and_then(|v| v.parse().ok()).unwrap_or(2));
 /// A worker that has not taken a connection after so long, or not answered, shall not keep others waiting.
-const SLOW: Duration = Duration::from_millis(10);
+static SLOW_: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| Duration::from_millis(std::env::var("X_SLOW").ok().and_then(|v| v.parse().ok()).unwrap_or(10)));
 /// One that is slow for longer shall get no connections from the kernel either.
 const STUCK: Duration = Duration::from_millis(50);
 /// Accepted in one turn of the loop.
@@ -61,6 +61,8 @@ struct Connection {
     given: Instant,
     /// Who would not have it.
     refused: Vec<WorkerId>,
+    /// It was given through a queue.
+    queued: bool,
 }
 
 /// A seat that nobody else accepts from.
@@ -94,6 +96,9 @@ pub(super) struct Hands {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct HandsState {
     given: Vec<(u64, WorkerId, GroupId, Fd)>,
+    /// Those of them that went through a queue.
+    #[serde(default)]
+    queued: Vec<u64>,
     back: Vec<(GroupId, Fd)>,
     passed: u64,
     #[serde(default)]
@@ -205,15 +210,16 @@ impl Hands {
 
     /// A worker is gone: what it has not taken is somebody else's.
     fn forget(&mut self, id: WorkerId) {
-        self.loads.remove(&id);
+        let (unread, _) = self.queues.take_back(id);
         self.queues.forget(id);
-        let (gone, kept) = std::mem::take(&mut self.given)
-            .into_iter()
-            .partition(|(_, (worker, _))| *worker == id);
-        self.given = kept;
-        let gone: BTreeMap<_, _> = gone;
-        for (_, connection) in gone.into_values() {
-            self.came_back(connection);
+        self.loads.remove(&id);
+        let gone = (self.given).extract_if(.., |_, (worker, _)| *worker == id);
+        let gone: Vec<_> = gone.map(|(seq, (_, connection))| (seq, connection)).collect();
+        for (seq, connection) in gone {
+            // What it has read, its app may have seen: that ends with it. In a channel nothing is read unseen.
+            if !connection.queued || unread.contains(&seq) {
+                self.came_back(connection);
+            }
         }
     }
 
@@ -231,8 +237,10 @@ impl Hands {
         let given = given.map(|(seq, (id, c))| (*seq, *id, c.group, packing.carry(&c.socket)));
         let given = given.collect();
         let back = self.back.iter();
+        let queued = self.given.iter().filter(|(_, (_, c))| c.queued);
         HandsState {
             given,
+            queued: queued.map(|(seq, _)| *seq).collect(),
             back: back.map(|c| (c.group, packing.carry(&c.socket))).collect(),
             passed: self.passed,
             queues: self.queues.pack(packing),
@@ -255,12 +263,14 @@ impl Hands {
             since: Instant::now(),
             given: Instant::now(),
             refused: vec![],
+            queued: false,
         };
         for (seq, id, group, fd) in state.given {
             let load = hands.loads.entry(id).or_default();
             load.given += 1;
             load.untaken += 1;
-            let one = connection(group, unpacking.shared(fd)?);
+            let mut one = connection(group, unpacking.shared(fd)?);
+            one.queued = state.queued.contains(&seq);
             hands.given.insert(seq, (id, one));
         }
         for (group, fd) in state.back {
@@ -285,7 +295,7 @@ impl World {
     /// Whether a worker can be given one more.
     fn has_room(&self, id: WorkerId) -> bool {
         let load = self.hands.load_of(id);
-        load.slow.is_none() && load.untaken < UNTAKEN
+        load.slow.is_none() && load.untaken < *UNTAKEN_
     }
 
     /// Connections wait at tended seats: takes them, one from each seat in turn, as far as somebody takes them from us.
@@ -330,7 +340,7 @@ impl World {
         }
         if nobody && left == TURN {
             // Whoever has a hand free serves another address: not at once again.
-            self.hands.pause = Some(Instant::now() + SLOW);
+            self.hands.pause = Some(Instant::now() + *SLOW_);
         }
     }
 
@@ -339,7 +349,7 @@ impl World {
     pub(super) fn doubt(&mut self, id: WorkerId, group: GroupId, key: &str) -> bool {
         let load = self.hands.load_of(id);
         match load.asked {
-            Some(at) if load.slow.is_none() && at.elapsed() >= SLOW => {
+            Some(at) if load.slow.is_none() && at.elapsed() > *SLOW_ => {
                 self.take_back(id);
                 true
             }
@@ -394,7 +404,7 @@ impl World {
     pub(super) fn relieve_hands(&mut self) -> bool {
         let mut late: BTreeSet<WorkerId> = BTreeSet::new();
         for (id, connection) in self.hands.given.values() {
-            if connection.given.elapsed() >= SLOW {
+            if connection.given.elapsed() > *SLOW_ {
                 late.insert(*id);
             }
         }
@@ -440,6 +450,14 @@ impl World {
 
     /// Workers said something in their queues.
     pub(super) fn hear_hands(&mut self) {
+        self.hear_queues();
+        self.give_back();
+        if self.has_a_hand() {
+            self.welcome();
+        }
+    }
+
+    fn hear_queues(&mut self) {
         let mut turn = false;
         for (id, said) in self.hands.queues.heard() {
             if let Some(load) = self.hands.loads.get_mut(&id) {
@@ -452,10 +470,6 @@ impl World {
         }
         if turn {
             self.tend();
-        }
-        self.give_back();
-        if self.has_a_hand() {
-            self.welcome();
         }
     }
 
@@ -480,7 +494,8 @@ impl World {
         connection.given = Instant::now();
         self.probes += 1;
         let seq = self.probes;
-        if !self.put_into_queue(to, key, seq, &connection)
+        connection.queued = self.put_into_queue(to, key, seq, &connection);
+        if !connection.queued
             && let Some(link) = self.links.get(&to)
         {
             let socket = Arc::clone(&connection.socket);
@@ -580,6 +595,7 @@ impl World {
 
     /// A worker is gone.
     pub(super) fn forget_hands(&mut self, id: WorkerId) {
+        self.hear_queues();
         self.hands.forget(id);
         self.balancer.fit.retain(|fit| *fit != id);
         self.give_back();
@@ -594,6 +610,7 @@ impl Connection {
             since: Instant::now(),
             given: Instant::now(),
             refused: vec![],
+            queued: false,
         }
     }
 }
