@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Time between two looks at the accept queues while connections come.
-static LOOK_: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| Duration::from_millis(std::env::var("X_LOOK").ok().and_then(|v| v.parse().ok()).unwrap_or(5)));
+const LOOK: Duration = Duration::from_millis(5);
 /// The same where nothing waits.
 const CALM_LOOK: Duration = Duration::from_millis(20);
 /// See [`CALM_LOOK`].
@@ -51,16 +51,6 @@ pub(super) struct Balancer {
     pub(super) stale: bool,
 }
 
-/// What a look at a group's queues has shown.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    seats: u32,
-    /// Connections wait.
-    waits: bool,
-    /// A worker has become slow.
-    slower: bool,
-}
-
 impl Balancer {
     /// Whether all workers get connections from the kernel.
     pub(super) fn is_spread(&self) -> bool {
@@ -69,7 +59,7 @@ impl Balancer {
 
     /// There is something to look at soon.
     pub(super) fn attend(&mut self) {
-        self.look_at.get_or_insert_with(|| Instant::now() + *LOOK_);
+        self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
     }
 
     /// As it is in force; before the first worker is ready, as it will be.
@@ -163,14 +153,13 @@ impl World {
         }
         let mut seats = 0;
         let mut waits = self.hands.is_waiting();
-        let mut slower = self.relieve_hands();
+        let slower = self.relieve_hands();
         if self.balancer.mode == Balance::Spread {
             let groups: Vec<_> = self.listeners.groups().map(|(id, _)| id).collect();
             for group in groups {
-                let seen = self.look_at_queues(group);
-                seats += seen.seats;
-                waits |= seen.waits;
-                slower |= seen.slower;
+                let (count, some) = self.look_at_queues(group);
+                seats += count;
+                waits |= some;
             }
         }
         if slower {
@@ -187,31 +176,27 @@ impl World {
         };
         // Where nothing has waited for a while, it is looked at less often.
         let calm = self.balancer.calm_looks > CALM;
-        let look = if calm { CALM_LOOK } else { *LOOK_ };
+        let look = if calm { CALM_LOOK } else { LOOK };
         self.balancer.look_at = (attentive || waits).then(|| now + look.max(LOOK_A_SEAT * seats));
         true
     }
 
-    /// Looks at the accept queues of a group. A worker at whose seat connections wait is asked whether it turns; one that
-    /// does not answer until a later look is in the middle of something long, and what waits goes to others.
-    fn look_at_queues(&mut self, id: GroupId) -> Seen {
+    /// Looks at the accept queues of a group: a worker at whose seat connections wait is asked whether it turns. Returns how
+    /// many seats there are, and whether connections wait.
+    fn look_at_queues(&mut self, id: GroupId) -> (u32, bool) {
         let seats = self.seats_of(id);
-        let mut seen = Seen {
-            seats: seats.len() as u32,
-            ..Seen::default()
-        };
+        let mut waits = false;
         let Some(group) = self.listeners.group(id).filter(|group| group.len() > 1) else {
-            return seen;
+            return (seats.len() as u32, false);
         };
         let waiting: Vec<bool> = (seats.iter().map(|(seat, _)| group.waiting(*seat) > 0)).collect();
         for ((_, workers), _) in seats.iter().zip(waiting).filter(|(_, waits)| *waits) {
-            seen.waits = true;
+            waits = true;
             for worker in workers {
-                let key = self.listeners.key_of(id, *worker).map(str::to_owned);
-                seen.slower |= key.is_some_and(|key| self.doubt(*worker, id, &key));
+                self.ask(*worker, id);
             }
         }
-        seen
+        (seats.len() as u32, waits)
     }
 
     /// Seats that fit workers accept from, with these workers.

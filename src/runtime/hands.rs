@@ -9,9 +9,10 @@
 
 mod load;
 mod queues;
+mod turns;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
     os::fd::OwnedFd,
     sync::Arc,
@@ -28,7 +29,7 @@ use tracing::{debug, warn};
 
 use self::{
     load::Load,
-    queues::{QueueState, Queues, Said},
+    queues::{QueueState, Queues},
 };
 use super::{
     effects::World,
@@ -39,11 +40,9 @@ use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
 /// Connections that a worker may have been given and not yet taken: the next one, and a second, so that it need not wait for
 /// us between two. Through its channel the second one is still in our hands.
-static UNTAKEN_: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| std::env::var("X_UNTAKEN").ok().and_then(|v| v.parse().ok()).unwrap_or(2));
+const UNTAKEN: u32 = 2;
 /// A worker that has not taken a connection after so long, or not answered, shall not keep others waiting.
-static SLOW_: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| Duration::from_millis(std::env::var("X_SLOW").ok().and_then(|v| v.parse().ok()).unwrap_or(10)));
-/// One that is slow for longer shall get no connections from the kernel either.
-const STUCK: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(10);
 /// Accepted in one turn of the loop.
 const TURN: usize = 64;
 /// One that all workers refuse is closed after this.
@@ -138,9 +137,10 @@ impl Hands {
         self.loads.get(&id).copied().unwrap_or_default()
     }
 
-    /// Whether somebody was given a connection and has not taken it.
+    /// Whether an answer of somebody is awaited.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.given.is_empty()
+        let waits = |load: &Load| load.slow.is_none() && (load.untaken > 0 || load.asked.is_some());
+        self.loads.values().any(waits)
     }
 
     /// Connections that no worker has taken yet.
@@ -289,13 +289,17 @@ impl World {
         let paused = self.hands.pause.is_some_and(|until| until > now);
         !paused
             && self.hands.back.is_empty()
-            && (self.balancer.fit.iter()).any(|id| self.has_room(*id))
+            && (self.balancer.fit.iter()).any(|id| self.has_room(*id) || self.may_be_asked(*id))
     }
 
-    /// Whether a worker can be given one more.
+    /// Whether a worker can be given one more. Where the kernel gives to all, only one that is known to have time.
     fn has_room(&self, id: WorkerId) -> bool {
         let load = self.hands.load_of(id);
-        load.slow.is_none() && load.untaken < *UNTAKEN_
+        if self.is_asked_first(id) {
+            load.untaken == 0 && load.turned_lately()
+        } else {
+            load.slow.is_none() && load.untaken < UNTAKEN
+        }
     }
 
     /// Connections wait at tended seats: takes them, one from each seat in turn, as far as somebody takes them from us.
@@ -315,7 +319,7 @@ impl World {
             };
             dry += 1;
             let Some((to, key)) = hand else {
-                nobody = true;
+                nobody |= !self.ask_all(group);
                 next = Some((group, None));
                 continue;
             };
@@ -340,39 +344,8 @@ impl World {
         }
         if nobody && left == TURN {
             // Whoever has a hand free serves another address: not at once again.
-            self.hands.pause = Some(Instant::now() + *SLOW_);
+            self.hands.pause = Some(Instant::now() + SLOW);
         }
-    }
-
-    /// Connections wait at a seat of this worker: asks whether it turns, or believes that it does not. Returns whether it
-    /// has just become slow.
-    pub(super) fn doubt(&mut self, id: WorkerId, group: GroupId, key: &str) -> bool {
-        let load = self.hands.load_of(id);
-        match load.asked {
-            Some(at) if load.slow.is_none() && at.elapsed() > *SLOW_ => {
-                self.take_back(id);
-                true
-            }
-            Some(_) => false,
-            None => {
-                if self.queue_to((id, group), key) && self.hands.queues.ping((id, group)) {
-                    let load = self.hands.loads.entry(id).or_default();
-                    load.asked = Some(Instant::now());
-                }
-                false
-            }
-        }
-    }
-
-    /// Whether a worker is known not to turn.
-    pub(super) fn is_slow(&self, id: WorkerId) -> bool {
-        self.hands.load_of(id).slow.is_some()
-    }
-
-    /// The same for longer.
-    pub(super) fn is_stuck(&self, id: WorkerId) -> bool {
-        let slow = self.hands.load_of(id).slow;
-        slow.is_some_and(|since| since.elapsed() >= STUCK)
     }
 
     /// Who gets the next connection of a group: the one with the fewest open, by turns among equals.
@@ -383,13 +356,9 @@ impl World {
                 && !not.contains(id)
                 && self.has_room(*id)
         });
-        let mut fit: Vec<_> = fit
+        let fit: Vec<_> = fit
             .map(|(id, _, key)| (self.hands.load_of(id), id, key))
             .collect();
-        // One that has just been stopped looks idle. Where all get connections all the time, all tell of them.
-        if self.balancer.is_spread() && fit.iter().any(|(load, _, _)| load.is_fresh()) {
-            fit.retain(|(load, _, _)| load.is_fresh());
-        }
         let least = fit.iter().map(|(load, _, _)| load.open()).min()?;
         // Where connections come and go all the time, the figures are only so good.
         let closing = fit.iter().map(|(load, _, _)| load.closing()).max()?;
@@ -398,79 +367,6 @@ impl World {
             .filter(|(load, _, _)| load.open() <= near)
             .min_by_key(|(load, id, _)| (load.untaken, load.given, *id))
             .map(|(_, id, key)| (*id, (*key).to_owned()))
-    }
-
-    /// Takes from slow workers what they have not seen yet. Returns whether one has become slow.
-    pub(super) fn relieve_hands(&mut self) -> bool {
-        let mut late: BTreeSet<WorkerId> = BTreeSet::new();
-        for (id, connection) in self.hands.given.values() {
-            if connection.given.elapsed() > *SLOW_ {
-                late.insert(*id);
-            }
-        }
-        let idle = |id: &WorkerId| self.hands.load_of(*id).untaken == 0;
-        let somebody = self.balancer.fit.iter().any(idle);
-        let mut slower = false;
-        for id in late {
-            let Some(link) = self.links.get(&id) else {
-                continue;
-            };
-            if link.has_queues {
-                slower |= !self.is_slow(id);
-                self.take_back(id);
-            } else if somebody && self.hands.load_of(id).untaken > 1 {
-                let theirs = self.hands.given.values().filter(|(to, _)| *to == id);
-                link.withdraw(theirs.map(|(_, c)| Arc::clone(&c.socket)).collect());
-            }
-        }
-        self.give_back();
-        slower
-    }
-
-    /// Takes all that waits in a worker's queues; it gets no more until it says that it turns.
-    fn take_back(&mut self, id: WorkerId) {
-        let (seqs, asked) = self.hands.queues.take_back(id);
-        let load = self.hands.loads.entry(id).or_default();
-        if asked {
-            load.asked.get_or_insert_with(Instant::now);
-            load.slow.get_or_insert_with(Instant::now);
-        }
-        for seq in seqs {
-            // It is what we put there.
-            let Some((_, connection)) = self.hands.given.remove(&seq) else {
-                continue;
-            };
-            if let Some(load) = self.hands.loads.get_mut(&id) {
-                load.untaken = load.untaken.saturating_sub(1);
-                load.given = load.given.saturating_sub(1);
-            }
-            self.hands.came_back(connection);
-        }
-    }
-
-    /// Workers said something in their queues.
-    pub(super) fn hear_hands(&mut self) {
-        self.hear_queues();
-        self.give_back();
-        if self.has_a_hand() {
-            self.welcome();
-        }
-    }
-
-    fn hear_queues(&mut self) {
-        let mut turn = false;
-        for (id, said) in self.hands.queues.heard() {
-            if let Some(load) = self.hands.loads.get_mut(&id) {
-                turn |= load.slow.take().is_some();
-                load.asked = None;
-            }
-            if let Said::Connection { seq, took } = said {
-                self.settle(id, seq, took);
-            }
-        }
-        if turn {
-            self.tend();
-        }
     }
 
     /// A worker has not seen these, and will not.

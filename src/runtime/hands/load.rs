@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 /// A worker to which connections come tells of them ten times a second.
 const FRESH: Duration = Duration::from_millis(300);
+/// What a worker said so lately is still true of most.
+const LATELY: Duration = Duration::from_millis(2);
 
 /// What is known of a worker's connections.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +25,8 @@ pub(super) struct Load {
     pub(super) busy: u32,
     /// Since when it is asked whether it turns, and has not answered.
     pub(super) asked: Option<Instant>,
+    /// When it said last that it turns.
+    pub(super) turned: Option<Instant>,
     /// Since when it is known not to turn.
     pub(super) slow: Option<Instant>,
 }
@@ -47,6 +51,11 @@ impl Load {
     /// Whether it has said something a moment ago.
     pub(super) fn is_fresh(&self) -> bool {
         self.said.is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    /// Whether it has just said that its event loop turns.
+    pub(super) fn turned_lately(&self) -> bool {
+        self.turned.is_some_and(|at| at.elapsed() < LATELY)
     }
 
     pub(super) fn report(&mut self, accepted: u64, open: u64) {
