@@ -55,6 +55,17 @@ impl Weigher {
     pub fn weigh(&mut self, seats: &[Seat], arrivals: u64) -> Option<Vec<u32>> {
         self.smooth(seats, arrivals);
         let weights = self.wanted(seats, arrivals);
+        self.say(weights)
+    }
+
+    /// The same between two calls of [`weigh`](Self::weigh): who is eligible has changed, and nothing else is known.
+    pub fn weigh_again(&mut self, seats: &[Seat]) -> Option<Vec<u32>> {
+        self.busy.resize(seats.len(), 0);
+        let weights = self.wanted(seats, 0);
+        self.say(weights)
+    }
+
+    fn say(&mut self, weights: Vec<u32>) -> Option<Vec<u32>> {
         if !pays(&self.last, &weights) {
             return None;
         }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     admin::{BalanceStatus, Fairness, SlotFigures, SlotShare},
-    balance::{Seat, fairness},
+    balance::{Seat, Weigher, fairness},
     cli::Balance,
     supervisor::{Supervisor, Time, Worker, WorkerId},
 };
@@ -49,6 +49,16 @@ pub(super) struct Balancer {
     arrivals: u64,
     /// Descriptors of the listeners have changed.
     pub(super) stale: bool,
+}
+
+/// What a look at a group's queues has shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    seats: u32,
+    /// Connections wait.
+    waits: bool,
+    /// Somebody may have time for what waits for others.
+    idle: bool,
 }
 
 impl Balancer {
@@ -153,17 +163,19 @@ impl World {
         }
         let mut seats = 0;
         let mut waits = self.hands.is_waiting();
-        let slower = self.relieve_hands();
+        let mut idle = self.balancer.mode != Balance::Spread;
         if self.balancer.mode == Balance::Spread {
             let groups: Vec<_> = self.listeners.groups().map(|(id, _)| id).collect();
             for group in groups {
-                let (count, some) = self.look_at_queues(group);
-                seats += count;
-                waits |= some;
+                let seen = self.look_at_queues(group);
+                seats += seen.seats;
+                waits |= seen.waits;
+                idle |= seen.idle;
             }
         }
+        let slower = self.relieve_hands(idle);
         if slower {
-            self.tend();
+            self.follow_turns();
         }
         if self.balancer.weigh_at.is_none_or(|at| at <= now) {
             self.weigh();
@@ -182,21 +194,28 @@ impl World {
     }
 
     /// Looks at the accept queues of a group: a worker at whose seat connections wait is asked whether it turns. Returns how
-    /// many seats there are, and whether connections wait.
-    fn look_at_queues(&mut self, id: GroupId) -> (u32, bool) {
+    /// it has seen.
+    fn look_at_queues(&mut self, id: GroupId) -> Seen {
         let seats = self.seats_of(id);
-        let mut waits = false;
+        let mut seen = Seen {
+            seats: seats.len() as u32,
+            ..Seen::default()
+        };
         let Some(group) = self.listeners.group(id).filter(|group| group.len() > 1) else {
-            return (seats.len() as u32, false);
+            return seen;
         };
         let waiting: Vec<bool> = (seats.iter().map(|(seat, _)| group.waiting(*seat) > 0)).collect();
-        for ((_, workers), _) in seats.iter().zip(waiting).filter(|(_, waits)| *waits) {
-            waits = true;
+        for ((_, workers), waits) in seats.iter().zip(waiting) {
+            seen.waits |= waits;
             for worker in workers {
-                self.ask(*worker, id);
+                if waits {
+                    self.ask(*worker, id);
+                } else {
+                    seen.idle |= self.has_answered(*worker);
+                }
             }
         }
-        (seats.len() as u32, waits)
+        seen
     }
 
     /// Seats that fit workers accept from, with these workers.
@@ -218,26 +237,36 @@ impl World {
 
     /// Tells the kernel who gets how much.
     fn weigh(&mut self) {
-        let mode = self.balancer.mode;
         let arrivals = std::mem::take(&mut self.balancer.arrivals);
         self.balancer.weigh_at = Some(Instant::now() + WEIGH);
+        self.steer(|weigher, seats| weigher.weigh(seats, arrivals));
+    }
+
+    /// Somebody has become slow, or is no longer.
+    pub(super) fn follow_turns(&mut self) {
+        self.tend();
+        if self.balancer.mode == Balance::Spread {
+            self.steer(Weigher::weigh_again);
+        }
+    }
+
+    fn steer(&mut self, weigh: impl Fn(&mut Weigher, &[Seat]) -> Option<Vec<u32>>) {
+        let mode = self.balancer.mode;
         let ids: Vec<_> = (self.listeners.groups())
             .filter(|(_, group)| group.len() > 1)
             .map(|(id, _)| id)
             .collect();
         for id in ids {
             let taken = self.seats_of(id);
-            let stuck: Vec<_> = (self.balancer.fit.iter())
-                .filter(|worker| self.is_stuck(**worker))
-                .copied()
-                .collect();
+            let slow = |worker: &&WorkerId| self.is_slow(**worker);
+            let slow: Vec<_> = (self.balancer.fit.iter().filter(slow).copied()).collect();
             let Some(group) = self.listeners.group(id) else {
                 continue;
             };
             let mut seats = vec![Seat::default(); group.len()];
             for (seat, workers) in &taken {
                 let known = &mut seats[*seat as usize];
-                let turns = workers.iter().any(|worker| !stuck.contains(worker));
+                let turns = workers.iter().any(|worker| !slow.contains(worker));
                 known.eligible = turns || mode == Balance::SourceIp;
                 for worker in workers {
                     let (open, busy) = self.hands.load(*worker);
@@ -246,12 +275,12 @@ impl World {
                 }
             }
             if !seats.iter().any(|s| s.eligible) {
-                // All are stuck: nobody is worse than the others.
+                // All are slow: nobody is worse than the others.
                 for (seat, _) in &taken {
                     seats[*seat as usize].eligible = true;
                 }
             }
-            let weights = group.weigher.weigh(&seats, arrivals);
+            let weights = weigh(&mut group.weigher, &seats);
             group.steer(mode, weights);
         }
     }

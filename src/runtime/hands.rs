@@ -214,7 +214,9 @@ impl Hands {
         self.queues.forget(id);
         self.loads.remove(&id);
         let gone = (self.given).extract_if(.., |_, (worker, _)| *worker == id);
-        let gone: Vec<_> = gone.map(|(seq, (_, connection))| (seq, connection)).collect();
+        let gone: Vec<_> = gone
+            .map(|(seq, (_, connection))| (seq, connection))
+            .collect();
         for (seq, connection) in gone {
             // What it has read, its app may have seen: that ends with it. In a channel nothing is read unseen.
             if !connection.queued || unread.contains(&seq) {
@@ -352,9 +354,7 @@ impl World {
     fn next_hand(&self, group: GroupId, not: &[WorkerId]) -> Option<(WorkerId, String)> {
         let holders = self.listeners.holders(group);
         let fit = holders.filter(|(id, _, _)| {
-            self.balancer.fit.contains(id)
-                && !not.contains(id)
-                && self.has_room(*id)
+            self.balancer.fit.contains(id) && !not.contains(id) && self.has_room(*id)
         });
         let fit: Vec<_> = fit
             .map(|(id, _, key)| (self.hands.load_of(id), id, key))

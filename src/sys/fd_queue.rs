@@ -15,9 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A message: a number below 2^56, little-endian. Its last byte is free for an answer.
@@ -137,7 +135,11 @@ impl FdQueue {
             read = socket.read(&mut buffer)?;
             // Less than there is room for: that was all, and the next answer wakes us.
             let all = read < buffer.len();
-            if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            if all {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
         });
         self.begun.extend_from_slice(&buffer[..read]);
         let whole = self.begun.len() / MESSAGE * MESSAGE;

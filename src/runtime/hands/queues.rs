@@ -189,10 +189,7 @@ impl Queues {
         Ok(queues)
     }
 
-    fn of(
-        &mut self,
-        worker: WorkerId,
-    ) -> impl Iterator<Item = (&(WorkerId, GroupId), &mut Queue)> {
+    fn of(&mut self, worker: WorkerId) -> impl Iterator<Item = (&(WorkerId, GroupId), &mut Queue)> {
         let first = move |id: &(WorkerId, GroupId)| id.0 == worker;
         self.0.iter_mut().filter(move |(id, _)| first(id))
     }

@@ -3,7 +3,7 @@
 //! A worker is asked in its queue, and what it says of a connection is an answer as well. Who does not answer for [`SLOW`] is
 //! slow: what waits for it, in its queue or at its seat, goes to others until it answers.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -12,9 +12,6 @@ use crate::{
     runtime::{effects::World, listeners::GroupId},
     supervisor::WorkerId,
 };
-
-/// One that is slow for longer shall get no connections from the kernel either.
-const STUCK: Duration = Duration::from_millis(50);
 
 impl World {
     /// Whether a worker gets a connection only right after it has said that it turns. Where the kernel gives to all there is no
@@ -62,19 +59,20 @@ impl World {
         self.hands.load_of(id).slow.is_some()
     }
 
-    /// The same for longer.
-    pub(in crate::runtime) fn is_stuck(&self, id: WorkerId) -> bool {
-        let slow = self.hands.load_of(id).slow;
-        slow.is_some_and(|since| since.elapsed() >= STUCK)
+    /// Whether no answer of a worker is awaited.
+    pub(in crate::runtime) fn has_answered(&self, id: WorkerId) -> bool {
+        let load = self.hands.load_of(id);
+        load.asked.is_none() && load.untaken == 0
     }
 
     /// Who has not answered, or not taken what it was given, for too long is slow: what it has not seen goes to others.
-    /// Returns whether one has become slow.
-    pub(in crate::runtime) fn relieve_hands(&mut self) -> bool {
+    /// If nobody is `idle`, nobody who only has not answered is slow: there is nobody to go to. Returns whether one has
+    /// become slow.
+    pub(in crate::runtime) fn relieve_hands(&mut self, idle: bool) -> bool {
         let given = self.hands.given.values();
         let given = given.filter(|(_, connection)| connection.given.elapsed() >= SLOW);
         let mut late: BTreeSet<WorkerId> = given.map(|(id, _)| *id).collect();
-        let silent = self.hands.loads.iter();
+        let silent = self.hands.loads.iter().filter(|_| idle);
         let silent = silent.filter(|(_, load)| load.asked.is_some_and(|at| at.elapsed() >= SLOW));
         late.extend(silent.map(|(id, _)| *id));
         let idle = |id: &WorkerId| self.hands.load_of(*id).untaken == 0;
@@ -138,7 +136,7 @@ impl World {
             }
         }
         if turn {
-            self.tend();
+            self.follow_turns();
         }
     }
 }
