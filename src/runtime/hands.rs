@@ -7,6 +7,7 @@
 //! With the shim connections go through a queue of their own (`queues.rs`), and from a worker that leaves them lie they are
 //! taken back; without it, through the channel as those of Node's own primary.
 
+mod carried;
 mod load;
 mod queues;
 mod turns;
@@ -20,22 +21,15 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::Instant,
 };
 use tracing::{debug, warn};
 
-use self::{
-    load::Load,
-    queues::{QueueState, Queues},
-};
-use super::{
-    effects::World,
-    listeners::GroupId,
-    upgrade::{Fd, Packing, Unpacking},
-};
+pub(super) use self::carried::HandsState;
+use self::{load::Load, queues::Queues};
+use super::{effects::World, listeners::GroupId};
 use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
 
 /// Connections that a worker may have been given and not yet taken: the next one, and a second, so that it need not wait for
@@ -89,19 +83,6 @@ pub(super) struct Hands {
     again: Option<Instant>,
     /// Connections that workers took from us.
     pub(super) passed: u64,
-}
-
-/// [`Hands`] written out.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct HandsState {
-    given: Vec<(u64, WorkerId, GroupId, Fd)>,
-    /// Those of them that went through a queue.
-    #[serde(default)]
-    queued: Vec<u64>,
-    back: Vec<(GroupId, Fd)>,
-    passed: u64,
-    #[serde(default)]
-    queues: Vec<QueueState>,
 }
 
 impl Hands {
@@ -231,56 +212,6 @@ impl Hands {
             passed: self.passed,
             ..Self::default()
         };
-    }
-
-    /// Written out.
-    pub(super) fn pack(&self, packing: &mut Packing) -> HandsState {
-        let given = self.given.iter();
-        let given = given.map(|(seq, (id, c))| (*seq, *id, c.group, packing.carry(&c.socket)));
-        let given = given.collect();
-        let back = self.back.iter();
-        let queued = self.given.iter().filter(|(_, (_, c))| c.queued);
-        HandsState {
-            given,
-            queued: queued.map(|(seq, _)| *seq).collect(),
-            back: back.map(|c| (c.group, packing.carry(&c.socket))).collect(),
-            passed: self.passed,
-            queues: self.queues.pack(packing),
-        }
-    }
-
-    /// Read back.
-    ///
-    /// # Errors
-    /// `EBADF` for a connection that was not left open.
-    pub(super) fn unpack(state: HandsState, unpacking: &mut Unpacking) -> io::Result<Self> {
-        let mut hands = Self {
-            passed: state.passed,
-            queues: Queues::unpack(state.queues, unpacking)?,
-            ..Self::default()
-        };
-        let connection = |group, socket| Connection {
-            group,
-            socket,
-            since: Instant::now(),
-            given: Instant::now(),
-            refused: vec![],
-            queued: false,
-        };
-        for (seq, id, group, fd) in state.given {
-            let load = hands.loads.entry(id).or_default();
-            load.given += 1;
-            load.untaken += 1;
-            let mut one = connection(group, unpacking.shared(fd)?);
-            one.queued = state.queued.contains(&seq);
-            hands.given.insert(seq, (id, one));
-        }
-        for (group, fd) in state.back {
-            hands
-                .back
-                .push_back(connection(group, unpacking.shared(fd)?));
-        }
-        Ok(hands)
     }
 }
 

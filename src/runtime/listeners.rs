@@ -481,13 +481,6 @@ impl Listeners {
         let keys = self.by_key.iter().filter(move |(_, l)| l.group == group);
         keys.flat_map(|(key, l)| l.holders.iter().map(|(id, how)| (*id, *how, key.as_str())))
     }
-
-    /// A worker's name for a group.
-    pub(super) fn key_of(&self, group: GroupId, worker: WorkerId) -> Option<&str> {
-        let mut keys = self.by_key.iter();
-        let key = keys.find(|(_, l)| l.group == group && l.holders.contains_key(&worker))?;
-        Some(key.0)
-    }
 }
 
 fn l_is_udp(listener: &Listener) -> bool {

@@ -105,10 +105,13 @@ impl FdQueue {
             let Ok(message) = received else {
                 return numbers;
             };
-            let fds = message.cmsgs().into_iter().flatten().flat_map(|c| match c {
-                ControlMessageOwned::ScmRights(fds) => fds,
-                _ => vec![],
+            let fds = message.cmsgs().into_iter().flatten().filter_map(|c| {
+                let ControlMessageOwned::ScmRights(fds) = c else {
+                    return None;
+                };
+                Some(fds)
             });
+            let fds = fds.flatten();
             for fd in fds {
                 // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
                 #[expect(unsafe_code)]

@@ -44,7 +44,8 @@ impl World {
 
     /// Asks a worker whether it turns, unless it is asked already.
     pub(in crate::runtime) fn ask(&mut self, id: WorkerId, group: GroupId) {
-        let Some(key) = self.listeners.key_of(group, id).map(str::to_owned) else {
+        let holder = (self.listeners.holders(group)).find(|(holder, _, _)| *holder == id);
+        let Some(key) = holder.map(|(_, _, key)| key.to_owned()) else {
             return;
         };
         let asked = self.hands.load_of(id).asked.is_some();
