@@ -69,7 +69,7 @@ impl Supervisor {
         };
         if worker.readiness_seen {
             self.is_ready(id, "was ready before its start was told");
-        } else if worker.held_at.is_some() {
+        } else if worker.held_at.is_some() && worker.gate == Gate::Closed {
             self.enter(id, State::Held, None, "asks for its listener");
         }
     }

@@ -26,4 +26,6 @@ regressions! {
     a_slot_that_came_back_after_a_stand_in_waits_for_its_backoff: 84500, 200;
     a_slot_that_a_rolling_reload_admits_again_waits_for_its_backoff: 97561, 200;
     a_parked_slot_that_came_back_after_a_stand_in_waits_for_its_backoff: 112_285, 200;
+    a_spare_that_was_promoted_before_its_start_was_told_is_not_held: 10_019_440, 200;
+    what_a_hung_worker_listens_on_is_covered_before_others_leave: 20_000_585, 200;
 }
