@@ -155,3 +155,73 @@ impl FdQueue {
         self.begun.drain(..whole);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Reads one message as the other process would; returns its number and how many descriptors came with it.
+    fn read(queue: &FdQueue) -> Option<(u64, usize)> {
+        use sendfd::RecvWithFd;
+        let other = UnixStream::from(queue.theirs().try_clone().unwrap());
+        let (mut bytes, mut fds) = ([0; 64], [-1; 4]);
+        let (read, count) = other.recv_with_fd(&mut bytes, &mut fds).ok()?;
+        assert_eq!(read, MESSAGE);
+        for fd in &fds[..count] {
+            nix::unistd::close(*fd).unwrap();
+        }
+        let number = bytes[..MESSAGE].try_into().unwrap();
+        Some((u64::from_le_bytes(number), count))
+    }
+
+    fn heard(queue: &mut FdQueue) -> Vec<(u64, u8)> {
+        let mut heard = vec![];
+        queue.answers(|number, said| heard.push((number, said)));
+        heard
+    }
+
+    #[tokio::test]
+    async fn what_is_not_read_is_taken_back_and_nothing_is_seen_twice() {
+        let queue = FdQueue::new().unwrap();
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let socket = socket.into();
+        for number in 1..=4 {
+            queue.push(number, Some(&socket)).unwrap();
+        }
+        queue.push(0, None).unwrap();
+        // A large buffer takes one all the same.
+        assert_eq!(read(&queue), Some((1, 1)));
+        assert_eq!(queue.take_back(), [2, 3, 4, 0]);
+        assert_eq!(read(&queue), None);
+        assert_eq!(queue.take_back(), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn answers_come_whole_whatever_the_pieces() {
+        let mut queue = FdQueue::new().unwrap();
+        let mut other = UnixStream::from(queue.theirs().try_clone().unwrap());
+        let said = |number: u64, said: u8| {
+            let mut bytes = number.to_le_bytes();
+            bytes[MESSAGE - 1] = said;
+            bytes
+        };
+        let all = [said(7, 0), said(1 << 50, 1), said(0, 0)].concat();
+        other.write_all(&all[..11]).unwrap();
+        std::future::poll_fn(|cx| queue.poll_answers(cx)).await;
+        assert_eq!(heard(&mut queue), [(7, 0)]);
+        other.write_all(&all[11..]).unwrap();
+        std::future::poll_fn(|cx| queue.poll_answers(cx)).await;
+        assert_eq!(heard(&mut queue), [(1 << 50, 1), (0, 0)]);
+        assert_eq!(heard(&mut queue), []);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_says_so() {
+        let queue = FdQueue::new().unwrap();
+        let full = (1..1_000_000).find_map(|number| queue.push(number, None).err());
+        assert_eq!(full.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+        assert!(queue.take_back().len() > 16);
+    }
+}
