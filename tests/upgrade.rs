@@ -204,7 +204,7 @@ fn a_binary_that_cannot_take_over_is_refused_and_nothing_changes() {
 #[test]
 fn a_state_that_is_too_new_is_refused_and_a_failure_after_the_exec_goes_back() {
     for (what, why) in [
-        ("much-newer", "reads 1 to 2"),
+        ("much-newer", "reads 1 to 3"),
         ("fail", "the old one went on"),
     ] {
         let launch = Launch::new("site.js").workers(2);
