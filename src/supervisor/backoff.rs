@@ -11,9 +11,9 @@ use super::time::Time;
 pub enum Death {
     /// The app, in whatever way: it is held back more and more.
     Own,
-    /// A SIGKILL that neither the master sent nor, as far as is known, the
-    /// kernel for memory. The app may have sent it to itself, or the kernel when
-    /// the whole host was out of memory: so it is spaced, too.
+    /// A SIGKILL that neither the master sent nor, as far as is known, the kernel for memory.
+    /// Who sent it is not to be had: it may have been the app itself or, without a memory
+    /// cgroup (which counts the host's kills for memory, too), the kernel. So it is spaced, too.
     Outside,
 }
 
@@ -39,7 +39,8 @@ impl Backoff {
     pub const RESET: Duration = Duration::from_mins(1);
     /// So long a service makes up for one death from outside. As short as the first
     /// delay: when any of four workers is killed every 300 ms, many have not served
-    /// for longer, and twice as much lets the fleet run dry.
+    /// for longer, and half as much again lets the fleet run dry (a test kills so).
+    /// What only looks like a death from outside costs one boot each 200 ms a slot.
     pub const FORGIVES: Duration = Self::BASE;
 
     /// Notes a death. `ready_for` is how long the worker had been ready, if it
@@ -111,7 +112,9 @@ impl SpawnBudget {
         u64::from(workers) * 2 + 8
     }
 
-    /// Restarts a second in the long run.
+    /// Restarts a second in the long run: every slot each two seconds. In a small fleet at
+    /// least 4, so that one kill each 300 ms is kept up with; there an app's own deaths are
+    /// held back by the slots' backoff, which allows ten a minute and slot, then two.
     pub fn per_second(workers: u32) -> u64 {
         u64::from(workers / 2).max(4)
     }
@@ -181,6 +184,40 @@ mod tests {
         assert_eq!(told, [1600, 1600, 400, 200, 0, 100]);
         // Killed every second or so, a slot is filled soon for ever, but not at once.
         assert_eq!(delays(&mut backoff, Death::Outside, [1100; 20]), [100; 20]);
+    }
+
+    /// Kills any of four serving workers every 300 ms, 100 times. Returns how often nobody served.
+    fn times_dry(boot: Duration, seed: u64) -> usize {
+        const N: u32 = 4;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut budget = SpawnBudget::new(N);
+        let mut slots = vec![(Backoff::default(), Time(0)); N as usize];
+        let mut dry = 0;
+        for now in (1..=100).map(|k| Time(k * 300)) {
+            let mut serving: Vec<_> = slots.iter_mut().filter(|(_, at)| *at <= now).collect();
+            if serving.is_empty() {
+                dry += 1;
+                continue;
+            }
+            let victim = rng.usize(..serving.len());
+            let (backoff, ready_at) = &mut *serving[victim];
+            let delay = backoff.died(now, Some(now.since(*ready_at)), Death::Outside, rng.u8(..));
+            let mut due = now + delay;
+            while !budget.take(due, N) {
+                due = budget.available_at(N);
+            }
+            *ready_at = due + boot;
+        }
+        dry
+    }
+
+    #[test]
+    fn who_kills_at_random_does_not_empty_the_fleet() {
+        for boot in [100, 200, 400].map(Duration::from_millis) {
+            for seed in 0..200 {
+                assert_eq!(times_dry(boot, seed), 0, "boot {boot:?}, seed {seed}");
+            }
+        }
     }
 
     #[test]

@@ -195,13 +195,7 @@ impl Supervisor {
                 self.retire(id, &reason);
             }
         }
-        let workers = self.policy.workers;
-        for id in self
-            .fleet
-            .ids(|w| w.slot.0 >= workers && w.is_seated() && !w.spare)
-        {
-            self.retire(id, "scaled down");
-        }
+        self.dismiss();
     }
 
     /// Lets go the workers that nobody wants: of generations that were given up,

@@ -31,6 +31,30 @@ impl Supervisor {
         }
     }
 
+    /// Lets those go whose slots are too many. While wanted slots have nobody who serves,
+    /// as many of them stand in, the lowest ones: fewer workers are wanted, not none.
+    pub(super) fn dismiss(&mut self) {
+        let workers = self.policy.workers;
+        let serves = |w: &Worker| w.is_ready() && !w.hung;
+        let empty = |slot: &Slot| !self.fleet.seated(*slot).any(serves);
+        let (missing, reason) = if self.parked {
+            (0, "parked")
+        } else {
+            (self.slots().filter(empty).count(), "scaled down")
+        };
+        let mut excess: Vec<_> = self
+            .fleet
+            .iter()
+            .filter(|w| w.slot.0 >= workers && w.is_seated() && !w.spare)
+            .map(|w| (!serves(w), w.condemned.is_some(), w.slot, w.id))
+            .collect();
+        excess.sort_unstable();
+        let standing = excess.iter().take_while(|(idle, ..)| !idle).count();
+        for (.., id) in excess.drain(missing.min(standing)..) {
+            self.retire(id, reason);
+        }
+    }
+
     pub(super) fn ask_park(&mut self) {
         if self.phase != Phase::Serving {
             return;

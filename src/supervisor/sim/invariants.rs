@@ -40,6 +40,7 @@ pub(super) fn check(step: &Step<'_>) -> Verdict {
     spares_do_not_serve(step)?;
     recycled_one_at_a_time(step)?;
     a_silence_is_not_borne(step)?;
+    a_look_is_short(step)?;
     the_end_is_empty(step)
 }
 
@@ -118,11 +119,9 @@ fn waiting_has_a_deadline(step: &Step<'_>) -> Verdict {
                 r.generation == worker.generation && matches!(r.stage, Stage::Replacing)
             });
         let spare = worker.state == State::Held && worker.spare;
-        // One that hangs in its boot is looked into first.
-        let examined = is_examined(step, worker);
         let fine = match worker.deadline {
             Some(at) => worker.state != State::Ready && at > step.after.now,
-            None => worker.state == State::Ready || held_by_reload || spare || examined,
+            None => worker.state == State::Ready || held_by_reload || spare,
         };
         ensure(fine, || {
             format!(
@@ -134,9 +133,28 @@ fn waiting_has_a_deadline(step: &Step<'_>) -> Verdict {
     Ok(())
 }
 
-/// It hangs, and is looked into before it is killed: it takes no connection meanwhile.
+/// It hangs, and is looked into before it is killed. Such a one may be left over where others
+/// must be gone: its event loop accepts nothing, the look is short ([`a_look_is_short`]), and
+/// what it says is worth more than the moment. Its first beat ends this.
 pub(super) fn is_examined(step: &Step<'_>, worker: &Worker) -> bool {
-    worker.hung && worker.examined_by.is_some_and(|by| by > step.after.now)
+    worker.hung
+        && worker.condemned.is_some()
+        && worker.examined_by.is_some_and(|by| by > step.after.now)
+}
+
+/// A worker is looked into once, for so long and no longer.
+fn a_look_is_short(step: &Step<'_>) -> Verdict {
+    for worker in step.after.fleet.iter() {
+        let Some(until) = worker.examined_by else {
+            continue;
+        };
+        let old = step.before.worker(worker.id).and_then(|w| w.examined_by);
+        let begun = step.after.now + Policy::EXAMINATION;
+        ensure(until == old.unwrap_or(begun), || {
+            format!("worker {} is looked into until {until}", worker.id)
+        })?;
+    }
+    Ok(())
 }
 
 /// No busy loop; and never asleep while a worker's deadline runs.
@@ -195,10 +213,12 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
             .worker(old.id)
             .is_some_and(|w| w.condemned.is_some());
         let stands_in = (given_up || condemned) && m.reason.ends_with("stands in");
+        // A reload that was not to wake the fleet has ended.
+        let rests = m.reason == "parked"
+            && step.after.parked
+            && step.before.committed != step.after.committed;
         // Nobody is wanted there.
-        let unwanted = m.reason == "scaled down" && old.slot.0 >= step.after.policy.workers
-            || step.after.parked;
-        if unwanted {
+        if rests || is_parked(step, &m) || is_scaled_down(step, &m) {
             continue;
         }
         let proven = step
@@ -212,6 +232,22 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
         })?;
     }
     Ok(())
+}
+
+/// Fewer workers are wanted, this slot is one too many, and without it there are enough.
+pub(super) fn is_scaled_down(step: &Step<'_>, m: &Move<'_>) -> bool {
+    let workers = step.after.policy.workers;
+    let seat = step.before.worker(m.id).map(|w| w.slot.0);
+    m.reason == "scaled down" && seat.is_some_and(|s| s >= workers) && {
+        let serving = count(step.after, |w| w.is_ready() && !w.hung);
+        serving >= workers as usize || step.before.worker(m.id).is_some_and(|w| w.hung)
+    }
+}
+
+/// The operator wants no workers from this very step on; one that was looked into then goes later.
+pub(super) fn is_parked(step: &Step<'_>, m: &Move<'_>) -> bool {
+    let asked = *step.event == Event::Park || step.before.worker(m.id).is_some_and(|w| w.hung);
+    m.reason == "parked" && asked && step.after.parked
 }
 
 fn succeeds(step: &Step<'_>, fresh: &Worker, old: &Worker) -> bool {

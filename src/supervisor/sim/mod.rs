@@ -3,7 +3,7 @@
 //!
 //! `habits` draws a policy and how workers behave; `world` is the clock, the
 //! operator and what may happen next, `processes` what orders do to workers;
-//! `watch` keeps what an observer knows and calls `invariants` and
+//! `watch` keeps what an observer knows (`deaths`: of each slot) and calls `invariants` and
 //! `reload_invariants` after each step. `schedules` runs random schedules,
 //! `exhaustive` all short ones, `regressions` those that find a fault again
 //! when its fix is taken back. `reload_tables`, `stop_tables`, `scale_tables`,
@@ -12,6 +12,7 @@
 //! More schedules: `RCLUSTER_SIM_SCHEDULES=1000000 cargo test --release
 //! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
 
+mod deaths;
 mod exhaustive;
 mod habits;
 mod health_tables;

@@ -242,7 +242,18 @@ impl World {
             Fate::None => {}
             Fate::Crashes => {
                 let code = self.rng.i32(0..=1);
-                self.after(at, id, Deed::End(Exit::Code(code)));
+                if self.killed {
+                    if code == 1 {
+                        self.after(at, id, Deed::Say(Fact::OutOfMemory { kills: 1 }));
+                    }
+                    let exit = Exit::Signal {
+                        signal: 9,
+                        core: false,
+                    };
+                    self.after(at + 1, id, Deed::End(exit));
+                } else {
+                    self.after(at, id, Deed::End(Exit::Code(code)));
+                }
             }
             Fate::Leaves => {
                 self.after(at, id, Deed::Say(Fact::Leaving));

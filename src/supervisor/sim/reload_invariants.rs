@@ -1,6 +1,6 @@
 //! What must hold of every single step of a reload.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use super::{
     super::{
@@ -8,7 +8,10 @@ use super::{
         machine::Phase,
         reload::{Reload, Stage},
     },
-    invariants::{Step, Verdict, count, ensure, generation_of, is_about, is_examined, moves},
+    invariants::{
+        Step, Verdict, count, ensure, generation_of, is_about, is_examined, is_parked,
+        is_scaled_down, moves,
+    },
 };
 
 /// All of them, in the order of this file.
@@ -42,8 +45,8 @@ fn a_failed_reload_leaves_the_old_set(step: &Step<'_>) -> Verdict {
     })?;
     moves(step.actions)
         .filter(|m| m.generation == old && m.from == State::Ready && !is_about(step.event, m.id))
-        // An operator may ask for it in that very step.
-        .filter(|m| m.reason != "scaled down" && m.reason != "parked")
+        // The operator may ask for it in that very step.
+        .filter(|m| !is_scaled_down(step, m) && !is_parked(step, m))
         .filter(|m| {
             let now = step.after.worker(m.id);
             now.is_none_or(|w| w.condemned.is_none())
@@ -120,7 +123,7 @@ fn an_atomic_switch_drains_nobody_early(step: &Step<'_>) -> Verdict {
         .filter(|m| m.from == State::Ready && m.generation == step.after.committed)
         .filter(|m| !is_about(step.event, m.id) && admitted(reload) && !all_ready)
         .filter(|m| !m.reason.ends_with("stands in"))
-        .filter(|m| m.reason != "scaled down" && m.reason != "parked")
+        .filter(|m| !is_scaled_down(step, m) && !is_parked(step, m))
         // A step may give one reload up and begin the next; that one has not started yet.
         .filter(|_| generation_of(step.before.reload.as_ref()) == Some(reload.generation))
         .try_for_each(|m| Err(format!("worker {} left before the switch", m.id)))
@@ -185,26 +188,26 @@ fn a_commit_is_proven(step: &Step<'_>) -> Verdict {
     if step.before.committed == machine.committed || machine.parked {
         return Ok(());
     }
-    let trial = match policy.switch {
-        Switch::Rolling => policy.min_uptime + policy.bake,
-        Switch::Atomic => policy.min_uptime.max(policy.bake),
-    };
-    let ready = |slot| {
-        let worker = machine.fleet.sound(slot, machine.committed);
-        worker.and_then(|w| w.ready_at)
-    };
-    // A slot that was added or restarted during the bake is younger than the switch.
-    let (baked, least) = match (policy.switch, step.before.reload.as_ref().map(|r| r.stage)) {
-        (Switch::Atomic, Some(Stage::Baking(until))) => (until <= machine.now, Duration::ZERO),
-        (Switch::Atomic, _) => (trial.is_zero(), Duration::ZERO),
-        (Switch::Rolling, _) => {
-            let first = machine.slots().filter_map(ready).min();
-            (first.is_some_and(|at| at + trial <= machine.now), trial)
-        }
+    let baked = match (policy.switch, step.before.reload.as_ref().map(|r| r.stage)) {
+        (Switch::Atomic, Some(Stage::Baking(until))) => until <= machine.now,
+        (Switch::Atomic, _) => policy.min_uptime.max(policy.bake).is_zero(),
+        (Switch::Rolling, _) => true,
     };
     ensure(baked, || "committed, not baked".to_owned())?;
+    // A slot that was added or restarted during an atomic bake is younger than the switch.
+    // It has lived `min_uptime` all the same, time at the gate included.
+    let proven_at = |w: &Worker| {
+        let ready_at = w.ready_at?;
+        Some(match policy.switch {
+            Switch::Rolling => ready_at + policy.min_uptime + policy.bake,
+            Switch::Atomic => (w.held_at.unwrap_or(ready_at) + policy.min_uptime).max(ready_at),
+        })
+    };
     for slot in machine.slots() {
-        let proven = ready(slot).is_some_and(|at| at + least <= machine.now);
+        let worker = machine.fleet.sound(slot, machine.committed);
+        let proven = worker
+            .and_then(proven_at)
+            .is_some_and(|at| at <= machine.now);
         ensure(proven, || format!("committed, slot {slot} is not proven"))?;
     }
     let others = count(machine, |w| {

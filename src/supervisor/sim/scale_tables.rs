@@ -113,3 +113,30 @@ fn an_atomic_reload_fills_a_slot_that_came_back_however_many_others_are_held() {
     // Two wait at the gate, and the surge is one: the reload would wait for ever.
     assert_eq!(t.tick(1100), ["spawn 10 in slot 2 of generation 2 held"]);
 }
+
+#[test]
+fn fewer_workers_are_wanted_and_not_none() {
+    let rolling = Policy {
+        workers: 3,
+        ..policy()
+    };
+    let mut t = Table::serving(rolling);
+    // The worker that would be left has just died.
+    assert_eq!(
+        t.at(1000).exits(1, 1),
+        ["spawn 4 in slot 0 of generation 1"]
+    );
+    assert_eq!(t.tell(Event::Scale(Scale::To(1))), ["drain 3"]);
+    assert_eq!(t.ready(4), ["drain 2"]);
+}
+
+#[test]
+fn who_gets_ready_first_in_a_smaller_fleet_stands_in() {
+    let mut t = Table::booting(Policy {
+        workers: 2,
+        ..policy()
+    });
+    t.tell(Event::Scale(Scale::To(1)));
+    assert_eq!(t.ready(2), [""; 0]);
+    assert_eq!(t.ready(1), ["drain 2"]);
+}

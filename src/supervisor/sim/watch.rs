@@ -7,6 +7,7 @@ use super::{
         Action, Backoff, Event, Fact, Gate, Generation, Policy, Report, Slot, SpawnBudget, State,
         StopSignal, Supervisor, Ticket, Time, WorkerId, machine::Phase,
     },
+    deaths::Deaths,
     invariants::{self, Step, Verdict, ensure, moves},
 };
 use crate::exit_code::ExitCode;
@@ -33,6 +34,7 @@ pub(super) struct Watch {
     last_id: WorkerId,
     spawned: BTreeSet<(Slot, Generation)>,
     restarts: Restarts,
+    deaths: Deaths,
     pub(super) open_tickets: BTreeSet<Ticket>,
     served: bool,
     pub(super) stop_asked: bool,
@@ -61,6 +63,7 @@ impl Watch {
             last_id: WorkerId(0),
             spawned: BTreeSet::new(),
             restarts: Restarts::default(),
+            deaths: Deaths::default(),
             open_tickets: BTreeSet::new(),
             served: false,
             stop_asked: false,
@@ -113,6 +116,7 @@ impl Watch {
         })?;
         self.every_spawn_ends_once(event, &actions)?;
         self.orders_make_sense(&actions)?;
+        self.deaths.note(&before, self.machine.now, event, &actions);
         self.restarts_are_bounded(&actions)?;
         self.every_ticket_is_answered_once(&actions)?;
         self.the_end_is_justified(&before, event, &actions)?;
@@ -269,6 +273,7 @@ impl Watch {
                 format!("slot {slot} filled before {due}")
             })?;
             ensure(due.since(self.machine.now) <= Backoff::CAP, String::new)?;
+            self.deaths.were_waited_for(*slot, self.machine.now)?;
         }
         Ok(())
     }
