@@ -133,8 +133,40 @@ fn a_guard_that_is_killed_is_replaced_and_knows_the_workers(node: Node) {
     master.forget();
 }
 
+/// Kills the guard as soon as there is one; how long the next is waited for.
+fn kill_guard(master: &Master, deaths: usize) -> u64 {
+    let guard = wait_until("a guard", BOOT, || guards(master).first().copied());
+    kill(guard, SIGKILL);
+    wait_until("news of its death", BOOT, || {
+        let log = master.log();
+        let told: Vec<_> = log
+            .lines()
+            .filter(|l| l.contains("the guard ended"))
+            .collect();
+        let line = (told.len() == deaths).then(|| told[deaths - 1].to_owned())?;
+        let (_, retry) = line.split_once("retry_ms=")?;
+        Some(retry.split(' ').next()?.parse().expect("a number"))
+    })
+}
+
+fn a_guard_that_dies_at_once_is_started_ever_more_rarely(node: Node) {
+    let mut master = Launch::new("http.js").node(node).workers(1).start();
+    master.wait_ready(1);
+    let waits = [1, 2, 3, 4].map(|deaths| kill_guard(&master, deaths));
+    assert_eq!(waits, [0, 100, 200, 400], "{}", master.log());
+    // The next program of the master goes on counting.
+    let told = master.command(&["upgrade"]);
+    assert!(told.status.success(), "{told:?}");
+    assert_eq!(kill_guard(&master, 5), 800, "{}", master.log());
+    wait_until("the last guard", BOOT, || {
+        (guards(&master).len() == 1).then_some(())
+    });
+    master.stop();
+}
+
 on_two_nodes!(
     a_stopped_master_costs_nobody_anything,
     a_total_outage_refuses_nobody,
     a_guard_that_is_killed_is_replaced_and_knows_the_workers,
+    a_guard_that_dies_at_once_is_started_ever_more_rarely,
 );

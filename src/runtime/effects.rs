@@ -9,12 +9,13 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc::Sender, oneshot};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
     balance::Balancer,
     endings::Endings,
     figures::Figures,
+    guarding::Guarding,
     hands::Hands,
     link::{FromLink, Link},
     listeners::Listeners,
@@ -33,7 +34,7 @@ use crate::{
     logs::Logs,
     supervisor::{
         Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
-        Ticket, WorkerId,
+        Ticket, Time, WorkerId,
     },
     sys::{guard::Guard, process},
 };
@@ -81,6 +82,7 @@ pub(super) struct World {
     pub(super) releases: BTreeMap<Generation, Release>,
     pub(super) shim: Option<ShimFile>,
     pub(super) guard: Option<Guard>,
+    pub(super) guarding: Guarding,
     pub(super) inbox: Sender<(WorkerId, FromLink)>,
     waiting: BTreeMap<Ticket, Waiter>,
     /// Waiters for the last worker of older generations.
@@ -126,6 +128,7 @@ impl World {
             releases,
             shim,
             guard,
+            guarding: Guarding::default(),
             inbox,
             waiting: BTreeMap::new(),
             drained: vec![],
@@ -286,7 +289,7 @@ impl World {
     }
 
     /// Takes all children that ended.
-    pub(super) fn reap(&mut self) -> Vec<Event> {
+    pub(super) fn reap(&mut self, now: Time) -> Vec<Event> {
         let mut events = vec![];
         while let Some((pid, exit)) = process::reap(|pid| self.pids.contains_key(&pid)) {
             if let Some(id) = self.pids.remove(&pid) {
@@ -297,8 +300,7 @@ impl World {
                 events.extend(self.post_mortem(id, exit));
                 events.extend(self.endings.exited(id, exit));
             } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
-                warn!(%exit, "the guard ended; it is started again");
-                self.restart_guard();
+                self.guard_ended(exit, now);
             } else if let Some((_, end)) = self.probe.as_mut().filter(|(asked, _)| *asked == pid) {
                 *end = Some(exit);
             } else {
@@ -316,21 +318,6 @@ impl World {
         self.refused.retain(|(worker, _)| *worker != id);
         self.listeners.forget(id);
         self.forget_hands(id);
-    }
-
-    pub(super) fn restart_guard(&mut self) {
-        let path = self.config.control.with_extension("guard");
-        match Guard::start(&path, self.config.policy.drain_timeout) {
-            Ok(mut guard) => {
-                for pid in self.pids.keys() {
-                    let _ = guard.add(*pid);
-                }
-                self.guard = Some(guard);
-            }
-            Err(error) => {
-                warn!(%error, "failed to start the guard: if the master is killed now, a worker that hangs outlives it");
-            }
-        }
     }
 
     pub(super) fn wait_for_reload(

@@ -152,6 +152,7 @@ impl Master {
                         self.dispatch(event);
                     }
                     self.dispatch(Event::Tick);
+                    self.world.keep_guard(self.clock.now());
                 }
                 Input::Left => {}
             }
@@ -182,7 +183,9 @@ impl Master {
 
     fn deadline(&self) -> Option<Time> {
         let late = self.world.balancer.late_at();
-        self.supervisor.deadline().into_iter().chain(late).min()
+        let guard = self.world.guarding.due();
+        let all = self.supervisor.deadline().into_iter();
+        all.chain(late).chain(guard).min()
     }
 
     /// Whether the clock has something for the supervisor.
@@ -221,7 +224,7 @@ impl Master {
     pub(super) fn signal(&mut self, told: Told) {
         match told {
             Told::Child => {
-                for event in self.world.reap() {
+                for event in self.world.reap(self.clock.now()) {
                     self.dispatch(event);
                 }
             }

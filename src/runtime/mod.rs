@@ -12,6 +12,7 @@ mod duty;
 mod effects;
 mod endings;
 mod figures;
+mod guarding;
 mod hands;
 mod health;
 mod link;

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, ffi::OsString};
 
-use tracing::warn;
-
 use super::{effects::World, link::Link, release::Release};
 use crate::{
     cli::Balance,
@@ -57,9 +55,9 @@ impl World {
         self.pids.insert(pid, id);
         self.links
             .insert(id, Link::open(id, ours, self.inbox.clone()));
-        if self.guard.as_mut().is_some_and(|g| g.add(pid).is_err()) {
-            warn!("the guard is gone; it is started again");
-            self.restart_guard();
+        if let Some(guard) = &mut self.guard {
+            // Its end is noticed as any child's, and the next one is told of all.
+            let _ = guard.add(pid);
         }
         Ok(pid)
     }

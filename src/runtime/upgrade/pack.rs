@@ -173,6 +173,7 @@ pub(super) fn pack(
             pid: guard.pid(),
             pipe: packing.carry(&guard.pipe()),
         }),
+        guarding: world.guarding.clone(),
         control: (
             packing.carry(&hold.socket),
             packing.carry(&hold.lock.file()),

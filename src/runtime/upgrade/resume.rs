@@ -189,8 +189,9 @@ pub(in crate::runtime) fn world(
     world.oom = state.oom.clone();
     world.probes = state.probes;
     world.next_ticket = state.next_ticket;
+    world.guarding = std::mem::take(&mut state.guarding);
     if world.guard.is_none() {
-        world.restart_guard();
+        world.guarding.miss();
     }
     Ok(world)
 }

@@ -17,8 +17,9 @@ use crate::{
     ipc::{Channel, LineDecoder, Outgoing, Query},
     logs::{Begun, Kept},
     runtime::{
-        figures::FiguresState, hands::HandsState, listeners::ListenersState, overview::BusState,
-        release::Release, reread::Reread, senses::OomCounter, shim_file::ShimState,
+        figures::FiguresState, guarding::Guarding, hands::HandsState, listeners::ListenersState,
+        overview::BusState, release::Release, reread::Reread, senses::OomCounter,
+        shim_file::ShimState,
     },
     supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
 };
@@ -203,6 +204,8 @@ pub(in crate::runtime) struct State {
     pub(super) next_ticket: u64,
     pub(super) shim: Option<ShimState>,
     pub(super) guard: Option<GuardState>,
+    #[serde(default)]
+    pub(super) guarding: Guarding,
     /// The control socket, and its lock.
     pub(super) control: (Fd, Fd),
     /// Whether the pid file is there.
