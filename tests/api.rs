@@ -7,18 +7,17 @@
     reason = "counters are whole numbers, and not negative"
 )]
 
-mod common;
-
 use std::fs::{self, Permissions};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use common::{Addr, BOOT, Conn, LONG, Launch, Master, Node, Stopped, wait_until};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use crate::common::{
+    self, Addr, BOOT, Conn, LONG, Launch, Master, Node, Stopped, tool, wait_until,
+};
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::Value;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const CANARY: &str = "canary-4711-secret";
@@ -478,33 +477,39 @@ fn an_accept_queue_that_is_full_is_seen() {
     let launch = launch("http.js").env("RCLUSTER_HANG_TIMEOUT", "0s");
     let mut master = launch.start();
     let workers = master.wait_ready(2);
-    let address = SocketAddr::from(([127, 0, 0, 1], master.addr().tcp_port()));
+    let port = master.addr().tcp_port();
     let pids: Vec<_> = workers.iter().map(common::Worker::process).collect();
     let stopped = Stopped::new(&pids);
     assert_eq!(sample(&master, "rcluster_accept_queue_drops_total"), 0.0);
     // More than may wait: nobody accepts them.
     let limit = sample(&master, "rcluster_accept_queue_limit");
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    let client = || {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
-        socket.set_nonblocking(true).ok()?;
-        // It has not come about yet.
-        let _ = socket.connect(&SockAddr::from(address));
-        Some(socket)
-    };
-    let clients: Vec<_> = std::iter::from_fn(client)
-        .take(limit as usize + 100)
-        .collect();
-    if clients.len() as f64 <= limit {
-        common::skip("too few descriptors to fill an accept queue");
+    let Some(python) = tool("python3") else {
+        common::skip("no python3 to fill an accept queue with");
         return master.stop();
+    };
+    // In a process of its own: it needs a limit that all other tests would inherit.
+    let mut clients = Command::new(python)
+        .arg(common::app("crowd.py"))
+        .args([port.to_string(), (limit as usize + 100).to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    let mut said = String::new();
+    let output = clients.stdout.take().expect("a pipe");
+    BufReader::new(output).read_line(&mut said).expect("a line");
+    let open: f64 = said.trim().parse().expect("a number");
+    if open > limit {
+        wait_until("drops", BOOT, || {
+            (sample(&master, "rcluster_accept_queue_drops_total") > 0.0).then_some(())
+        });
+        assert!(sample(&master, "rcluster_accept_queue") >= limit);
+    } else {
+        common::skip("too few descriptors to fill an accept queue");
     }
-    wait_until("drops", BOOT, || {
-        (sample(&master, "rcluster_accept_queue_drops_total") > 0.0).then_some(())
-    });
-    assert!(sample(&master, "rcluster_accept_queue") >= limit);
-    drop((clients, stopped));
+    drop(clients.stdin.take());
+    clients.wait().expect("our child");
+    drop(stopped);
     master.stop();
 }
 

@@ -1,14 +1,12 @@
 //! Promise: `/v1/openapi.json` describes the API as it is: checked against the real server by schemathesis, and by hand
 //! where a question has no end or ends the master.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use common::{Addr, Conn, Launch, Master, Node};
+use crate::common::{self, Addr, Conn, Launch, Master, Node};
 use serde_json::Value;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";

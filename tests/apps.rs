@@ -1,11 +1,11 @@
 //! Promise: apps run as they are. Each answers on all workers, survives `kill -9` of one, and stops with exit code 0.
 
-mod common;
-
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::{Launch, Master, Node, app, kill, module, node_script, on_two_nodes, pid_in};
+use crate::common::{
+    self, Launch, Master, Node, app, kill, module, node_script, on_two_nodes, pid_in,
+};
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 

@@ -1,19 +1,15 @@
 //! Promise: `--balance` gives every worker its share, by load, by turns or by the client's address; what cannot be
 //! balanced stays shared and says so; a worker that cannot take its connections leaves none of them waiting.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 
-use common::{
-    Addr, BOOT, Conn, LONG, Launch, Master, Node, Stopped, is_root, kill, on_every_node, skip,
-    tool, wait_until,
+use crate::common::{
+    self, Addr, BOOT, Conn, LONG, Launch, Master, Node, Stopped, is_root, kill, on_every_node,
+    skip, tool, wait_until,
 };
-use deploys::{document, reload, wait_settled};
+use crate::deploys::{document, reload, wait_settled};
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};

@@ -2,17 +2,13 @@
 //! that forbids the socket options or bpf(2), a master without the right. Everybody is served all the same, on each of
 //! several ports of both families. `--backlog` is what the kernel holds.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
-use common::{
-    Addr, Launch, Master, Stopped, app, backlog_of, is_root, pid_in, skip, tool, wait_until,
+use crate::common::{
+    self, Addr, Launch, Master, Stopped, app, backlog_of, is_root, pid_in, skip, tool, wait_until,
 };
-use deploys::{document, reload, wait_settled};
+use crate::deploys::{document, reload, wait_settled};
 use serde_json::{Value, json};
 
 const MODES: [&str; 3] = ["spread", "source-ip", "least-conn"];

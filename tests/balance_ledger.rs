@@ -2,17 +2,11 @@
 //! killed worker had accepted: over reloads, scaling, kills, spares, and a worker that stands still. The controls, which
 //! must lose, are in `ledger_reload.rs`.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-#[path = "common/service.rs"]
-mod service;
-
-use common::{Launch, Node, Stopped, Worker, kill, wait_until};
-use deploys::{document, wait_settled};
+use crate::common::{self, Launch, Node, Stopped, Worker, kill, wait_until};
+use crate::deploys::{document, wait_settled};
+use crate::service::{Service, ms, nothing_is_lost};
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
 use rcluster::ledger::{Class, Fate, Load, Mode, Reconciliation, Report};
-use service::{Service, ms, nothing_is_lost};
 
 /// Turns `fn name(mode: &str)` into one test for each way to balance.
 macro_rules! in_every_mode {

@@ -2,12 +2,12 @@
 //!
 //! The workers are apps/hostile.py: slot 0 misbehaves, slot 1 does not.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
-use common::{Addr, Launch, Master, Worker, backlog_of, fd_count, is_root, rss_kib, wait_until};
+use crate::common::{
+    self, Addr, Launch, Master, Worker, backlog_of, fd_count, is_root, rss_kib, wait_until,
+};
 use serde_json::json;
 
 /// No deed may cost the master more than this.

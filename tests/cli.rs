@@ -1,11 +1,9 @@
 //! Promise: the command line does what its help says, every option also as RCLUSTER_..., and the app's words are the app's.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use common::{Addr, BOOT, Launch, Master, Node, is_root, pid_in, wait_until};
+use crate::common::{self, Addr, BOOT, Launch, Master, Node, is_root, pid_in, wait_until};
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::{Value, json};
 

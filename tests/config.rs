@@ -1,16 +1,12 @@
 //! Promise: every option can stand in rcluster.toml, flags count more than the environment, the environment more than
 //! the file; what is wrong in it is told with its line; a reload reads it anew, and a bad one changes nothing.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Launch, Master, app, scratch};
-use deploys::pids;
+use crate::common::{self, Launch, Master, app, scratch};
+use crate::deploys::pids;
 use serde_json::{Value, json};
 
 /// An app that shows its variables, with a file beside it.

@@ -1,13 +1,13 @@
 //! Promise: it can be process 1 of a container: it reaps strangers and does not count them, signals work, the exit code is ours,
 //! and after TERM it serves on for as long as --pre-stop says, not ready for new traffic.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Addr, BOOT, Launch, Master, is_root, kill, running, skip, tool, wait_until};
+use crate::common::{
+    self, Addr, BOOT, Launch, Master, is_root, kill, running, skip, tool, wait_until,
+};
 use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
 
 /// In a pid namespace of its own, as process 1.

@@ -1,7 +1,5 @@
 //! Promise: the control socket is for its owner alone, is never in the way of a start, and shows what is.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
@@ -9,7 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Addr, BOOT, Conn, Launch, Node, fd_count, is_root, kill, list, wait_until};
+use crate::common::{
+    self, Addr, BOOT, Conn, Launch, Node, fd_count, is_root, kill, list, wait_until,
+};
 use nix::sys::signal::Signal::SIGKILL;
 
 /// nobody, on every Linux.

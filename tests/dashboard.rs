@@ -1,13 +1,11 @@
 //! Promise: GET / is one page that shows what goes on, asks nobody else, runs no foreign script, and can be used by
 //! keyboard, by screen reader, in the dark and on a phone. Looked at with a real browser.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Addr, Launch, Node, skip};
+use crate::common::{self, Addr, Launch, Node, skip};
 
 #[test]
 fn the_page_needs_nobody_else() {

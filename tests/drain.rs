@@ -1,20 +1,14 @@
 //! Promise: what an old worker has begun it finishes, whatever the protocol; what cannot be finished in time is cut,
 //! logged and counted; the app hears of it in time, and gets its own ending.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-#[path = "common/drains.rs"]
-mod drains;
-
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use common::{BOOT, Conn, Node, on_every_node, on_two_nodes, pid_in, running, wait_until};
-use deploys::{begin, hold, number, pids, reload, reload_with, touch, wait_settled};
-use drains::{ended, launch, start, wait_requests};
+use crate::common::{BOOT, Conn, Node, on_every_node, on_two_nodes, pid_in, running, wait_until};
+use crate::deploys::{begin, hold, number, pids, reload, reload_with, touch, wait_settled};
+use crate::drains::{ended, launch, start, wait_requests};
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 

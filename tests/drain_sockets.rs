@@ -1,18 +1,12 @@
 //! Promise: a drain ends TLS, HTTP/2, WebSocket, Socket.IO and raw connections as their clients expect it.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-#[path = "common/drains.rs"]
-mod drains;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{BOOT, Master, Node, app, on_every_node, on_two_nodes, pid_in, wait_until};
-use deploys::{reload, touch};
-use drains::{certificate, ended, launch, start, wait_requests};
+use crate::common::{BOOT, Master, Node, app, on_every_node, on_two_nodes, pid_in, wait_until};
+use crate::deploys::{reload, touch};
+use crate::drains::{certificate, ended, launch, start, wait_requests};
 use serde_json::{Value, json};
 
 /// drain-client.js with clients of some kinds.

@@ -1,12 +1,10 @@
 //! Faults that belong to no other promise, and the table of all faults (FAULTS.md), whose tests must exist.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use common::{Launch, Node, wait_until};
+use crate::common::{self, Launch, Node, wait_until};
 
 /// Functions that a test file defines.
 fn functions(folder: &Path, file: &str) -> BTreeSet<String> {

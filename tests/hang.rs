@@ -1,9 +1,9 @@
 //! Promise: a worker whose event loop is silent is replaced, new one first, and the log says where it hangs. One that is
 //! only stopped is told apart, one that comes to itself is drained, and the master's own pause condemns nobody.
 
-mod common;
-
-use common::{Addr, Conn, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, wait_until};
+use crate::common::{
+    self, Addr, Conn, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, wait_until,
+};
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use serde_json::Value;
 

@@ -1,9 +1,7 @@
 //! Promise: with --health-path each worker's own server is asked; a bad one never counts as ready, fails a reload, rolls
 //! a baking generation back, and is replaced when it turns bad later.
 
-mod common;
-
-use common::{Addr, Launch, Master, Node, on_two_nodes, wait_until};
+use crate::common::{self, Addr, Launch, Master, Node, on_two_nodes, wait_until};
 use serde_json::Value;
 
 fn launch(node: Node) -> Launch {

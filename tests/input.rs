@@ -1,12 +1,10 @@
 //! Promise: bad input is answered by one line that says what to do, and by its exit code.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
-use common::{Ended, Launch, app, is_root};
+use crate::common::{self, Ended, Launch, app, is_root};
 
 /// What a user sees: exit code and standard error.
 fn shown(ended: &Ended) -> String {

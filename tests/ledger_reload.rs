@@ -2,20 +2,14 @@
 //! for ever. Every request of the ledger has exactly one fate, and the workers' journals agree with it. Beside it the
 //! controls, which must lose: without them a zero says nothing.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-#[path = "common/service.rs"]
-mod service;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use common::{Addr, Launch, Node};
-use deploys::{count, reload_with};
+use crate::common::{Addr, Launch, Node};
+use crate::deploys::{count, reload_with};
+use crate::service::{Service, ms, nothing_is_lost};
 use rcluster::ledger::{Class, Load, Mode, Scheme};
-use service::{Service, ms, nothing_is_lost};
 
 /// Keep-alive, short and 500 ms requests at 0 and 20 ms latency, all at once, over three times six reloads for each app.
 fn plain_requests(app: &str, node: Node) {

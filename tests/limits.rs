@@ -1,15 +1,15 @@
 //! Promise: what the kernel refuses or takes away does not end the master. A worker that is killed for memory is told as
 //! such, a full process table is waited out, and bind rights hold.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use common::{Addr, BOOT, Conn, Launch, Master, Node, fd_count, kill, skip, tool, wait_until};
+use crate::common::{
+    self, Addr, BOOT, Conn, Launch, Master, Node, fd_count, kill, skip, tool, wait_until,
+};
 use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSEGV};
 use serde_json::Value;
 

@@ -1,15 +1,13 @@
 //! Promise: what workers print is their own business by default; with --log-prefix or --log-file the master carries whole
 //! lines with bounded memory, loses none to a crash or a reload, and is blocked by no reader and no disk.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Addr, BOOT, Conn, Launch, Master, wait_until};
+use crate::common::{self, Addr, BOOT, Conn, Launch, Master, wait_until};
 use nix::sys::signal::Signal;
 
 fn prints(workers: u32) -> Launch {

@@ -1,13 +1,11 @@
 //! Promise: what the machine takes away does not end the master: a terminal that is closed is a graceful stop, and without IPv6 it
 //! binds as plain Node does.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Addr, Launch, running, skip, tool};
+use crate::common::{self, Addr, Launch, running, skip, tool};
 
 fn http(workers: u32) -> Launch {
     Launch::new("http.js").workers(workers)

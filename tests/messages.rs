@@ -1,8 +1,6 @@
 //! Promise: `process.send`, messages, handles and `cluster.worker` in an app behave as under Node's own primary.
 
-mod common;
-
-use common::{Launch, Node, on_every_node, pid_in, wait_until};
+use crate::common::{self, Launch, Node, on_every_node, pid_in, wait_until};
 use serde_json::{Value, json};
 
 fn the_app_sees_a_cluster_worker(node: Node) {

@@ -1,12 +1,10 @@
 //! Promise: help fits a screen, completions complete, man pages are whole and well-formed, and the doctor finds what is wrong.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{scratch, skip, tool};
+use crate::common::{self, scratch, skip, tool};
 use serde_json::Value;
 
 fn rcluster(words: &[&str]) -> Output {
@@ -89,19 +87,42 @@ fn completions_complete() {
         "--drain-timeout\nreload\n",
         "{out:?}"
     );
-    for shell in ["zsh", "fish"] {
+    // What each says when it has read them: that it has a completer; the words that it would offer.
+    for (shell, options, script, said) in [
+        (
+            "zsh",
+            &["-f", "-c"][..],
+            "autoload -Uz compinit && compinit -D && source \"$FILE\" && print ${_comps[rcluster]}",
+            "_rcluster\n",
+        ),
+        (
+            "fish",
+            &["--no-config", "-c"],
+            "source $FILE; complete -C 'rcluster --drain-t'; complete -C 'rcluster rel'",
+            "--drain-timeout\nreload\n",
+        ),
+    ] {
         let path = write(shell);
         if tool(shell).is_none() {
             skip(&format!("no {shell} to read its completions with"));
             continue;
         }
         let out = Command::new(shell)
-            .arg("-n")
-            .arg(&path)
+            .args(options)
+            .arg(script)
+            .env("FILE", &path)
+            .env("HOME", dir.path())
             .output()
             .expect("it runs");
+        // fish adds what each is for.
+        let words = String::from_utf8_lossy(&out.stdout);
+        let words: String = words
+            .lines()
+            .filter_map(|line| line.split('\t').next())
+            .map(|word| format!("{word}\n"))
+            .collect();
         assert!(
-            out.status.success() && out.stderr.is_empty(),
+            out.status.success() && out.stderr.is_empty() && words == said,
             "{shell}: {out:?}"
         );
     }

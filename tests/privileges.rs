@@ -1,17 +1,15 @@
 //! Promise: with --user the master stays root and binds, its workers are somebody else for good and get nothing of it: no
 //! capability, no descriptor, no variable of the service manager's.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use common::{Addr, Launch, Node, is_root, kill, on_two_nodes, running, tool, wait_until};
-use deploys::{count, reload};
+use crate::common::{
+    self, Addr, Launch, Node, is_root, kill, on_two_nodes, running, tool, wait_until,
+};
+use crate::deploys::{count, reload};
 use nix::sys::signal::Signal::SIGKILL;
 
 const NOBODY: &str = "65534";

@@ -1,12 +1,11 @@
 //! Promises of the README that no single command shows: the master is not on the data path, the port is never refused,
 //! and the guard stands behind a master that is killed.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{
-    Addr, BOOT, LONG, Launch, Master, Node, Stat, Worker, kill, on_two_nodes, state_of, wait_until,
+use crate::common::{
+    self, Addr, BOOT, LONG, Launch, Master, Node, Stat, Worker, kill, on_two_nodes, state_of,
+    wait_until,
 };
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use rcluster::ledger::{Class, Limit, Load, Mode, Report, Target, spawn};

@@ -1,12 +1,10 @@
 //! Promise: an unmodified app on any of the five Node lines is our cluster worker; every kind of server works, shared by
 //! all workers and kept over replacements.
 
-mod common;
-
 use std::fs;
 
-use common::{
-    Addr, Launch, Master, Node, Worker, is_root, kill, node_script, on_every_node, pid_in,
+use crate::common::{
+    self, Addr, Launch, Master, Node, Worker, is_root, kill, node_script, on_every_node, pid_in,
     wait_until,
 };
 use nix::sys::signal::Signal::SIGKILL;

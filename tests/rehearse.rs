@@ -1,11 +1,9 @@
 //! `rcluster rehearse` tells an app that loses requests from one that does not, and puts everything away.
 
-mod common;
-
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::process::ExitStatusExt as _;
 
-use common::{Ended, LONG, Launch, Node, app, skip, wait_until};
+use crate::common::{self, Ended, LONG, Launch, Node, app, skip, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

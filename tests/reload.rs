@@ -1,18 +1,14 @@
 //! Promise: a reload runs what is there now (code, folder, node, variables, ports), is bounded in its processes, one at a
 //! time, switches as it was told to, and goes back by itself or on demand.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Addr, BOOT, Launch, Node, on_two_nodes, wait_until};
-use deploys::{
+use crate::common::{self, Addr, BOOT, Launch, Node, on_two_nodes, wait_until};
+use crate::deploys::{
     Releases, Told, answers, ask, assert_serves, begin, count, hold, number, pids, reload,
     reload_with, tell, touch, wait_settled,
 };

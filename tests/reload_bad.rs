@@ -1,16 +1,12 @@
 //! Promise: a release that does not work changes nothing. Whoever asked learns why, the old workers serve on, the same
 //! processes, and the next good reload works. Reloads at the wrong moment end with their own exit codes.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use common::{Launch, Master, Node, Worker, on_two_nodes};
-use deploys::{Releases, Told, document, number, pids, reload, tell, wait_settled};
+use crate::common::{self, Launch, Master, Node, Worker, on_two_nodes};
+use crate::deploys::{Releases, Told, document, number, pids, reload, tell, wait_settled};
 use serde_json::{Value, json};
 
 /// A fleet whose every reload is to fail until the last one.

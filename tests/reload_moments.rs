@@ -1,16 +1,12 @@
 //! Promise: a reload at the wrong moment (no master, boot, stop, another reload) or with options that make no sense ends in
 //! bounded time with its own exit code, and so does a stop at each moment of a reload.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use common::{Launch, scratch};
-use deploys::{Releases, ask, count, document, hold, tell, touch, wait_settled};
+use crate::common::{self, Launch, scratch};
+use crate::deploys::{Releases, ask, count, document, hold, tell, touch, wait_settled};
 use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
 use serde_json::{Value, json};
 

@@ -1,15 +1,11 @@
 //! Promise: the steps of a reload are bounded in their processes, switch as they were told to, and go back by themselves.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use common::{Addr, Master, Node, on_two_nodes, running};
-use deploys::{
+use crate::common::{self, Addr, Master, Node, on_two_nodes, running};
+use crate::deploys::{
     Releases, answers, ask, assert_serves, document, hold, number, pids, reload, tell, touch,
     wait_settled,
 };

@@ -1,8 +1,8 @@
 //! Promise: more workers, fewer, none, one anew, spares and recycling all go the one path: new first, then drain.
 
-mod common;
-
-use common::{Addr, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, wait_until};
+use crate::common::{
+    self, Addr, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

@@ -1,16 +1,14 @@
 //! Promise: TERM, INT and QUIT end it in bounded time with the right exit code, at every moment, and nothing is left;
 //! after `kill -9` of the master nothing is left either, and the next start binds.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{
-    Addr, BOOT, Conn, LONG, Launch, Master, Node, Worker, on_two_nodes, running, state_of, tool,
-    wait_until,
+use crate::common::{
+    self, Addr, BOOT, Conn, LONG, Launch, Master, Node, Worker, on_two_nodes, running, state_of,
+    tool, wait_until,
 };
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGQUIT, SIGTERM};
 

@@ -1,11 +1,11 @@
 //! Promise: what dies is replaced in its slot, at a bounded rate, for ever; a first boot that fails says why.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{BOOT, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, running, wait_until};
+use crate::common::{
+    self, BOOT, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, running, wait_until,
+};
 use nix::sys::signal::Signal::{self, SIGKILL};
 
 fn http(node: Node) -> Master {

@@ -2,16 +2,12 @@
 //! after a `kill -9` the port is not refused. A peer of our own plays the manager where that shows more; a real systemd does
 //! where one can be booted.
 
-mod common;
-#[path = "common/systemd.rs"]
-mod manager;
-
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
-use common::{Addr, BOOT, Conn, Launch, app, kill, running, skip, tool, wait_until};
-use manager::{Booted, Peer, hand_over};
+use crate::common::{self, Addr, BOOT, Conn, Launch, app, kill, running, skip, tool, wait_until};
+use crate::manager::{self, Booted, Peer, hand_over};
 use nix::sys::signal::Signal::{SIGHUP, SIGKILL};
 
 #[test]

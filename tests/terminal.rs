@@ -1,11 +1,9 @@
 //! Promise: commands look well on a terminal and are plain in a pipe; a reload shows how far it is; `ls` finds every
 //! master of the host; nobody who stops reading makes a command fail.
 
-mod common;
-
 use std::process::{Command, Stdio};
 
-use common::{Launch, Master, Node, Screen};
+use crate::common::{self, Launch, Master, Node, Screen};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

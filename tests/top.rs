@@ -1,8 +1,6 @@
 //! Promise: `rcluster top` shows on a terminal what goes on, asks before it changes anything, and leaves the terminal as it was.
 
-mod common;
-
-use common::{Launch, Master, Screen};
+use crate::common::{self, Launch, Master, Screen};
 use nix::sys::signal::Signal;
 
 /// Beats come every 500 ms, so that figures move.

@@ -1,14 +1,12 @@
 //! Promise: another binary takes the master's place in the same process, and nobody notices: no worker restarts, no request
 //! is lost, no message is torn. A binary that cannot is refused, and nothing has changed.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Launch, Master, Node, fd_count, kill, rss_kib, wait_until};
+use crate::common::{self, Launch, Master, Node, fd_count, kill, rss_kib, wait_until};
 use nix::sys::signal::Signal;
 use rcluster::ledger::{Load, Mode, Target, reconcile, spawn};
 use serde_json::{Value, json};

@@ -1,17 +1,13 @@
 //! Promise: what a master has counted, its incidents, its ids, its doors and what workers are just printing go on in the
 //! program that takes its place.
 
-mod common;
-#[path = "common/reload.rs"]
-mod deploys;
-
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Read as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 
-use common::{Addr, BOOT, Conn, Launch, Master, kill, wait_until};
-use deploys::{count, document, reload};
+use crate::common::{self, Addr, BOOT, Conn, Launch, Master, kill, wait_until};
+use crate::deploys::{count, document, reload};
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::Value;
 

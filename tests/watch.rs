@@ -1,12 +1,10 @@
 //! Promise: with --watch a change of the app's files is a reload, what git ignores and `node_modules` is not, a mistake is
 //! shown and costs nothing, and a first start that fails waits for the next change.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 
-use common::{BOOT, Launch, Master, wait_until};
+use crate::common::{self, BOOT, Launch, Master, wait_until};
 
 struct Project(tempfile::TempDir);
 

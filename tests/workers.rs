@@ -1,10 +1,8 @@
 //! Promise: `-w` takes a number, `auto` counts what this process may use, and the environment is honoured.
 
-mod common;
-
 use std::{fs, thread};
 
-use common::{BOOT, Launch, tool, wait_until};
+use crate::common::{self, BOOT, Launch, tool, wait_until};
 
 /// Starts it, counts the workers, stops it.
 #[track_caller]
@@ -103,7 +101,7 @@ impl Cgroup {
             ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
         ] {
             let path =
-                std::path::Path::new(root).join(format!("rcluster-test-{}", std::process::id()));
+                std::path::Path::new(root).join(format!("rcluster-quota-{}", std::process::id()));
             if fs::create_dir(&path).is_err() {
                 continue;
             }

@@ -53,3 +53,30 @@ pub fn command<'a>(words: impl IntoIterator<Item = &'a std::ffi::OsStr>) -> Comm
         .after_help("Every option and command: rcluster --help, or man rcluster");
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, panic::catch_unwind};
+
+    use clap::Arg;
+
+    use super::*;
+
+    /// Clap checks a definition only with its debug assertions, which neither a release has nor libraries in tests have;
+    /// tests/run has it built with them for the unit tests, and says so.
+    #[test]
+    fn the_definition_is_sound() {
+        let twice = || ["one", "two"].map(|name| Arg::new(name).short('a'));
+        let checks = catch_unwind(|| Command::new("wrong").args(twice()).debug_assert()).is_err();
+        if !checks && std::env::var_os("CLAP_CHECKS").is_none() {
+            let said = "skipped: clap is built without its checks; tests/run builds it with them";
+            // Past the test runner's capture: tests/run counts these lines.
+            writeln!(std::io::stderr().lock(), "\n{said}").expect("written");
+            return;
+        }
+        assert!(checks, "clap was to be built with its checks");
+        for words in [&["rcluster"][..], &["rcluster", "-h"]] {
+            command(words.iter().map(std::ffi::OsStr::new)).debug_assert();
+        }
+    }
+}

@@ -1,5 +1,4 @@
 //! A master whose app is drain.js, and what its drains leave behind.
-#![allow(dead_code, reason = "each test crate uses its own part of the harness")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

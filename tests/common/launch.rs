@@ -58,7 +58,7 @@ pub(crate) struct Launch {
     options: Vec<OsString>,
     script: Option<OsString>,
     args: Vec<OsString>,
-    envs: Vec<(OsString, Option<OsString>)>,
+    envs: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
     uid: Option<u32>,
 }
@@ -129,13 +129,7 @@ impl Launch {
 
     /// An environment variable.
     pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
-        self.envs.push((name.into(), Some(value.into())));
-        self
-    }
-
-    /// A variable taken away.
-    pub(crate) fn env_remove(mut self, name: &str) -> Self {
-        self.envs.push((name.into(), None));
+        self.envs.push((name.into(), value.into()));
         self
     }
 
@@ -226,10 +220,7 @@ impl Launch {
         }
         command.env("TEST_RUN", &value);
         for (name, value) in &self.envs {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
+            command.env(name, value);
         }
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);

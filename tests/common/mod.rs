@@ -1,12 +1,6 @@
 //! The harness of the black-box tests: the real binary, real Node, and a look at what is left behind.
 //!
 //! It must not know what a test proves; it starts, asks, waits and cleans up.
-#![allow(
-    dead_code,
-    unused_imports,
-    unused_macros,
-    reason = "each test crate uses its own part of the harness"
-)]
 
 mod addr;
 mod http;
@@ -19,7 +13,7 @@ mod status;
 mod wait;
 
 pub(crate) use addr::Addr;
-pub(crate) use http::{Conn, Response};
+pub(crate) use http::Conn;
 pub(crate) use launch::{Ended, Launch, app, module, scratch};
 pub(crate) use master::{Master, Stopped, list, pid_in};
 pub(crate) use node::{Node, node_script};
@@ -34,7 +28,7 @@ pub(crate) use wait::{BOOT, LONG, wait_until};
 macro_rules! on_every_node {
     ($($name:ident),+ $(,)?) => { $(
         mod $name {
-            use super::common::Node;
+            use crate::common::Node;
             #[test] fn node_18() { super::$name(Node::V18); }
             #[test] fn node_20() { super::$name(Node::V20); }
             #[test] fn node_22() { super::$name(Node::V22); }
@@ -49,7 +43,7 @@ pub(crate) use on_every_node;
 macro_rules! on_two_nodes {
     ($($name:ident),+ $(,)?) => { $(
         mod $name {
-            use super::common::Node;
+            use crate::common::Node;
             #[test] fn node_20() { super::$name(Node::V20); }
             #[test] fn node_24() { super::$name(Node::V24); }
         }

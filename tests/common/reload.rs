@@ -1,5 +1,4 @@
 //! Deploys by release folders, and the commands that switch between them.
-#![allow(dead_code, reason = "each test crate uses its own part of the harness")]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -204,14 +203,6 @@ pub(crate) fn wait_settled(master: &Master, workers: usize) -> Vec<Worker> {
                 .all(|worker| worker.is_ready() && worker.generation == status.generation);
         alone.then(|| status.ready())
     })
-}
-
-/// Waits until no reload runs and none is asked for.
-#[track_caller]
-pub(crate) fn wait_serving(master: &Master) {
-    master.wait_status("the end of the reload", |status| {
-        (status.state == "serving").then_some(())
-    });
 }
 
 /// An open request.

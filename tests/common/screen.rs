@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
 use super::{BOOT, Master, wait_until};
@@ -31,6 +32,10 @@ impl Screen {
             master: near,
             slave,
         } = openpty(Some(&size), None).expect("a terminal");
+        // Or every child of the other tests would hold them; one that starts in this moment does no harm.
+        for fd in [&near, &slave] {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag");
+        }
         let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().expect("a descriptor"));
         let child = Command::new(env!("CARGO_BIN_EXE_rcluster"))
             .args(words)

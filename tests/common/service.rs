@@ -1,5 +1,4 @@
 //! A fleet under the ledger's load: what each request became, and what the workers' journals say of it.
-#![allow(dead_code, reason = "each test crate uses its own part")]
 
 use std::fs;
 use std::path::PathBuf;

@@ -238,7 +238,7 @@ impl Booted {
             .into_iter()
             .map(Path::new)
             .find(|path| path.join("cgroup.procs").exists())?;
-        let group = root.join(format!("rcluster-test-{}", std::process::id()));
+        let group = root.join(format!("rcluster-systemd-{}", std::process::id()));
         fs::create_dir(&group).ok()?;
         let folder = crate::common::scratch();
         let units = folder.path().join("units");

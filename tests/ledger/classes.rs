@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use rcluster::ledger::{Class, Load, Mode, Target};
 
-use crate::broken::{Server, answer, hold, load, report, request, reset, send, steady};
+use super::broken::{Server, answer, hold, load, report, request, reset, send, steady};
 
 /// A server that does this with each connection after it has read one request. The load's requests must all be of the class.
 fn all(
     class: Class,
     requests: u64,
-    end: impl Fn(TcpStream, crate::broken::Request) + Send + Sync + 'static,
+    end: impl Fn(TcpStream, super::broken::Request) + Send + Sync + 'static,
 ) {
     let server = Server::start(move |mut stream, _| {
         if let Some(request) = request(&mut stream) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rcluster::ledger::{Check, Class, Limit, Load, Scheme, Target, spawn};
 
-use crate::broken::{Server, answer, load, report, request, send, steady};
-use crate::node::wait_until;
+use super::broken::{Server, answer, load, report, request, send, steady};
+use super::node::wait_until;
 
 #[test]
 fn a_client_commits_before_it_looks() {

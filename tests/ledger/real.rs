@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use rcluster::ledger::{Class, Limit, Load, Mode, Scheme, Target, reconcile, spawn};
 
-use crate::broken::report;
-use crate::node::{Shared, wait_until};
+use super::broken::report;
+use super::node::{Shared, wait_until};
 
 /// A certificate and its key, and a folder for journals.
 struct Files {

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
-use crate::broken::{Server, hold, report, request, reset, send};
+use super::broken::{Server, hold, report, request, reset, send};
 
 fn latencies() -> [Duration; 2] {
     [Duration::ZERO, Duration::from_millis(5)]

@@ -1,0 +1,60 @@
+//! Every integration test, in one program: linked once, and what one test waits for leaves the processors to another.
+//! `cargo test --test all cli::` runs those of one file. `tests/architecture.rs` sees to it that no file is forgotten here.
+//!
+//! So tests share a process: none may change what belongs to all of it (limits, working directory, environment, signal mask)
+//! or leave a descriptor open to the children of others. What needs that is done by a child.
+
+mod common;
+#[path = "common/reload.rs"]
+mod deploys;
+#[path = "common/drains.rs"]
+mod drains;
+#[path = "common/systemd.rs"]
+mod manager;
+#[path = "common/service.rs"]
+mod service;
+
+mod api;
+mod api_description;
+mod apps;
+mod architecture;
+mod balance;
+mod balance_falls_back;
+mod balance_ledger;
+mod channel;
+mod cli;
+mod config;
+mod container;
+mod control;
+mod dashboard;
+mod drain;
+mod drain_sockets;
+mod faults;
+mod hang;
+mod health;
+mod input;
+mod ledger;
+mod ledger_reload;
+mod limits;
+mod logs;
+mod machine;
+mod messages;
+mod paper;
+mod privileges;
+mod promises;
+mod protocol;
+mod rehearse;
+mod reload;
+mod reload_bad;
+mod reload_moments;
+mod reload_steps;
+mod scale;
+mod stop;
+mod supervise;
+mod systemd;
+mod terminal;
+mod top;
+mod upgrade;
+mod upgrade_carries;
+mod watch;
+mod workers;
