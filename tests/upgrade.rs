@@ -218,6 +218,41 @@ fn a_state_that_is_too_new_is_refused_and_a_failure_after_the_exec_goes_back() {
     }
 }
 
+/// A program of version 1 takes a plain master, and none with what it would lose. That it reads what is written then is
+/// tested where the state is defined, against what such programs wrote.
+#[test]
+fn a_downgrade_is_refused_where_the_older_program_would_lose_something() {
+    let options = [
+        (None, ""),
+        (Some(["--admin", "127.0.0.1:0"]), "(--admin)"),
+        (
+            Some(["--log-file", "/dev/null"]),
+            "(--log-prefix and --log-file)",
+        ),
+        (Some(["--balance", "spread"]), "(--balance)"),
+    ];
+    for (option, news) in options {
+        let launch = Launch::new("site.js").workers(2);
+        let launch = launch.env("RCLUSTER_TEST_UPGRADE", "reads-1");
+        let mut master = launch.options(option.into_iter().flatten()).start();
+        let before = pids(&master);
+        let output = master.command(&["upgrade"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if option.is_none() {
+            assert_eq!(output.status.code(), Some(0), "{said}");
+            assert_eq!(view(&master)["done"], 1);
+        } else {
+            assert_eq!(output.status.code(), Some(16), "{option:?}: {said}");
+            assert!(said.contains("needs a binary that reads 2"), "{said}");
+            assert!(said.contains(news), "{said}");
+            assert_eq!(view(&master)["done"], 0);
+        }
+        assert_eq!(pids(&master), before);
+        assert_eq!(master.addr().get("/").status, 200);
+        master.stop();
+    }
+}
+
 #[test]
 fn usr2_upgrades_deaths_are_seen_and_the_guard_still_guards() {
     let mut master = Launch::new("site.js").workers(2).start();

@@ -30,6 +30,14 @@ pub(in crate::runtime) struct HandsState {
     queues: Vec<QueueState>,
 }
 
+impl HandsState {
+    /// Connections that no worker has taken yet.
+    #[cfg(test)]
+    pub(in crate::runtime) fn held(&self) -> usize {
+        self.given.len() + self.back.len()
+    }
+}
+
 impl Hands {
     /// Written out.
     pub(in crate::runtime) fn pack(&self, packing: &mut Packing) -> HandsState {

@@ -131,17 +131,21 @@ pub(super) fn pack(
     let then = handover::monotonic().as_micros();
     let listeners = world.listeners.pack(packing);
     let hands = world.hands.pack(packing);
+    let has_queues = world.hands.has_queues();
+    let balance = has_queues || listeners.has_seats() || world.hands.held() > 0;
     // What a program of before version 2 would lose without a word.
-    let rich = listeners.has_seats()
-        || world.hands.held() > 0
-        || world.logs.is_some()
-        || hold.admin.is_some();
-    let readable_from = if world.hands.has_queues() {
+    let news = [
+        (balance, "--balance"),
+        (world.logs.is_some(), "--log-prefix and --log-file"),
+        (hold.admin.is_some(), "--admin"),
+    ];
+    let news: Vec<_> = news.iter().filter(|n| n.0).map(|n| n.1).collect();
+    let readable_from = if has_queues {
         state::QUEUES_FROM
-    } else if rich {
-        state::RICH_FROM
-    } else {
+    } else if news.is_empty() {
         state::READABLE_FROM
+    } else {
+        state::RICH_FROM
     };
     State {
         header: Header::new(readable_from),
@@ -191,5 +195,6 @@ pub(super) fn pack(
         }),
         program,
         upgrade,
+        news,
     }
 }

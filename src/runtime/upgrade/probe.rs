@@ -18,7 +18,7 @@ use nix::{
 };
 use tokio::time::Instant;
 
-use super::State;
+use super::{State, state::TOO_NEW};
 use crate::{
     exit_code::ExitCode,
     runtime::start::MANAGERS,
@@ -63,6 +63,7 @@ pub(super) struct Probe {
     pub(super) identity: [i64; 5],
     pub(super) until: Instant,
     nonce: u64,
+    news: Vec<&'static str>,
     out: ChildStdout,
     err: ChildStderr,
 }
@@ -110,6 +111,7 @@ impl Probe {
             identity,
             until: Instant::now() + LIMIT,
             nonce: state.header.nonce,
+            news: state.news.clone(),
             out,
             err,
         })
@@ -129,7 +131,15 @@ impl Probe {
         let complaint = complaint.lines().rfind(|line| !line.trim().is_empty());
         Err(match (complaint, exit) {
             (Some(line), _) if line.starts_with("rcluster: ") => {
-                format!("{name}: {}", line.trim_start_matches("rcluster: "))
+                let line = line.trim_start_matches("rcluster: ");
+                if line.contains(TOO_NEW) && !self.news.is_empty() {
+                    let news = self.news.join(", ");
+                    format!(
+                        "{name}: {line}. It does not know what is in use here ({news}): stop this master and start that one instead"
+                    )
+                } else {
+                    format!("{name}: {line}")
+                }
             }
             (_, Exit::Code(0)) => format!(
                 "{name} ended well but did not say that it can go on: it is no rcluster, or one that cannot be upgraded to in place"

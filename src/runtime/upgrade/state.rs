@@ -37,13 +37,25 @@ pub(super) const RICH_FROM: u32 = 2;
 /// The same where workers have queues of connections.
 pub(super) const QUEUES_FROM: u32 = 3;
 
+/// What every version says of a state that it would misread.
+pub(super) const TOO_NEW: &str = "which needs a binary that reads";
+
+/// The newest version that is read without loss; a test may ask a debug build for less.
+fn newest() -> u32 {
+    if super::pack::is_asked_to("reads-1") {
+        return 1;
+    }
+    VERSION
+}
+
 /// Why a state cannot be read.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// Written by a newer program, in a way that older ones would misread.
+    /// Written by a newer program, in a way that older ones would misread. The master adds what that is
+    /// ([`TOO_NEW`]).
     #[error(
-        "the running master (rcluster {program}) writes state version {version}, which needs a binary that reads {needs}; this one (rcluster {ours}) reads {OLDEST} to {VERSION}",
-        ours = env!("CARGO_PKG_VERSION")
+        "the running master (rcluster {program}) writes state version {version}, which needs a binary that reads {needs}; this one (rcluster {ours}) reads {OLDEST} to {newest}",
+        ours = env!("CARGO_PKG_VERSION"), newest = newest()
     )]
     TooNew {
         /// The version.
@@ -96,7 +108,7 @@ impl Header {
 
     fn check(&self) -> Result<(), StateError> {
         let (version, program) = (self.version, self.program.clone());
-        if self.readable_from > VERSION {
+        if self.readable_from > newest() {
             let needs = self.readable_from;
             return Err(StateError::TooNew {
                 version,
@@ -224,6 +236,9 @@ pub(in crate::runtime) struct State {
     pub(in crate::runtime) program: PathBuf,
     /// The path of the program that replaced the one before; its attempt's number is in `upgrade`.
     pub(super) upgrade: UpgradeView,
+    /// The options for whose sake version 1 would misread it. Not written.
+    #[serde(skip)]
+    pub(super) news: Vec<&'static str>,
 }
 
 impl State {
@@ -248,17 +263,73 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    /// Written by the first version that could be replaced in place. If this
-    /// fails, a field was added without `#[serde(default)]`, or one that is
+    /// Written by masters of those versions: the first that could be replaced in place, and the first with what
+    /// [`RICH_FROM`] is about, all of it in use.
+    const WRITTEN: [(u32, &[u8]); 2] = [
+        (1, include_bytes!("state-1.json")),
+        (2, include_bytes!("state-2.json")),
+    ];
+
+    /// If this fails, a field was added without `#[serde(default)]`, or one that is
     /// needed has changed: masters that run now could not be upgraded.
     #[test]
-    fn the_state_of_an_older_version_is_read() {
-        let text = include_bytes!("state-1.json");
-        let state = State::read(text).unwrap();
-        assert_eq!(state.header.version, 1);
-        assert!(!state.links.is_empty() && !state.pids.is_empty());
+    fn the_states_of_older_versions_are_read() {
+        for (version, text) in WRITTEN {
+            let state = State::read(text).unwrap();
+            assert_eq!(state.header.version, version);
+            assert!(!state.links.is_empty() && !state.pids.is_empty());
+        }
+        let state = State::read(WRITTEN[1].1).unwrap();
+        assert!(state.listeners.has_seats() && state.hands.held() > 0);
+        let admin = state.admin.expect("--admin");
+        assert!(admin.token.is_some());
+        let logs = state.logs.expect("--log-file");
+        assert!(!logs.kept.is_empty() && !logs.streams.is_empty());
+    }
+
+    /// Where `new` has not what `old` has, or says it otherwise.
+    fn missing(old: &Value, new: &Value, at: &str, found: &mut Vec<String>) {
+        match (old, new) {
+            (Value::Object(old), Value::Object(new)) => {
+                for (key, value) in old {
+                    let at = format!("{at}/{key}");
+                    match new.get(key) {
+                        Some(new) => missing(value, new, &at, found),
+                        None => found.push(at),
+                    }
+                }
+            }
+            (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+                for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                    missing(old, new, &format!("{at}/{index}"), found);
+                }
+            }
+            // The header is the writer's own.
+            _ if old == new || at.starts_with("/header/") => {}
+            _ => found.push(at.to_owned()),
+        }
+    }
+
+    /// The way back: all that an older version wrote, and so reads, is still written in the same words. If this fails,
+    /// masters could not be downgraded.
+    #[test]
+    fn what_older_versions_read_is_still_written() {
+        for (version, text) in WRITTEN {
+            let old: Value = serde_json::from_slice(text).unwrap();
+            let again = State::read(text).unwrap().write().unwrap();
+            let mut found = vec![];
+            missing(
+                &old,
+                &serde_json::from_slice(&again).unwrap(),
+                "",
+                &mut found,
+            );
+            assert!(found.is_empty(), "version {version}: {found:#?}");
+        }
     }
 
     #[test]
