@@ -26,7 +26,7 @@ macro_rules! shows {
             (r"bind 127\.0\.0\.1:\d{4,5}\b", "bind 127.0.0.1:[port]"),
             (r"\bport \d{4,5}\b", "port [port]"),
             (r"\bpid \d+", "pid [pid]"),
-            (r"input-[0-9a-f]+", "[test binary]"),
+            (r"all-[0-9a-f]+", "[test binary]"),
         ]}, { insta::assert_snapshot!(shown(&ended), @$expected) });
         let lines = ended.log.trim_end().lines().count();
         assert!(lines <= 1 || ended.code == Some(2) && ended.log.contains("Usage:") || ended.log.contains("For more information"), "more than one line: {}", ended.log);

@@ -232,9 +232,11 @@ fn a_downgrade_is_refused_where_the_older_program_would_lose_something() {
         (Some(["--balance", "spread"]), "(--balance)"),
     ];
     for (option, news) in options {
-        let launch = Launch::new("site.js").workers(2);
-        let launch = launch.env("RCLUSTER_TEST_UPGRADE", "reads-1");
-        let mut master = launch.options(option.into_iter().flatten()).start();
+        let mut launch = Launch::new("site.js").workers(2);
+        if let Some(words) = option {
+            launch = launch.options(words);
+        }
+        let mut master = launch.env("RCLUSTER_TEST_UPGRADE", "reads-1").start();
         let before = pids(&master);
         let output = master.command(&["upgrade"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -213,9 +213,9 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
             .worker(old.id)
             .is_some_and(|w| w.condemned.is_some());
         let stands_in = (given_up || condemned) && m.reason.ends_with("stands in");
-        // A reload that was not to wake the fleet has ended; or this step parks, and who has just
-        // succeeded another goes with it.
-        let committed = step.before.committed != step.after.committed && m.reason == "parked";
+        // All go in a step that parks, or in which a reload that was not to wake the fleet ends: also who
+        // has just been succeeded in it.
+        let committed = step.before.committed != step.after.committed;
         let rests = step.after.parked && (committed || *step.event == Event::Park);
         // Nobody is wanted there.
         if rests || is_parked(step, &m) || is_scaled_down(step, &m) {
