@@ -185,6 +185,9 @@ impl Task {
                 None => Interest::READABLE,
             };
             tokio::select! {
+                // What was read makes orders, and only what they put into the channel is bounded: they go first, or
+                // a worker that asks and reads no answer fills memory with them.
+                biased;
                 order = orders.recv() => match order {
                     Some(Order::Send(message)) => self.queue(message).await,
                     Some(Order::Withdraw(handles)) => self.withdraw(&handles).await,
