@@ -1,6 +1,8 @@
 //! What the master learns of a worker besides what it says: the kernel's
 //! counts, its health, where it hangs. Nothing here is waited for.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
@@ -12,21 +14,40 @@ use crate::{
     sys::{cgroup, procfs},
 };
 
+/// Two that are killed for memory at once are reaped one after the other within this time.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// The counter of the cgroup as it was when it was last read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct OomCounter(Option<u64>);
+pub(super) struct OomCounter {
+    read: Option<u64>,
+    /// By how much it rose last, when, and how many of those are not accounted for.
+    #[serde(skip)]
+    rise: Option<(u64, Instant, u64)>,
+}
 
 impl OomCounter {
     pub(super) fn start() -> Self {
-        Self(cgroup::oom_kills())
+        Self {
+            read: cgroup::oom_kills(),
+            rise: None,
+        }
     }
 
-    /// By how much it has risen since.
-    fn risen(&mut self) -> Option<u64> {
-        let now = cgroup::oom_kills()?;
-        let before = self.0.replace(now)?;
-        now.checked_sub(before).filter(|n| *n > 0)
+    /// By how much it rose, if one that was killed now may have been killed for that.
+    fn risen(&mut self, read: Option<u64>, at: Instant) -> Option<u64> {
+        let now = read?;
+        let before = self.read.replace(now)?;
+        let new = now.checked_sub(before).filter(|n| *n > 0);
+        if let Some(kills) = new {
+            self.rise = Some((kills, at, kills - 1));
+            return Some(kills);
+        }
+        let (kills, then, left) = self.rise.as_mut()?;
+        let also = *left > 0 && at.duration_since(*then) < AT_ONCE;
+        *left = left.checked_sub(1)?;
+        also.then_some(*kills)
     }
 }
 
@@ -128,7 +149,7 @@ impl World {
         if !exit.is_kill() {
             return None;
         }
-        let kills = self.oom.risen()?;
+        let kills = self.oom.risen(cgroup::oom_kills(), Instant::now())?;
         Some(Event::Worker {
             id,
             fact: Fact::OutOfMemory { kills },
@@ -144,5 +165,27 @@ impl Reporting {
         let Self(inbox, id, fact) = self;
         // Fails only when the loop has ended.
         let _ = inbox.send((id, FromLink::Fact(fact))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_are_killed_for_memory_at_once_are_both_told() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut counter = OomCounter {
+            read: Some(5),
+            rise: None,
+        };
+        assert_eq!(counter.risen(Some(5), after(0)), None);
+        assert_eq!(counter.risen(Some(7), after(10)), Some(2));
+        assert_eq!(counter.risen(Some(7), after(400)), Some(2));
+        assert_eq!(counter.risen(Some(7), after(500)), None);
+        assert_eq!(counter.risen(Some(9), after(600)), Some(2));
+        assert_eq!(counter.risen(Some(9), after(1600)), None, "too late");
+        assert_eq!(counter.risen(None, after(1700)), None);
     }
 }
