@@ -2,15 +2,16 @@
 //! such, a full process table is waited out, and bind rights hold.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::common::{
     self, Addr, BOOT, Conn, Launch, Master, Node, fd_count, kill, skip, tool, wait_until,
 };
-use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSEGV};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGSEGV};
 use serde_json::Value;
 
 /// A cgroup of a v1 or v2 hierarchy of this test alone, removed at its end.
@@ -147,6 +148,31 @@ fn ticks(pid: i32) -> u64 {
     number(11) + number(12)
 }
 
+/// How often the log says that a worker was never started, for this error.
+fn failures(master: &Master, error: i32) -> usize {
+    let os = format!("os error {error})");
+    let log = master.log();
+    let failed = |line: &&str| line.contains("never started") && line.contains(&os);
+    log.lines().filter(failed).count()
+}
+
+#[track_caller]
+fn wait_failures(master: &Master, error: i32, count: usize) {
+    wait_until("starts that fail", common::LONG, || {
+        (failures(master, error) >= count).then_some(())
+    });
+}
+
+/// From one failed start to the second next the master does next to nothing.
+#[track_caller]
+fn waits_idle(master: &Master, error: i32) {
+    let (began, cpu) = (Instant::now(), ticks(master.pid()));
+    wait_failures(master, error, failures(master, error) + 2);
+    let spent = ticks(master.pid()) - cpu;
+    let share = spent as f64 / 100.0 / began.elapsed().as_secs_f64();
+    assert!(share < 0.2, "it burns {share} of a processor");
+}
+
 #[test]
 fn a_master_without_a_free_descriptor_serves_on_and_recovers() {
     let mut master = unwell().start();
@@ -156,28 +182,14 @@ fn a_master_without_a_free_descriptor_serves_on_and_recovers() {
         return master.stop();
     }
     kill(before[0].process(), SIGKILL);
-    let failures = |master: &Master| {
-        let log = master.log();
-        let failed = |line: &&str| line.contains("failed to start") && line.contains("os error 24");
-        log.lines().filter(failed).count()
-    };
-    let wait_failures = |master: &Master, count: usize| {
-        wait_until("starts that fail", common::LONG, || {
-            (failures(master) >= count).then_some(())
-        });
-    };
-    wait_failures(&master, 2);
+    wait_failures(&master, 24, 2);
     // The other one serves on, and a client of the API waits.
     assert_eq!(common::pid_in(&addr.get("/").json()), before[1].process());
     let mut client = Conn::open(&Addr::Unix(master.control.clone())).expect("not refused");
     client
         .send("GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .expect("sent");
-    let (began, cpu, seen) = (Instant::now(), ticks(master.pid()), failures(&master));
-    wait_failures(&master, seen + 2);
-    let spent = ticks(master.pid()) - cpu;
-    let share = spent as f64 / 100.0 / began.elapsed().as_secs_f64();
-    assert!(share < 0.2, "it burns {share} of a processor");
+    waits_idle(&master, 24);
     // A reload fails, and takes nobody away.
     master.signal(SIGHUP);
     wait_until("the reload's failure", BOOT, || {
@@ -190,6 +202,70 @@ fn a_master_without_a_free_descriptor_serves_on_and_recovers() {
     master.wait_ready(2);
     assert_eq!(master.command(&["reload"]).status.code(), Some(0));
     master.stop();
+}
+
+/// Calls of a running master fail with an error of the kernel's as long as this lives: strace(1) sees to it.
+struct Fails(std::process::Child);
+
+impl Fails {
+    /// `None` (and says so) where that cannot be had.
+    fn with(pid: i32, calls: &str, error: &str) -> Option<Self> {
+        if tool("strace").is_none() {
+            skip("no strace");
+            return None;
+        }
+        let mut strace = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:error={error}")])
+            .args(["-p", &pid.to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace runs");
+        let mut said = String::new();
+        let mut err = BufReader::new(strace.stderr.take().expect("piped"));
+        err.read_line(&mut said).expect("it says something");
+        if !said.contains(" attached") {
+            strace.wait().expect("it ends");
+            skip(&format!(
+                "strace cannot look at the master: {}",
+                said.trim()
+            ));
+            return None;
+        }
+        Some(Self(strace))
+    }
+}
+
+impl Drop for Fails {
+    fn drop(&mut self) {
+        // It lets go of the master then.
+        kill(self.0.id().cast_signed(), SIGINT);
+        self.0.wait().expect("it ends");
+    }
+}
+
+#[test]
+fn a_machine_without_memory_for_a_process_or_with_a_full_file_table_is_waited_out() {
+    for (calls, error, number) in [
+        ("?fork,?vfork,clone,clone3", "ENOMEM", 12),
+        ("openat,socket,socketpair,pipe2,accept4", "ENFILE", 23),
+    ] {
+        let mut master = unwell().start();
+        let before = master.wait_ready(2);
+        let addr = master.addr();
+        let Some(fails) = Fails::with(master.pid(), calls, error) else {
+            return master.stop();
+        };
+        kill(before[0].process(), SIGKILL);
+        wait_failures(&master, number, 2);
+        assert_eq!(common::pid_in(&addr.get("/").json()), before[1].process());
+        waits_idle(&master, number);
+        drop(fails);
+        master.wait_replaced(&before[0]);
+        master.wait_ready(2);
+        assert_eq!(master.command(&["reload"]).status.code(), Some(0));
+        master.stop();
+    }
 }
 
 #[test]
