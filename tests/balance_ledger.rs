@@ -88,13 +88,13 @@ fn only_the_killed_lost(report: &Report, journals: &Reconciliation, killed: &[St
     assert_eq!((journals.unjournaled, journals.duplicates.len()), (0, 0));
     for (id, class, fate) in &journals.failures {
         match fate {
-            Fate::Received(worker) | Fate::Answered(worker) => {
+            Fate::Accepted(worker) | Fate::Received(worker) | Fate::Answered(worker) => {
                 assert!(
                     killed.contains(worker),
                     "{id} ({class}) was lost by {worker}, which lived"
                 );
             }
-            // Still in the buffer of a socket that the worker had accepted.
+            // The worker had accepted it, and died before it could say so.
             Fate::NeverSeen => assert!(
                 matches!(class, Class::FinBeforeByte | Class::RstBeforeByte),
                 "{id}: {class}"

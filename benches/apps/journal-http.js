@@ -1,6 +1,6 @@
 'use strict';
 // The echo of echo-http.js that journals: a line in journal/<pid>, beside the pipe BENCH_READY, for each request that it receives
-// (`R id`) and answers (`A id`). Written at once, so that what a killed worker had received is known. `GET /spin` hangs it.
+// (`R id`) and answers (`A id`), and for each connection (`C port ms`). Written at once, so that what a killed worker had is known. `GET /spin` hangs it.
 const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
@@ -22,4 +22,5 @@ const server = http.createServer((req, res) => {
     res.end(Buffer.concat(parts));
   });
 });
+server.on('connection', (socket) => fs.writeSync(journal, `C ${socket.remotePort} ${Date.now()}\n`));
 server.listen(Number(process.env.PORT), '127.0.0.1', ready);

@@ -1,7 +1,7 @@
 //! One worker of four is killed again and again, under load.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -32,7 +32,7 @@ pub(crate) fn run(report: &mut Report, node: &Node, kills: u64) -> Result<()> {
     std::thread::sleep(Duration::from_secs(2));
     loads.mark(PHASE);
     let began = Instant::now();
-    let mut dead = BTreeSet::new();
+    let mut dead = BTreeMap::new();
     let mut reaped = Samples::default();
     let mut ready = Samples::default();
     let mut waited = 0;
@@ -45,7 +45,7 @@ pub(crate) fn run(report: &mut Report, node: &Node, kills: u64) -> Result<()> {
             "nobody serves: {}",
             server.log_tail()
         );
-        let Some(&(_, victim)) = serving.iter().find(|(_, pid)| !dead.contains(pid)) else {
+        let Some(&(_, victim)) = serving.iter().find(|(_, pid)| !dead.contains_key(pid)) else {
             waited += 1;
             due = Instant::now() + Duration::from_millis(5);
             continue;
@@ -53,8 +53,8 @@ pub(crate) fn run(report: &mut Report, node: &Node, kills: u64) -> Result<()> {
         ready.push(serving.len() as f64);
         let killed = Instant::now();
         due = killed + EVERY;
+        dead.insert(victim, SystemTime::now());
         kill(Pid::from_raw(victim), Signal::SIGKILL)?;
-        dead.insert(victim);
         reaped.push(ms(last_seen(victim)? - killed));
     }
     let took = began.elapsed();

@@ -1,10 +1,12 @@
 //! Four workers that journal, and the ledger's load on them.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use rcluster::ledger::{self, Class, Control, Fate, Load, Mode, Reconciliation, Running, Target};
+use rcluster::ledger::{
+    self, Class, Control, Fate, Id, Load, Mode, Reconciliation, Running, Target,
+};
 
 use crate::support::contender::{Kind, Server, Start, bench_file};
 use crate::support::control;
@@ -14,6 +16,8 @@ use crate::support::report::Report;
 pub(crate) const WORKERS: usize = 4;
 const CLIENTS: u32 = 16;
 const THINK: Duration = Duration::from_millis(2);
+/// A killed process' connections are ended before it is reaped, and it is reaped within this time (a target of its own).
+const REAPED: Duration = Duration::from_millis(50);
 /// In which a request must begin to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -86,16 +90,25 @@ impl Loads {
 }
 
 impl Outcome {
-    /// Requests that a worker lost which is none of these: it had received them. And those that nobody received although the
-    /// connection did not end by itself, which only an accepted connection does.
-    pub(crate) fn unexplained(&self, dead: &BTreeSet<i32>) -> Vec<String> {
-        let is_dead = |name: &str| name.parse().is_ok_and(|pid| dead.contains(&pid));
+    /// Requests that a worker lost which is none of these: it had them, or their connection. And those that no worker
+    /// knows of, unless their connection was ended, which only an accepted one is, within [`REAPED`] of a death: the worker
+    /// died before it could say that it had accepted it.
+    pub(crate) fn unexplained(&self, dead: &BTreeMap<i32, SystemTime>) -> Vec<String> {
+        let is_dead = |name: &str| name.parse().is_ok_and(|pid| dead.contains_key(&pid));
+        let at_a_death = |id: &Id| {
+            let ended = self.report.lines.get(id).map(|line| line.failed);
+            let since = |died: &SystemTime| ended?.duration_since(*died).ok();
+            dead.values().filter_map(since).any(|time| time < REAPED)
+        };
         let mut found = Vec::new();
         for (id, class, fate) in &self.journals.failures {
             let explained = match fate {
-                Fate::Received(worker) | Fate::Answered(worker) => is_dead(worker),
-                // Still in the buffer of a connection that the dead worker had accepted.
-                Fate::NeverSeen => matches!(class, Class::FinBeforeByte | Class::RstBeforeByte),
+                Fate::Accepted(worker) | Fate::Received(worker) | Fate::Answered(worker) => {
+                    is_dead(worker)
+                }
+                Fate::NeverSeen => {
+                    matches!(class, Class::FinBeforeByte | Class::RstBeforeByte) && at_a_death(id)
+                }
             };
             if !explained {
                 found.push(format!("{id}: {class}, {fate:?}"));
@@ -112,13 +125,14 @@ impl Outcome {
             .iter()
             .map(|(class, count)| format!("{class}: {count}"))
             .collect();
-        let (unseen, received, answered) = self.journals.fates();
+        let (unseen, accepted, received, answered) = self.journals.fates();
         let p99 = |name: &str| {
             let phase = self.report.phase(name);
             phase.map_or(f64::NAN, |p| p.latency.percentile(99.0).as_secs_f64() * 1e3)
         };
         report.note(&format!(
-            "{} requests: {}. By the journals the lost ones had been received: {received}, answered: {answered}, neither: {unseen}. \
+            "{} requests: {}. By the journals the lost ones had been received: {received}, answered: {answered}, neither, but their connection accepted: \
+             {accepted}, nothing known: {unseen}. \
              p99 before / meanwhile: {:.1} / {:.1} ms; longest time without an answer: {:.0} ms.",
             self.report.total,
             classes.join(", "),

@@ -1,6 +1,6 @@
 //! The master is stopped for a while, under load.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -49,7 +49,7 @@ pub(crate) fn run(report: &mut Report, node: &Node, seconds: u64) -> Result<()> 
         format!("master stopped for {seconds} s: lost"),
         "0",
         format!("{lost} of {total}"),
-        lost == 0 && outcome.unexplained(&BTreeSet::new()).is_empty(),
+        lost == 0 && outcome.unexplained(&BTreeMap::new()).is_empty(),
     );
     report.target(
         "master stopped: workers replaced or blamed afterwards",

@@ -172,16 +172,16 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         &format!(
             "{WORKERS} workers, 8 ledger clients (4 keep-alive, 4 with short connections). The bench keeps what the master stores, as systemd does, and \
              starts the next master at the moment at which the first one is gone. Boot: from the start of the next master until its first worker serves; \
-             beside it the boot of one plain node and the first master's own boot, both without the load. {rounds} rounds."
+             beside it the boot of one plain node under the same load, right before, and, without any load, that and the first master's own. \
+             {rounds} rounds."
         ),
     );
-    let (mut boots, mut plains, mut again) =
-        (Samples::default(), Samples::default(), Samples::default());
-    let mut fresh = Samples::default();
+    let mut boots = Samples::default();
+    let (mut plains, mut again) = (Samples::default(), Samples::default());
+    let (mut idle, mut fresh) = (Samples::default(), Samples::default());
     let (mut sent, mut refused, mut lost) = (0, 0, 0);
     for _ in 0..rounds {
-        plains.push(plain(node)?);
-        again.push(plain(node)?);
+        idle.push(plain(node)?);
         let place = Place::new()?;
         let path = place.dir.path().join("notify");
         let manager = UnixDatagram::bind(&path)?;
@@ -193,6 +193,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         ensure!(sockets.len() == 1, "{} sockets stored", sockets.len());
         let running = place::loads(place.address, 8)?;
         sleep(Duration::from_millis(300));
+        plains.push(plain(node)?);
+        again.push(plain(node)?);
         end(first, Signal::SIGKILL)?;
         let began = Instant::now();
         let next = place.start(node, Some(&path), sockets.pop())?;
@@ -211,8 +213,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             "boot ms",
             "plain boot ms",
             "ratio",
+            "without load: plain boot ms",
             "first master's boot ms",
-            "ratio",
             "sent",
             "refused",
             "lost",
@@ -221,8 +223,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             boots.show(0),
             plains.show(0),
             ratio.show(2),
+            idle.show(0),
             fresh.show(0),
-            boots.over(&fresh).show(2),
             sent.to_string(),
             refused.to_string(),
             lost.to_string(),

@@ -1,12 +1,12 @@
 //! The book: each request is entered once and closed once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::control::UnderWay;
-use super::report::{Latency, Phase, Report, Sample, Slot, micros};
+use super::report::{Latency, Line, Phase, Report, Sample, Slot, micros};
 use super::{Class, Control, Id};
 
 const SAMPLES: usize = 20;
@@ -49,6 +49,7 @@ pub(super) struct Book {
     samples: Vec<Sample>,
     failures: Vec<(Id, Class)>,
     failures_dropped: u64,
+    lines: HashMap<Id, Line>,
     duplicates: HashSet<Id>,
     pub(super) connections: u64,
     pub(super) dead_connections: u64,
@@ -74,6 +75,7 @@ impl Book {
             samples: Vec::new(),
             failures: Vec::new(),
             failures_dropped: 0,
+            lines: HashMap::new(),
             duplicates: HashSet::new(),
             connections: 0,
             dead_connections: 0,
@@ -136,6 +138,13 @@ impl Book {
         }
     }
 
+    /// The connection of a request that fails.
+    pub(super) fn on_line(&mut self, id: Id, line: Option<Line>) {
+        if let Some(line) = line.filter(|_| self.failures.len() < MAX_FAILURES) {
+            self.lines.insert(id, line);
+        }
+    }
+
     /// A request that had been answered right turns out to have been answered twice. Told once or often: it counts once.
     pub(super) fn duplicate(&mut self, id: Id, seen: impl FnOnce() -> String) {
         if self.duplicates.insert(id) {
@@ -194,6 +203,7 @@ impl Book {
             samples: self.samples,
             failures: self.failures,
             failures_dropped: self.failures_dropped,
+            lines: self.lines,
             clients: (first..).zip(self.sent).collect(),
         }
     }

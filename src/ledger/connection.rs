@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection, and exactly how far each answer came.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::check::{self, Checker};
 use super::context::{Context, End, Failure};
 use super::decode::{Decoder, Head, Step};
+use super::report::Line;
 use super::wire::Io;
 use super::{Check, Class, Id, Mode, Scheme};
 
@@ -49,6 +50,8 @@ pub(super) enum Answer {
 
 pub(super) struct Connection {
     io: Io,
+    port: Option<u16>,
+    opened: SystemTime,
     decoder: Decoder,
     /// The first and the last request; all before the last were answered right.
     first: Id,
@@ -63,6 +66,8 @@ impl Connection {
     pub(super) fn new(io: Io, first: Id) -> Self {
         let decoder = Decoder::new();
         Self {
+            port: io.port(),
+            opened: SystemTime::now(),
             io,
             decoder,
             first,
@@ -71,6 +76,16 @@ impl Connection {
             idle_since: Instant::now(),
             keep: None,
         }
+    }
+
+    /// What is to be known of it when a request on it fails, now.
+    pub(super) fn line(&self) -> Option<Line> {
+        let (opened, failed) = (self.opened, SystemTime::now());
+        self.port.map(|port| Line {
+            port,
+            opened,
+            failed,
+        })
     }
 
     /// Judged by what the client knows without looking at the socket.

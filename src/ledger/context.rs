@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::book::{Book, Ticket};
 use super::load::{LedgerError, Load};
+use super::report::Line;
 use super::{Class, Control, Id, Scheme};
 use super::{check, connect};
 
@@ -25,6 +26,8 @@ const AFTER_FAILURE: Duration = Duration::from_millis(5);
 pub(super) struct Failure {
     pub(super) class: Class,
     pub(super) seen: String,
+    /// The connection on which it was asked, if that is known.
+    pub(super) line: Option<Line>,
 }
 
 impl Failure {
@@ -32,6 +35,7 @@ impl Failure {
         Self {
             class,
             seen: seen.into(),
+            line: None,
         }
     }
 }
@@ -115,9 +119,11 @@ impl Context {
 
     /// Failed just now. Returns after a short pause.
     pub(super) async fn close_failed(&self, ticket: Ticket, failure: Failure) {
-        self.book
-            .borrow_mut()
-            .close(ticket, failure.class, Instant::now(), || failure.seen);
+        {
+            let mut book = self.book.borrow_mut();
+            book.on_line(ticket.id(), failure.line);
+            book.close(ticket, failure.class, Instant::now(), || failure.seen);
+        }
         self.or_stop(tokio::time::sleep(AFTER_FAILURE)).await;
     }
 

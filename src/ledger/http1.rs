@@ -90,6 +90,7 @@ async fn exchange(
                     failure.seen, connection.uses
                 );
             }
+            failure.line = connection.line();
             context.close_failed(ticket, failure).await;
             None
         }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::{Class, Id, Report};
+use super::{Class, Id, Line, Report};
 
 /// What the workers know of a request that was not answered right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,7 +16,9 @@ use super::{Class, Id, Report};
 pub enum Fate {
     /// No worker has received it.
     NeverSeen,
-    /// A worker (the name of its journal) has received it and not answered.
+    /// A worker (the name of its journal) has accepted the connection, and not received the request on it.
+    Accepted(String),
+    /// A worker has received it and not answered.
     Received(String),
     /// A worker has answered; the answer was lost.
     Answered(String),
@@ -39,20 +42,22 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// Number of failures that no worker has received, that a worker has received only, that a worker has answered.
-    pub fn fates(&self) -> (usize, usize, usize) {
+    /// Number of failures that no worker knows of, whose connection a worker has accepted, that a worker has received only,
+    /// that a worker has answered.
+    pub fn fates(&self) -> (usize, usize, usize, usize) {
         let count =
             |of: fn(&Fate) -> bool| self.failures.iter().filter(|(_, _, fate)| of(fate)).count();
         (
             count(|fate| matches!(fate, Fate::NeverSeen)),
+            count(|fate| matches!(fate, Fate::Accepted(_))),
             count(|fate| matches!(fate, Fate::Received(_))),
             count(|fate| matches!(fate, Fate::Answered(_))),
         )
     }
 }
 
-/// Reads the journals in a folder (one file a process; lines `R id` when a request is received, `A id` when it is answered) and compares them
-/// with a report. Takes a bit of memory for each request, and more for those that failed.
+/// Reads the journals in a folder (one file a process; lines `R id` when a request is received, `A id` when it is answered, and, if
+/// the process likes, `C port ms` when a connection from a client's port is accepted, in milliseconds since 1970) and compares them with a report. Takes a bit of memory for each request, and more for those that failed.
 ///
 /// # Errors
 ///
@@ -69,6 +74,7 @@ pub fn reconcile(folder: &Path, report: &Report) -> io::Result<Reconciliation> {
         .iter()
         .map(|(id, _)| (*id, Fate::NeverSeen))
         .collect();
+    let mut accepted = Accepted::of(report);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -92,6 +98,9 @@ pub fn reconcile(folder: &Path, report: &Report) -> io::Result<Reconciliation> {
                 break;
             }
             let record = line.strip_suffix(b"\n").and_then(parse);
+            if record.is_none() && accepted.note(&line, &name) {
+                continue;
+            }
             let Some((kind, id)) = record
                 .filter(|(_, id)| received.get(&id.client()).is_some_and(|b| b.has(id.seq())))
             else {
@@ -128,9 +137,55 @@ pub fn reconcile(folder: &Path, report: &Report) -> io::Result<Reconciliation> {
     result.failures = report
         .failures
         .iter()
-        .map(|(id, class)| (*id, *class, fates[id].clone()))
+        .map(|(id, class)| match &fates[id] {
+            Fate::NeverSeen => (*id, *class, accepted.fate(report.lines.get(id))),
+            fate => (*id, *class, fate.clone()),
+        })
         .collect();
     Ok(result)
+}
+
+/// Who accepted connections from the ports that matter, and when, in milliseconds since 1970.
+struct Accepted(HashMap<u16, Vec<(u128, String)>>);
+
+impl Accepted {
+    fn of(report: &Report) -> Self {
+        let ports = report.lines.values().map(|line| (line.port, Vec::new()));
+        Self(ports.collect())
+    }
+
+    /// Takes a line that is a record of a connection; false if it is none.
+    fn note(&mut self, line: &[u8], worker: &str) -> bool {
+        let record = || {
+            let line = std::str::from_utf8(line).ok()?;
+            let (port, ms) = line
+                .strip_suffix('\n')?
+                .strip_prefix("C ")?
+                .split_once(' ')?;
+            Some((port.parse().ok()?, ms.parse().ok()?))
+        };
+        let Some((port, ms)) = record() else {
+            return false;
+        };
+        if let Some(seen) = self.0.get_mut(&port) {
+            seen.push((ms, worker.to_owned()));
+        }
+        true
+    }
+
+    /// While a connection is there, no other has its client's port.
+    fn fate(&self, line: Option<&Line>) -> Fate {
+        let ms = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let accepted = line.and_then(|line| {
+            let while_open = ms(line.opened)..=ms(line.failed);
+            let seen = self.0.get(&line.port)?;
+            seen.iter().find(|(at, _)| while_open.contains(at))
+        });
+        match accepted {
+            Some((_, worker)) => Fate::Accepted(worker.clone()),
+            None => Fate::NeverSeen,
+        }
+    }
 }
 
 fn parse(line: &[u8]) -> Option<(u8, Id)> {
@@ -175,6 +230,8 @@ impl Bits {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::Instant;
 
     use super::super::Control;
@@ -193,6 +250,13 @@ mod tests {
         ];
         for class in ends {
             let ticket = book.commit(0);
+            let failed = UNIX_EPOCH + Duration::from_millis(2000);
+            let line = (class == Class::FinBeforeByte).then(|| Line {
+                port: 4000,
+                opened: failed - Duration::from_millis(100),
+                failed,
+            });
+            book.on_line(ticket.id(), line);
             book.close(ticket, class, Instant::now(), String::new);
         }
         let ticket = book.commit(1);
@@ -202,19 +266,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(
             folder.path().join("100"),
-            "R 5.1\nA 5.1\nR 5.3\nR 5.4\nA 5.4\nR 9.1\nR 5.99\nR 5.",
+            "C 4000 1899\nC 4001 1950\nR 5.1\nA 5.1\nR 5.3\nR 5.4\nA 5.4\nR 9.1\nR 5.99\nR 5.",
         )
         .unwrap();
         std::fs::write(
             folder.path().join("200"),
-            "R 6.1\nR 5.1\nnonsense\n\nA 6.1\n",
+            "C 4000 1900\nR 6.1\nR 5.1\nnonsense\n\nA 6.1\nC 4000 x\n",
         )
         .unwrap();
         let result = reconcile(folder.path(), &report).unwrap();
         assert_eq!(
             result.failures,
             [
-                (Id::new(5, 2), Class::FinBeforeByte, Fate::NeverSeen),
+                (
+                    Id::new(5, 2),
+                    Class::FinBeforeByte,
+                    Fate::Accepted("200".into())
+                ),
                 (
                     Id::new(5, 3),
                     Class::RstBeforeByte,
@@ -227,11 +295,11 @@ mod tests {
                 ),
             ]
         );
-        assert_eq!(result.fates(), (1, 1, 1));
+        assert_eq!(result.fates(), (0, 1, 1, 1));
         assert_eq!(result.duplicates, [Id::new(5, 1)]);
         assert_eq!(result.unjournaled, 1, "5.5");
         assert_eq!(result.received, 4);
-        assert_eq!(result.foreign, 5);
+        assert_eq!(result.foreign, 6);
         assert_eq!(result.workers, [("100".into(), 3), ("200".into(), 2)]);
     }
 

@@ -63,5 +63,5 @@ pub use control::Control;
 pub use id::Id;
 pub use journal::{Fate, Reconciliation, reconcile};
 pub use load::{Ask, Check, LedgerError, Limit, Load, Method, Mode, Scheme, Target};
-pub use report::{Latency, Phase, Report, Sample, Slot};
+pub use report::{Latency, Line, Phase, Report, Sample, Slot};
 pub use run::{Running, run, spawn};

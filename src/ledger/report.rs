@@ -1,8 +1,8 @@
 //! The result of a load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -120,6 +120,17 @@ pub struct Sample {
     pub seen: String,
 }
 
+/// The connection on which a request failed. Both times are of the same clock as a journal's.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// The client's port.
+    pub port: u16,
+    /// When it was made.
+    pub opened: SystemTime,
+    /// When the request on it failed.
+    pub failed: SystemTime,
+}
+
 /// The result of a load. The counts of all classes add up to [`Report::total`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -153,6 +164,9 @@ pub struct Report {
     pub failures: Vec<(Id, Class)>,
     /// Number of those beyond 2^20.
     pub failures_dropped: u64,
+    /// The connections of failures over HTTP/1.1 and TCP.
+    #[serde(skip)]
+    pub lines: HashMap<Id, Line>,
     /// For each client, its number and how many requests it sent: sequence numbers 1 to that.
     #[serde(skip)]
     pub clients: Vec<(u32, u64)>,
@@ -225,6 +239,7 @@ impl Report {
         self.samples.extend(other.samples.iter().cloned());
         self.failures.extend(&other.failures);
         self.failures_dropped += other.failures_dropped;
+        self.lines.extend(&other.lines);
         self.clients.extend(&other.clients);
     }
 

@@ -72,6 +72,20 @@ pub(super) enum Io {
 }
 delegate_io!(Io { Plain, Tls });
 
+impl Io {
+    /// The client's port, if it is a near one of TCP.
+    pub(super) fn port(&self) -> Option<u16> {
+        let wire = match self {
+            Self::Plain(wire) => wire,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        match wire {
+            Wire::Near(Socket::Tcp(socket)) => Some(socket.local_addr().ok()?.port()),
+            Wire::Near(Socket::Unix(_)) | Wire::Far(_) => None,
+        }
+    }
+}
+
 enum Up {
     Data(Bytes),
     Fin,

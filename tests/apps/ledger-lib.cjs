@@ -2,7 +2,7 @@
 // What the ledger's applications share. Environment:
 //   PORT         port to listen on, 0 by default; LISTEN_FD: an inherited listening socket instead
 //   DELAY_MS     wait this long before each answer (a request's header x-delay-ms goes before)
-//   JOURNAL      folder: append "R id" (received) and "A id" (answered) to JOURNAL/<pid>
+//   JOURNAL      folder: append "R id" (received), "A id" (answered) and "C port ms" (connection accepted) to JOURNAL/<pid>
 //   CERT, KEY    PEM files, for TLS
 //   ON_TERM      "close": at SIGTERM close the server and its idle connections, then exit, as many applications do, and so lose requests
 //                "drain": stop accepting, answer each further request with Connection: close, leave idle sockets to their timeout
@@ -106,6 +106,7 @@ function upload(req, res, id) {
 }
 
 function listen(server) {
+  server.on('connection', (socket) => journal('C', `${socket.remotePort} ${Date.now()}`));
   if (process.env.LISTEN_FD) server.listen({ fd: Number(process.env.LISTEN_FD) });
   else server.listen(Number(process.env.PORT || 0));
   if (process.env.ON_TERM === 'close') {

@@ -73,7 +73,7 @@ impl Service {
         let report = loads.stop();
         let journals = reconcile(&self.journal, &report).expect("the journals can be read");
         println!(
-            "{report}  journals: {} received, {:?} (never seen, received, answered), {} OK with a RST after it",
+            "{report}  journals: {} received, {:?} (never seen, accepted, received, answered), {} OK with a RST after it",
             journals.received,
             journals.fates(),
             report.count(Class::OkReset)
