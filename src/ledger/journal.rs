@@ -137,9 +137,14 @@ pub fn reconcile(folder: &Path, report: &Report) -> io::Result<Reconciliation> {
     result.failures = report
         .failures
         .iter()
-        .map(|(id, class)| match &fates[id] {
-            Fate::NeverSeen => (*id, *class, accepted.fate(report.lines.get(id))),
-            fate => (*id, *class, fate.clone()),
+        .map(|(id, class)| {
+            let fate = match &fates[id] {
+                Fate::NeverSeen => accepted.fate(report.lines.get(id)),
+                known @ (Fate::Accepted(_) | Fate::Received(_) | Fate::Answered(_)) => {
+                    known.clone()
+                }
+            };
+            (*id, *class, fate)
         })
         .collect();
     Ok(result)
