@@ -8,23 +8,71 @@ use super::worker::{Generation, Slot, State, Worker, WorkerId};
 
 /// All workers that were ordered and not yet reaped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub(super) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
+    /// Whom each slot has, oldest first: each step asks that of each slot.
+    #[serde(skip)]
+    slots: BTreeMap<Slot, Vec<WorkerId>>,
+}
+
+/// A [`Fleet`] written out.
+#[derive(Deserialize)]
+struct Stored {
+    workers: BTreeMap<WorkerId, Worker>,
+}
+
+impl From<Stored> for Fleet {
+    fn from(stored: Stored) -> Self {
+        let mut fleet = Self::default();
+        for worker in stored.workers.into_values() {
+            fleet.insert(worker);
+        }
+        fleet
+    }
 }
 
 impl Fleet {
     pub(super) fn insert(&mut self, worker: Worker) {
+        self.settle(worker.id, worker.slot);
         self.workers.insert(worker.id, worker);
     }
 
     pub(super) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
-        self.workers.remove(&id)
+        let worker = self.workers.remove(&id)?;
+        self.unsettle(id, worker.slot);
+        Some(worker)
+    }
+
+    /// Gives a worker another slot.
+    pub(super) fn reseat(&mut self, id: WorkerId, slot: Slot) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            let before = std::mem::replace(&mut worker.slot, slot);
+            self.unsettle(id, before);
+            self.settle(id, slot);
+        }
+    }
+
+    fn settle(&mut self, id: WorkerId, slot: Slot) {
+        let ids = self.slots.entry(slot).or_default();
+        let at = ids.partition_point(|other| *other < id);
+        ids.insert(at, id);
+    }
+
+    fn unsettle(&mut self, id: WorkerId, slot: Slot) {
+        if let Some(ids) = self.slots.get_mut(&slot) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.slots.remove(&slot);
+            }
+        }
     }
 
     pub(super) fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(&id)
     }
 
+    /// Its slot is changed by [`reseat`](Self::reseat) only.
     pub(super) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.workers.get_mut(&id)
     }
@@ -46,9 +94,15 @@ impl Fleet {
         self.workers.is_empty()
     }
 
+    /// Workers of this slot, whatever they do, oldest first.
+    pub(super) fn of(&self, slot: Slot) -> impl Iterator<Item = &Worker> {
+        let ids = self.slots.get(&slot).into_iter().flatten();
+        ids.filter_map(|id| self.workers.get(id))
+    }
+
     /// Workers that hold this slot's seat.
     pub(super) fn seated(&self, slot: Slot) -> impl Iterator<Item = &Worker> {
-        self.iter().filter(move |w| w.slot == slot && w.is_seated())
+        self.of(slot).filter(|w| w.is_seated())
     }
 
     /// The sound worker of a generation that holds this slot's seat.

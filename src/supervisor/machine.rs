@@ -194,7 +194,7 @@ impl Supervisor {
 
     /// The workers of a slot, whatever they do, a drain too: what is counted for the slot must not fall. No spares.
     pub fn of_slot(&self, slot: Slot) -> Vec<WorkerId> {
-        let all = self.fleet.iter().filter(|w| w.slot == slot && !w.spare);
+        let all = self.fleet.of(slot).filter(|w| !w.spare);
         all.map(|w| w.id).collect()
     }
 

@@ -187,11 +187,11 @@ impl Supervisor {
             let Some(fresh) = self.fleet.sound(slot, goal).filter(|w| self.is_proven(w)) else {
                 continue;
             };
-            let (fresh, reason) = (fresh.id, format!("replaced by worker {}", fresh.id));
-            for id in self
-                .fleet
-                .ids(|w| w.slot == slot && w.is_seated() && w.id != fresh)
-            {
+            let fresh = fresh.id;
+            let reason = format!("replaced by worker {fresh}");
+            let others = self.fleet.seated(slot).map(|w| w.id);
+            let others: Vec<_> = others.filter(|id| *id != fresh).collect();
+            for id in others {
                 self.retire(id, &reason);
             }
         }

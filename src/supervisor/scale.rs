@@ -72,9 +72,10 @@ impl Supervisor {
         if self.phase != Phase::Serving {
             return;
         }
-        let serving = |w: &Worker| w.slot == slot && w.is_ready() && w.is_sound() && !w.spare;
+        let serving = |w: &&Worker| w.is_ready() && w.is_sound() && !w.spare;
+        let serving: Vec<_> = (self.fleet.of(slot).filter(serving).map(|w| w.id)).collect();
         // Where two serve a new one is taking over already: that is the restart.
-        if let [id] = self.fleet.ids(serving)[..] {
+        if let [id] = serving[..] {
             self.condemn(id, Kind::Restarted, reason);
         }
     }

@@ -43,11 +43,11 @@ impl Supervisor {
 
     fn promote(&mut self, id: WorkerId, slot: Slot) {
         let deadline = self.now + self.policy.ready_timeout;
+        self.fleet.reseat(id, slot);
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
         worker.spare = false;
-        worker.slot = slot;
         let generation = worker.generation;
         let held = worker.state == State::Held;
         worker.deadline = Some(deadline);
@@ -116,7 +116,7 @@ impl Supervisor {
     /// The lowest number above the workers' that no spare has.
     fn free_spare_slot(&self) -> Option<Slot> {
         let first = self.policy.workers;
-        let taken = |slot: Slot| self.fleet.iter().any(|w| w.slot == slot && w.is_seated());
+        let taken = |slot: Slot| self.fleet.seated(slot).next().is_some();
         // There are never more workers than this.
         let last =
             first.saturating_add(u32::try_from(self.policy.process_cap()).unwrap_or(u32::MAX));

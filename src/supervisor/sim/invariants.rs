@@ -221,14 +221,16 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
         if rests || is_parked(step, &m) || is_scaled_down(step, &m) {
             continue;
         }
+        // A spare that was promoted in this step left the slot it was promoted to.
+        let slot = step.after.worker(old.id).map_or(old.slot, |w| w.slot);
         let proven = step
             .after
             .fleet
             .iter()
-            .filter(|w| w.slot == old.slot && w.id != old.id)
+            .filter(|w| w.slot == slot && w.id != old.id)
             .any(|w| succeeds(step, w, old) || stands_in && w.is_ready());
         ensure(proven, || {
-            format!("worker {} left slot {} ({})", m.id, old.slot, m.reason)
+            format!("worker {} left slot {slot} ({})", m.id, m.reason)
         })?;
     }
     Ok(())
