@@ -65,6 +65,12 @@ impl Supervisor {
                     .zip(silence_limit(&self.policy, w))
                     .is_some_and(|(heard, limit)| heard + limit <= now)
         };
+        // The limit is another one since it is ready.
+        for id in self.fleet.ids(|w| w.doubted.is_some() && !silent(w)) {
+            if let Some(worker) = self.fleet.worker_mut(id) {
+                worker.doubted = None;
+            }
+        }
         for id in self.fleet.ids(silent) {
             let Some(worker) = self.fleet.worker_mut(id) else {
                 continue;

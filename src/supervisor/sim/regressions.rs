@@ -29,5 +29,6 @@ regressions! {
     a_spare_that_was_promoted_before_its_start_was_told_is_not_held: 10_019_440, 200;
     what_a_hung_worker_listens_on_is_covered_before_others_leave: 20_000_585, 200;
     a_spare_that_is_promoted_and_recycled_in_a_step_left_its_new_slot: 40_995_845, 200;
+    a_doubt_of_the_boot_is_forgotten_when_it_is_ready: 60_022_278, 200;
     who_has_just_been_succeeded_goes_where_a_reload_ends_parked: 30_041_874, 200;
 }
