@@ -182,7 +182,7 @@ fn memory_over_its_limit_in_three_samples_is_recycled() {
     recycled(
         launch(Node::V24).options(["--max-rss", "128MiB"]),
         "/leak",
-        "MiB of memory, 3 samples in a row",
+        "MiB, 3 samples in a row",
     );
 }
 

@@ -65,7 +65,7 @@ impl Supervisor {
                 let memory = usage.memory / MIB;
                 let samples = Policy::MEMORY_SAMPLES;
                 return Some(format!(
-                    "it holds {memory} MiB of memory, {samples} samples in a row"
+                    "its resident memory (RSS) is {memory} MiB, {samples} samples in a row"
                 ));
             }
         }
