@@ -20,7 +20,7 @@ const ARRIVE: Duration = Duration::from_secs(2);
 /// How long all connections go on once they are there.
 const STAY: Duration = Duration::from_millis(500);
 const THINK: Duration = Duration::from_millis(20);
-const SHORT: Duration = Duration::from_millis(700);
+const SHORT: Duration = Duration::from_secs(5);
 
 /// The loads: their names, and how many connections.
 const LOADS: [(&str, Mode, usize); 3] = [
