@@ -212,8 +212,9 @@ impl Supervisor {
         for slot in self.slots() {
             let unwanted = |w: &&Worker| w.is_ready() && (given_up(w) || w.condemned.is_some());
             let mut ready: Vec<_> = self.fleet.seated(slot).filter(unwanted).collect();
-            // The oldest that nobody has anything against stays.
-            ready.sort_by_key(|w| (w.condemned.is_some(), w.id));
+            // The oldest that nobody has anything against stays, or else the oldest of the code that is wanted here.
+            let goal = self.goal(slot);
+            ready.sort_by_key(|w| (w.condemned.is_some(), w.generation != goal, w.id));
             let others: Vec<_> = ready.iter().skip(1).map(|w| w.id).collect();
             for id in others {
                 self.retire(id, "is not wanted, and another stands in");

@@ -123,12 +123,12 @@ impl Screen {
     pub(crate) fn end(&mut self) {
         let status = self.wait_exit();
         assert!(status.success(), "{status}");
-        let parser = self.parser.lock().expect("a parser");
-        let screen = parser.screen();
-        assert!(
-            !screen.alternate_screen() && !screen.hide_cursor(),
-            "the terminal is as it was"
-        );
+        // Its last words may not have been read yet.
+        wait_until("the terminal as it was", BOOT, || {
+            let parser = self.parser.lock().expect("a parser");
+            let screen = parser.screen();
+            (!screen.alternate_screen() && !screen.hide_cursor()).then_some(())
+        });
     }
 }
 

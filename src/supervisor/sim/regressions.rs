@@ -30,5 +30,7 @@ regressions! {
     what_a_hung_worker_listens_on_is_covered_before_others_leave: 20_000_585, 200;
     a_spare_that_is_promoted_and_recycled_in_a_step_left_its_new_slot: 40_995_845, 200;
     a_doubt_of_the_boot_is_forgotten_when_it_is_ready: 60_022_278, 200;
+    a_restart_after_an_atomic_switch_leaves_the_new_code_serving: 80_090_660, 200;
+    seats_that_are_added_after_a_cut_do_not_make_it_wrong: 80_108_103, 200;
     who_has_just_been_succeeded_goes_where_a_reload_ends_parked: 30_041_874, 200;
 }
