@@ -161,7 +161,16 @@ fn stored(manager: &UnixDatagram) -> Result<Vec<OwnedFd>> {
 
 /// Milliseconds of a plain boot of the same app.
 fn plain(node: &Node) -> Result<f64> {
-    let peer = Start::app(Kind::Plain, &node.path, 1, APP).run()?;
+    first_of(Start::app(Kind::Plain, &node.path, 1, APP))
+}
+
+/// Milliseconds until the first of as many plain nodes as there are workers serves.
+fn plains_at_once(node: &Node) -> Result<f64> {
+    first_of(Start::app(Kind::Plains, &node.path, WORKERS, APP))
+}
+
+fn first_of(start: Start<'_>) -> Result<f64> {
+    let peer = start.run()?;
     let ready = peer.ready.first().context("no plain node")?.0;
     Ok((ready - peer.started).as_secs_f64() * 1e3)
 }
@@ -172,8 +181,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         &format!(
             "{WORKERS} workers, 8 ledger clients (4 keep-alive, 4 with short connections). The bench keeps what the master stores, as systemd does, and \
              starts the next master at the moment at which the first one is gone. Boot: from the start of the next master until its first worker serves; \
-             beside it the boot of one plain node under the same load, right before, and, without any load, that and the first master's own. \
-             {rounds} rounds."
+             beside it, under the same load and right before, the same of as many plain nodes at once; and, without any load, the boot of one \
+             plain node and the first master's own. {rounds} rounds."
         ),
     );
     let mut boots = Samples::default();
@@ -193,8 +202,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         ensure!(sockets.len() == 1, "{} sockets stored", sockets.len());
         let running = place::loads(place.address, 8)?;
         sleep(Duration::from_millis(300));
-        plains.push(plain(node)?);
-        again.push(plain(node)?);
+        plains.push(plains_at_once(node)?);
+        again.push(plains_at_once(node)?);
         end(first, Signal::SIGKILL)?;
         let began = Instant::now();
         let next = place.start(node, Some(&path), sockets.pop())?;
@@ -211,7 +220,7 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
     report.table(
         &[
             "boot ms",
-            "plain boot ms",
+            "plain nodes at once ms",
             "ratio",
             "without load: plain boot ms",
             "first master's boot ms",
