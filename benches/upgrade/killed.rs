@@ -181,12 +181,13 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         &format!(
             "{WORKERS} workers, 8 ledger clients (4 keep-alive, 4 with short connections). The bench keeps what the master stores, as systemd does, and \
              starts the next master at the moment at which the first one is gone. Boot: from the start of the next master until its first worker serves; \
-             beside it, under the same load and right before, the same of as many plain nodes at once; and, without any load, the boot of one \
-             plain node and the first master's own. {rounds} rounds."
+             beside it, under the same load and right before, the boot of one plain node, and of the first of as many at once as there are workers; \
+             and, without any load, the boot of one plain node and the first master's own. {rounds} rounds."
         ),
     );
     let mut boots = Samples::default();
     let (mut plains, mut again) = (Samples::default(), Samples::default());
+    let mut crowds = Samples::default();
     let (mut idle, mut fresh) = (Samples::default(), Samples::default());
     let (mut sent, mut refused, mut lost) = (0, 0, 0);
     for _ in 0..rounds {
@@ -202,8 +203,9 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
         ensure!(sockets.len() == 1, "{} sockets stored", sockets.len());
         let running = place::loads(place.address, 8)?;
         sleep(Duration::from_millis(300));
-        plains.push(plains_at_once(node)?);
-        again.push(plains_at_once(node)?);
+        plains.push(plain(node)?);
+        again.push(plain(node)?);
+        crowds.push(plains_at_once(node)?);
         end(first, Signal::SIGKILL)?;
         let began = Instant::now();
         let next = place.start(node, Some(&path), sockets.pop())?;
@@ -220,7 +222,9 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
     report.table(
         &[
             "boot ms",
-            "plain nodes at once ms",
+            "plain boot ms",
+            "ratio",
+            "first of as many plain nodes at once ms",
             "ratio",
             "without load: plain boot ms",
             "first master's boot ms",
@@ -232,6 +236,8 @@ pub(crate) fn store(report: &mut Report, node: &Node, rounds: u64) -> Result<()>
             boots.show(0),
             plains.show(0),
             ratio.show(2),
+            crowds.show(0),
+            boots.over(&crowds).show(2),
             idle.show(0),
             fresh.show(0),
             sent.to_string(),

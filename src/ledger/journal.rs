@@ -57,7 +57,8 @@ impl Reconciliation {
 }
 
 /// Reads the journals in a folder (one file a process; lines `R id` when a request is received, `A id` when it is answered, and, if
-/// the process likes, `C port ms` when a connection from a client's port is accepted, in milliseconds since 1970) and compares them with a report. Takes a bit of memory for each request, and more for those that failed.
+/// the process likes, `C port ms` when a connection from a client's port is accepted, in milliseconds since 1970) and compares
+/// them with a report. Takes a bit of memory for each request, and more for those that failed.
 ///
 /// # Errors
 ///
