@@ -6,9 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::common::{
-    self, Addr, Launch, Node, is_root, kill, on_two_nodes, running, tool, wait_until,
-};
+use crate::common::{self, Addr, Launch, Node, kill, on_two_nodes, running, tool, wait_until};
 use crate::deploys::{count, reload};
 use nix::sys::signal::Signal::SIGKILL;
 
@@ -22,13 +20,6 @@ fn public(name: &str) -> (tempfile::TempDir, PathBuf) {
     fs::copy(common::app(name), &path).expect("copied");
     fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
     (dir, path)
-}
-
-fn root() -> bool {
-    if !is_root() {
-        common::skip("not root: cannot become another user");
-    }
-    is_root()
 }
 
 /// A field of `/proc/PID/status`.
@@ -45,7 +36,7 @@ fn field(pid: i32, name: &str) -> String {
 }
 
 fn workers_are_somebody_else_for_good(node: Node) {
-    if !root() {
+    if !common::can_be_somebody_else() {
         return;
     }
     let (_dir, app) = public("site.js");
@@ -224,7 +215,7 @@ fn a_worker_sees_descriptors_0_to_3_only_and_the_master_keeps_none_of_a_reload()
 
 #[test]
 fn others_of_its_user_cannot_look_into_the_master() {
-    if !root() {
+    if !common::can_be_somebody_else() {
         return;
     }
     let mut master = Launch::new("good.py").workers(1).uid(65534).start();
@@ -242,7 +233,7 @@ fn others_of_its_user_cannot_look_into_the_master() {
 
 #[test]
 fn the_guard_ends_workers_of_another_user() {
-    if !root() {
+    if !common::can_be_somebody_else() {
         return;
     }
     let (dir, _) = public("site.js");
@@ -266,7 +257,7 @@ fn the_guard_ends_workers_of_another_user() {
 
 #[test]
 fn what_cannot_be_is_told() {
-    if !root() {
+    if !common::can_be_somebody_else() {
         return;
     }
     let told = |launch: Launch| {
@@ -303,7 +294,7 @@ fn what_cannot_be_is_told() {
 
 #[test]
 fn it_runs_where_the_root_is_read_only() {
-    if !root() || tool("unshare").is_none() {
+    if !common::can_be_somebody_else() || tool("unshare").is_none() {
         return;
     }
     let node = Node::V24;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -110,6 +111,20 @@ pub(crate) fn backlog_of(port: u16) -> Option<u32> {
 /// Do the tests run as root?
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Can a test run rcluster as another user? Only root can, and only where such a user comes to the checkout: not under
+/// `/root` or in a folder of `mktemp -d`. Says what is in the way.
+pub(crate) fn can_be_somebody_else() -> bool {
+    let places = [env!("CARGO_MANIFEST_DIR"), env!("CARGO_BIN_EXE_rcluster")];
+    let mut folders = places.iter().flat_map(|p| Path::new(p).ancestors());
+    let closed = |f: &&Path| fs::metadata(f).is_ok_and(|m| m.permissions().mode() & 0o001 == 0);
+    match folders.find(closed) {
+        _ if !is_root() => skip("not root: cannot become another user"),
+        Some(folder) => skip(&format!("{} is closed to other users", folder.display())),
+        None => return true,
+    }
+    false
 }
 
 /// The path of a command-line tool, if this machine has it; or where tests/run installs those of Python.
