@@ -4,6 +4,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use crate::common::{self, Launch, Master, Node, fd_count, kill, rss_kib, wait_until};
@@ -253,6 +255,33 @@ fn a_downgrade_is_refused_where_the_older_program_would_lose_something() {
         assert_eq!(master.addr().get("/").status, 200);
         master.stop();
     }
+}
+
+#[test]
+fn a_question_in_the_moment_of_an_upgrade_is_answered() {
+    let mut master = Launch::new("site.js").workers(1).start();
+    master.wait_ready(1);
+    let control = master.control.clone();
+    let ask = || {
+        for _ in 0..100 {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_rcluster"));
+            command
+                .args(["status", "--json", "--control"])
+                .arg(&control);
+            let output = command.output().expect("it runs");
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    thread::scope(|scope| {
+        let asking = [scope.spawn(ask), scope.spawn(ask), scope.spawn(ask)];
+        while !asking.iter().all(ScopedJoinHandle::is_finished) {
+            upgrade(&master);
+        }
+        for asker in asking {
+            asker.join().expect("each question was answered");
+        }
+    });
+    master.stop();
 }
 
 #[test]

@@ -31,9 +31,9 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream, unix::SocketAddr},
-    sync::watch,
+    sync::{Notify, watch},
     task::AbortHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::warn;
 
@@ -48,6 +48,8 @@ const CONNECTIONS: usize = 256;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A body may take so long.
 const BODY_TIME: Duration = Duration::from_secs(10);
+/// Who has just been accepted may ask so much later when the server ends: it could not know.
+const FIRST: Duration = Duration::from_millis(100);
 /// How often it is looked whether the last connection has ended.
 const GOODBYE: Duration = Duration::from_millis(2);
 /// Bytes of a body.
@@ -174,9 +176,12 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
             }
         }
         let busy = Arc::new(AtomicUsize::new(0));
-        let mark = busy.clone();
-        let mark =
-            middleware::from_fn(move |request, next: Next| Busy::new(&mark).of(next.run(request)));
+        let asked = Arc::new(Notify::new());
+        let mark = (busy.clone(), asked.clone());
+        let mark = middleware::from_fn(move |request, next: Next| {
+            mark.1.notify_one();
+            Busy::new(&mark.0).of(next.run(request))
+        });
         // Whoever still sends a body is not busy, and has been let in by its head's size alone.
         let service = router.clone().layer(mark).layer(middleware::from_fn(dress));
         let connection = http1::Builder::new()
@@ -191,8 +196,14 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
             // Whatever is wrong with a connection is its own business.
             tokio::select! {
                 _ = &mut connection => return,
-                _ = ending.changed() => connection.as_mut().graceful_shutdown(),
+                _ = ending.changed() => {}
             }
+            tokio::select! {
+                _ = &mut connection => return,
+                () = asked.notified() => {}
+                () = sleep(FIRST) => {}
+            }
+            connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         });
         open.push_back(Open {
@@ -203,7 +214,7 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
     // One that waits for the next question gets none; one that was asked still answers.
     drop(end);
     while open.iter().any(|connection| !connection.task.is_finished()) {
-        tokio::time::sleep(GOODBYE).await;
+        sleep(GOODBYE).await;
     }
 }
 
