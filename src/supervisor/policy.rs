@@ -90,7 +90,7 @@ pub struct Health {
 pub struct Recycle {
     /// HTTP requests.
     pub requests: Option<u64>,
-    /// Time since it was started.
+    /// Time since it serves.
     pub lifetime: Option<Duration>,
     /// Bytes of memory, three samples in a row.
     pub memory: Option<u64>,

@@ -216,15 +216,16 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
             .worker(old.id)
             .is_some_and(|w| w.condemned.is_some());
         let stands_in = (given_up || condemned) && m.reason.ends_with("stands in");
-        // All go in a step that parks, or in which a reload that was not to wake the fleet ends. Who has just
-        // been succeeded in it goes with the successor.
+        // All go in a step that parks, or in which a reload that was not to wake the fleet ends. Whoever has just
+        // been succeeded in it, or been stood in for, goes with that one.
         let committed = step.before.committed != step.after.committed;
         let parks = step.after.parked && (committed || *step.event == Event::Park);
         let seat = |id| step.after.worker(id).map(|w| w.slot);
         let goes_with = |o: Move<'_>| {
             o.reason == "parked"
+                && o.id != m.id
                 && seat(o.id) == seat(m.id)
-                && m.reason.ends_with(&format!("worker {}", o.id))
+                && (stands_in || m.reason.ends_with(&format!("worker {}", o.id)))
         };
         let rests = parks && (m.reason == "parked" || moves(step.actions).any(goes_with));
         // Nobody is wanted there.

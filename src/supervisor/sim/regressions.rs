@@ -33,4 +33,6 @@ regressions! {
     a_restart_after_an_atomic_switch_leaves_the_new_code_serving: 80_090_660, 200;
     seats_that_are_added_after_a_cut_do_not_make_it_wrong: 80_108_103, 200;
     who_has_just_been_succeeded_goes_where_a_reload_ends_parked: 30_041_874, 200;
+    who_is_not_wanted_goes_with_the_one_that_stood_in_when_all_are_parked: 200_219_440, 200;
+    a_rolling_reload_of_many_with_a_long_bake_comes_to_its_end: 200_484_318, 200;
 }

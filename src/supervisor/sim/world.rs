@@ -176,16 +176,24 @@ impl World {
         let slot = p.ready_timeout + p.min_uptime + p.bake + ms(4000);
         let old = p.drain_timeout + p.kill_timeout + ms(10_000);
         let limit = self.now + ms(90_000) + slot * p.workers * 4 + old * 3;
-        let mut steps = 0;
+        // In one moment there is an end of what follows from what.
+        let mut moment = (self.now, 0);
         while !invariants::is_quiet(&self.watch.machine) {
             if self.watch.exit.is_some() {
                 return Ok(());
             }
-            steps += 1;
-            ensure(self.now <= limit && steps < 60_000, || {
+            moment = (
+                self.now,
+                if moment.0 == self.now {
+                    moment.1 + 1
+                } else {
+                    0
+                },
+            );
+            ensure(self.now <= limit && moment.1 < 10_000, || {
                 format!(
-                    "not at rest at {} after {steps} steps: {:#?}",
-                    self.now, self.watch.machine
+                    "not at rest at {} after {} steps there: {:#?}",
+                    self.now, moment.1, self.watch.machine
                 )
             })?;
             self.advance()?;
