@@ -241,16 +241,17 @@ mod tests {
 
     #[test]
     fn the_budget_bounds_every_window() {
-        let workers = 4;
-        let mut budget = SpawnBudget::new(workers);
-        let mut spawned = 0;
-        for ms in 0..10_000 {
-            while budget.take(Time(ms), workers) {
-                spawned += 1;
+        for (workers, burst, per_second) in [(4, 16, 4), (64, 136, 32)] {
+            let mut budget = SpawnBudget::new(workers);
+            let mut spawned = 0;
+            for ms in 0..10_000 {
+                while budget.take(Time(ms), workers) {
+                    spawned += 1;
+                }
+                assert!(budget.available_at(workers) > Time(ms));
             }
-            assert!(budget.available_at(workers) > Time(ms));
+            let bound = burst + 10 * per_second;
+            assert!(spawned <= bound && spawned > bound - 2, "{spawned}");
         }
-        let bound = SpawnBudget::burst(workers) + 10 * SpawnBudget::per_second(workers);
-        assert!(spawned <= bound && spawned > bound - 2, "{spawned}");
     }
 }

@@ -125,3 +125,36 @@ impl Fleet {
             .any(|w| !wanted(w.generation) && w.state <= State::Draining && !w.listening.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::action::Gate, super::time::Time, *};
+
+    fn worker(id: u64, slot: u32) -> Worker {
+        let (id, slot, boot) = (WorkerId(id), Slot(slot), Duration::ZERO);
+        Worker::new(id, slot, Generation(1), Gate::Open, Time(0), boot)
+    }
+
+    fn of(fleet: &Fleet, slot: u32) -> Vec<u64> {
+        fleet.of(Slot(slot)).map(|w| w.id.0).collect()
+    }
+
+    #[test]
+    fn a_slot_tells_its_workers_oldest_first_whatever_came_first() {
+        let mut fleet = Fleet::default();
+        for (id, slot) in [(2, 0), (5, 1), (3, 0), (7, 0), (4, 1)] {
+            fleet.insert(worker(id, slot));
+        }
+        assert_eq!((of(&fleet, 0), of(&fleet, 1)), (vec![2, 3, 7], vec![4, 5]));
+        fleet.reseat(WorkerId(5), Slot(0));
+        assert_eq!((of(&fleet, 0), of(&fleet, 1)), (vec![2, 3, 5, 7], vec![4]));
+        assert!(fleet.remove(WorkerId(3)).is_some());
+        assert!(fleet.remove(WorkerId(3)).is_none());
+        assert_eq!(of(&fleet, 0), [2, 5, 7]);
+        let text = serde_json::to_string(&fleet).expect("it can be written");
+        let again: Fleet = serde_json::from_str(&text).expect("and read");
+        assert_eq!(again, fleet);
+    }
+}

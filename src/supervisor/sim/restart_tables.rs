@@ -1,7 +1,7 @@
 //! Fleets whose workers die again and again: who is held back, and who is not.
 
 use super::{
-    super::{Event, Exit, Policy, SpawnBudget, State, WorkerId},
+    super::{Event, Exit, Fact, Policy, SpawnBudget, State, WorkerId},
     table::{Table, policy},
 };
 
@@ -120,4 +120,19 @@ fn workers_that_die_within_seconds_are_held_back_more_and_more() {
         let bound = SpawnBudget::burst(4) + SpawnBudget::per_second(4) * until / 1000;
         assert!(started <= bound);
     }
+}
+
+#[test]
+fn who_calls_disconnect_drains_by_itself_and_is_replaced_at_once() {
+    let mut table = Table::serving(policy());
+    assert_eq!(table.at(1000).fact(1, Fact::Leaving), [""; 0]);
+    // No order to drain: it does so already, and has no channel to hear it.
+    let next = ["spawn 3 in slot 0 of generation 1"];
+    assert_eq!(table.fact(1, Fact::ChannelClosed), next);
+    assert_eq!(table.fleet()[0], "1:1:draining");
+    assert_eq!(table.ready(3), [""; 0]);
+    // It has the time of a drain, no more.
+    assert_eq!(table.tick(20_999), ["measure 2", "measure 3"]);
+    assert_eq!(table.tick(21_000), ["stop 1"]);
+    assert_eq!(table.exits(1, 0), [""; 0], "its seat is another's");
 }

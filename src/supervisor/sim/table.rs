@@ -48,8 +48,17 @@ impl Table {
 
     /// The first workers are ordered, at 0 ms.
     pub(super) fn booting(policy: Policy) -> Self {
+        Self::of(Supervisor::new(policy, 7))
+    }
+
+    /// As of `rcluster check`: one worker is ordered, at 0 ms.
+    pub(super) fn checking(policy: &Policy) -> Self {
+        Self::of(Supervisor::checking(policy, 7))
+    }
+
+    fn of(machine: Supervisor) -> Self {
         let mut table = Self {
-            machine: Supervisor::new(policy, 7),
+            machine,
             now: Time(0),
         };
         table.tell(Event::Tick);
