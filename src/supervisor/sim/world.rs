@@ -176,24 +176,20 @@ impl World {
         let slot = p.ready_timeout + p.min_uptime + p.bake + ms(4000);
         let old = p.drain_timeout + p.kill_timeout + ms(10_000);
         let limit = self.now + ms(90_000) + slot * p.workers * 4 + old * 3;
-        // In one moment there is an end of what follows from what.
-        let mut moment = (self.now, 0);
+        // Health checks go on all the time: for each, and for old and new workers, a question, its answer and a tick.
+        let span = limit.since(self.now).as_millis();
+        let checks = p.health.map_or(0, |h| span / h.interval.as_millis());
+        let most = 60_000 + checks * u128::from(p.workers) * 2 * 3;
+        let mut steps = 0;
         while !invariants::is_quiet(&self.watch.machine) {
             if self.watch.exit.is_some() {
                 return Ok(());
             }
-            moment = (
-                self.now,
-                if moment.0 == self.now {
-                    moment.1 + 1
-                } else {
-                    0
-                },
-            );
-            ensure(self.now <= limit && moment.1 < 10_000, || {
+            steps += 1;
+            ensure(self.now <= limit && steps < most, || {
                 format!(
-                    "not at rest at {} after {} steps there: {:#?}",
-                    self.now, moment.1, self.watch.machine
+                    "not at rest at {} after {steps} steps: {:#?}",
+                    self.now, self.watch.machine
                 )
             })?;
             self.advance()?;
