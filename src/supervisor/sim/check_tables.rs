@@ -12,11 +12,9 @@ fn table() -> Table {
         min_uptime: Duration::from_millis(500),
         ..policy()
     });
-    assert_eq!(
-        table.fleet(),
-        ["1:1:starting"],
-        "one, however many are wanted"
-    );
+    assert_eq!(table.fleet(), ["1:1:starting"]);
+    let wanted = table.machine.policy().workers;
+    assert_eq!(wanted, 1, "however many the configuration asks for");
     assert_eq!(table.spawned(1), [""; 0]);
     table
 }

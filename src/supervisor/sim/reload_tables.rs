@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Event, Fact, Generation, Policy, Surge, Switch},
+    super::{Event, Fact, Generation, Policy, Scale, Surge, Switch},
     table::{Table, policy},
 };
 
@@ -378,4 +378,22 @@ fn a_failed_reload_leaves_the_configuration_as_it_was() {
     t.ready(5);
     t.ready(6);
     assert_eq!(t.machine.policy().workers, 3);
+}
+
+#[test]
+fn a_failed_reload_leaves_the_workers_that_were_asked_for_meanwhile() {
+    let mut t = Table::serving(policy());
+    t.at(100).reload(1);
+    let bake = Duration::from_secs(9);
+    t.configured(2, Policy { bake, ..policy() });
+    t.prepared(2);
+    t.tell(Event::Scale(Scale::To(3)));
+    t.exits(3, 1);
+    assert_eq!(
+        *t.machine.policy(),
+        Policy {
+            workers: 3,
+            ..policy()
+        }
+    );
 }
