@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt::Write as _,
+    pin::pin,
     time::Duration,
 };
 
@@ -26,6 +27,8 @@ const FRAMES: usize = 25;
 const BUSY: u64 = 10;
 /// How often to look whether the inspector listens.
 const LOOK: Duration = Duration::from_millis(10);
+/// What a limit is made of.
+const STEP: Duration = Duration::from_millis(100);
 
 /// The stack of what a process executes right now. `open` are the loopback
 /// ports that it had before it was sent SIGUSR1. Bounded by the caller.
@@ -77,9 +80,24 @@ pub(super) async fn examine(pid: Pid, open: &BTreeSet<u16>) -> Result<String, St
     Err("its inspector said nothing".to_owned())
 }
 
+/// What a future gives within `limit`. However long the master (and with it perhaps the machine) stands still, one step
+/// of the limit passes, so that an answer which has come meanwhile is heard.
+pub(super) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..limit.as_millis().div_ceil(STEP.as_millis()) {
+        if let Ok(done) = tokio::time::timeout(STEP, &mut future).await {
+            return Some(done);
+        }
+    }
+    None
+}
+
 /// Where a process is whose JavaScript does not run: in one long call of native code, which the debugger cannot
 /// interrupt. `before` is [`procfs::loop_ticks`] of when the look began.
 pub(super) fn native(pid: Pid, before: Option<u64>) -> String {
+    if !procfs::is_alive(pid) {
+        return "it ended while it was looked into".to_owned();
+    }
     let now = procfs::loop_ticks(pid);
     if now
         .zip(before)
@@ -143,6 +161,23 @@ fn stack(frames: &Value, files: &HashMap<String, String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn an_answer_that_came_while_the_master_stood_still_is_heard() {
+        let limit = 2 * STEP;
+        let (answer, asked) = oneshot::channel();
+        let look = tokio::spawn(within(limit, asked));
+        tokio::task::yield_now().await;
+        // Nothing else runs in this thread.
+        std::thread::sleep(2 * limit);
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        answer.send(1).unwrap();
+        assert_eq!(look.await.unwrap(), Some(Ok(1)));
+        assert_eq!(within(limit, std::future::pending::<()>()).await, None);
+    }
 
     #[test]
     fn frames_become_lines_that_count_from_one() {

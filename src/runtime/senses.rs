@@ -132,11 +132,11 @@ impl World {
         let ticks = procfs::loop_ticks(pid);
         crate::sys::process::signal(pid, Signal::SIGUSR1);
         tokio::spawn(async move {
-            let limit = Policy::EXAMINATION.mul_f32(0.9);
-            let finding = match tokio::time::timeout(limit, autopsy::examine(pid, &open)).await {
-                Ok(Ok(stack)) => Finding::Busy { stack },
-                Ok(Err(why)) => Finding::Unknown(why),
-                Err(_) => Finding::Unknown(autopsy::native(pid, ticks)),
+            let look = autopsy::examine(pid, &open);
+            let finding = match autopsy::within(Policy::EXAMINATION, look).await {
+                Some(Ok(stack)) => Finding::Busy { stack },
+                Some(Err(why)) => Finding::Unknown(why),
+                None => Finding::Unknown(autopsy::native(pid, ticks)),
             };
             report(Fact::Examined(finding)).send().await;
         });

@@ -140,8 +140,8 @@ impl Policy {
     /// After `min_uptime`, a replacement that serves fewer listeners than the
     /// old worker gets this long to open the others before it counts as complete.
     pub const KEY_GRACE: Duration = Duration::from_secs(2);
-    /// A look into a silent worker takes at most so long.
-    pub const EXAMINATION: Duration = Duration::from_secs(3);
+    /// A look into a silent worker ends by itself after so long.
+    pub const EXAMINATION: Duration = Duration::from_millis(2700);
     /// Time between two looks at what the kernel counts for a worker.
     pub const MEASURE: Duration = Duration::from_secs(10);
     /// SIGKILL is repeated at this interval until the process is reaped.
@@ -162,9 +162,10 @@ impl Policy {
     /// A silence is believed when it has lasted so much longer than its limit:
     /// a beat that waits in the socket is read before.
     pub const DOUBT: Duration = Duration::from_millis(250);
-    /// A health check ends by itself at its timeout. So long after that the supervisor gives it up: an answer that waits
-    /// in the inbox while the master is slow must be heard first, and none must be taken for the next question's.
-    pub const PROBE_GRACE: Duration = Duration::from_secs(5);
+    /// A health check and a look into a silent worker end by themselves at their limits. So long after that the supervisor
+    /// gives them up: an answer that waits in the inbox while the master is slow must be heard first, no worker killed
+    /// while it is looked into, and no answer taken for the next question's.
+    pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
     /// A serving worker that has closed all its listeners has this long to open one again.
     pub const UNHEARD: Duration = Duration::from_secs(2);
     /// Least time between two workers that are recycled: an app that leaks from

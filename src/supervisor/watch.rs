@@ -81,7 +81,7 @@ impl Supervisor {
             }
             let silence = worker.heard.map_or_else(Default::default, |h| now.since(h));
             worker.hung = true;
-            worker.examined_by = Some(now + Policy::EXAMINATION);
+            worker.examined_by = Some(now + Policy::EXAMINATION + Policy::ANSWER_GRACE);
             self.out.push(Action::Examine { id });
             let seconds = silence.as_secs_f64();
             self.condemn(
@@ -149,7 +149,7 @@ impl Supervisor {
         for id in self.fleet.ids(due) {
             if let Some(worker) = self.fleet.worker_mut(id) {
                 // The runtime gives up at the timeout by itself.
-                worker.pulse.answer_by = Some(now + health.timeout + Policy::PROBE_GRACE);
+                worker.pulse.answer_by = Some(now + health.timeout + Policy::ANSWER_GRACE);
                 self.out.push(Action::Probe { id });
             }
         }

@@ -121,6 +121,11 @@ pub fn is_stopped(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| matches!(fields.first().map(String::as_str), Some("T" | "t")))
 }
 
+/// Whether a process is there and has not ended (`Z`, `X`).
+pub fn is_alive(pid: Pid) -> bool {
+    stat(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X")))
+}
+
 /// Clock ticks that the first thread of a process, Node's event loop, has spent on a CPU.
 pub fn loop_ticks(pid: Pid) -> Option<u64> {
     let fields = fields(&format!("/proc/{pid}/task/{pid}/stat"))?;

@@ -163,6 +163,25 @@ fn what_a_look_into_a_hung_worker_found_completes_its_incident() {
     }
 }
 
+/// The master is slow for a moment: the limit of the look is over, its answer waits in the inbox.
+#[test]
+fn nobody_is_killed_while_it_is_looked_into() {
+    let mut table = Table::serving(Policy {
+        hang_timeout: Duration::from_secs(1),
+        ..policy()
+    });
+    table.fact(1, Fact::Hello);
+    table.tick(1010);
+    let orders = table.tick(1260);
+    assert_eq!(orders[0], "examine 1");
+    table.ready(3);
+    assert_eq!(table.tick(1260 + 5000), [""; 0]);
+    let child = Finding::Unknown("it waits for its child".to_owned());
+    let orders = table.fact(1, Fact::Examined(child));
+    assert_eq!(orders, ["kill 1"]);
+    assert!(incidents(&table)[0].reason.contains("its child"));
+}
+
 #[test]
 fn the_last_twenty_are_kept_and_all_are_counted() {
     let mut table = Table::serving(policy());

@@ -152,7 +152,7 @@ fn a_look_is_short(step: &Step<'_>) -> Verdict {
             continue;
         };
         let old = step.before.worker(worker.id).and_then(|w| w.examined_by);
-        let begun = step.after.now + Policy::EXAMINATION;
+        let begun = step.after.now + Policy::EXAMINATION + Policy::ANSWER_GRACE;
         ensure(until == old.unwrap_or(begun), || {
             format!("worker {} is looked into until {until}", worker.id)
         })?;
