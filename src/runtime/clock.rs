@@ -1,13 +1,17 @@
 //! The clock behind [`Time`]: monotonic, less the master's own pauses.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::supervisor::Time;
 
-/// Being this late means that the master itself stood still (SIGSTOP, suspend,
-/// a starved machine), not that a worker was slow.
+/// A sleep that is over so much too late means that the master itself stood
+/// still (SIGSTOP, suspend, a starved machine), not that a worker was slow.
+const LATE: Duration = Duration::from_millis(100);
+/// So long after that nothing becomes due: what came meanwhile is heard first.
+const CATCH_UP: Duration = Duration::from_millis(50);
+/// A pause that is worth a word, and the longest that a replacement of the program may take without being one.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts the master's running time.
@@ -18,6 +22,23 @@ pub(super) struct Clock {
     base: Duration,
     paused: Duration,
     planned: Option<Instant>,
+    /// The latest time that it told: it never goes back.
+    told: Cell<Time>,
+}
+
+/// The master stood still.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pause {
+    /// By so much the sleep was too long.
+    pub(super) late: Duration,
+    /// By so much all deadlines have moved.
+    pub(super) moved: Duration,
+}
+
+impl Pause {
+    pub(super) fn is_long(&self) -> bool {
+        self.late > PAUSE
+    }
 }
 
 impl Clock {
@@ -27,6 +48,7 @@ impl Clock {
             base: Duration::ZERO,
             paused: Duration::ZERO,
             planned: None,
+            told: Cell::new(Time(0)),
         }
     }
 
@@ -41,26 +63,33 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Time {
-        let elapsed = self.base + self.start.elapsed().saturating_sub(self.paused);
-        Time(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+        let elapsed = (self.base + self.start.elapsed()).saturating_sub(self.paused);
+        let now = Time(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        self.told.set(self.told.get().max(now));
+        self.told.get()
     }
 
-    /// When a deadline comes, and notes that the loop means to wake by then.
-    pub(super) fn plan(&mut self, deadline: Option<Time>) -> Option<Instant> {
-        self.planned = deadline.map(|d| {
-            let left = Duration::from_millis(d.0).saturating_sub(self.base);
-            self.start + self.paused + left
-        });
-        self.planned
+    /// When a deadline comes.
+    pub(super) fn at(&self, deadline: Time) -> Instant {
+        let left = Duration::from_millis(deadline.0).saturating_sub(self.base);
+        self.start + self.paused + left
+    }
+
+    /// Notes when the loop means to wake.
+    pub(super) fn plan(&mut self, wake: Option<Instant>) {
+        self.planned = wake;
     }
 
     /// To be called at each wake-up. Time by which the loop overslept does not
-    /// count: nobody is late because the master was. Returns the pause.
-    pub(super) fn woke(&mut self) -> Option<Duration> {
-        let late = Instant::now().saturating_duration_since(self.planned?);
-        (late > PAUSE).then(|| {
-            self.paused += late;
-            late
+    /// count: nobody is late because the master was. What was due when it ended
+    /// is due a moment later, once what waits in the channels has been read: a
+    /// worker may have said in time what is missed.
+    pub(super) fn woke(&mut self) -> Option<Pause> {
+        let late = Instant::now().saturating_duration_since(self.planned.take()?);
+        (late > LATE).then(|| {
+            let moved = late + CATCH_UP;
+            self.paused += moved;
+            Pause { late, moved }
         })
     }
 }
@@ -79,5 +108,32 @@ mod tests {
             .now()
             .0;
         assert!((6000..7000).contains(&slept), "{slept}");
+    }
+
+    #[test]
+    fn what_was_due_in_a_pause_is_due_a_moment_after_it() {
+        let mut clock = Clock::start();
+        let deadline = Time(clock.now().0 + 10);
+        clock.plan(Some(clock.at(deadline)));
+        std::thread::sleep(Duration::from_millis(400));
+        let pause = clock.woke().expect("it was late");
+        assert!(pause.late >= Duration::from_millis(300) && !pause.is_long());
+        assert_eq!(clock.woke(), None, "each pause is told once");
+        let wake = clock.at(deadline);
+        assert!(wake > Instant::now() || clock.now() >= deadline);
+        std::thread::sleep(wake.saturating_duration_since(Instant::now()));
+        assert!(clock.now() >= deadline);
+    }
+
+    #[test]
+    fn it_never_goes_back() {
+        let mut clock = Clock::start();
+        let short = Duration::from_millis(1);
+        for _ in 0..2 {
+            let before = clock.now();
+            clock.plan(Instant::now().checked_sub(2 * LATE).map(|at| at + short));
+            assert!(clock.woke().is_some());
+            assert!(clock.now() >= before);
+        }
     }
 }

@@ -67,6 +67,13 @@ impl Endings {
         Some(Event::Exited { id, exit })
     }
 
+    /// The master stood still: what is waited for may be there and not yet read.
+    pub(super) fn delay(&mut self, by: Duration) {
+        for ending in self.0.values_mut() {
+            ending.due += by;
+        }
+    }
+
     /// When the next one has waited long enough.
     pub(super) fn due(&self) -> Option<Instant> {
         self.0.values().map(|e| e.due).min()
@@ -93,5 +100,28 @@ impl Endings {
                 })
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_waited_for_although_the_master_stood_still() {
+        let (id, exit) = (WorkerId(1), Exit::Code(0));
+        for stood_still in [true, false] {
+            let mut endings = Endings::default();
+            assert_eq!(endings.exited(id, exit), None);
+            std::thread::sleep(PATIENCE);
+            if stood_still {
+                endings.delay(2 * PATIENCE);
+                assert_eq!(endings.overdue(), []);
+                assert_eq!(endings.closed(id), Some(Event::Exited { id, exit }));
+            } else {
+                assert_eq!(endings.overdue(), [Event::Exited { id, exit }]);
+            }
+            assert_eq!(endings.due(), None);
+        }
     }
 }

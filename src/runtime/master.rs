@@ -126,10 +126,13 @@ impl Master {
                 self.stop("SIGTERM", Urgency::Graceful);
             }
             if let Some(pause) = self.clock.woke() {
-                warn!(
-                    pause_ms = pause.as_millis() as u64,
-                    "the master itself was paused; its timeouts are moved by as much"
-                );
+                self.world.endings.delay(pause.moved);
+                if pause.is_long() {
+                    warn!(
+                        pause_ms = pause.late.as_millis() as u64,
+                        "the master itself was paused; its timeouts are moved by as much"
+                    );
+                }
             }
             match input {
                 Input::Signal(told) => self.signal(told),
@@ -161,12 +164,12 @@ impl Master {
     }
 
     async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
-        let deadline = self.deadline();
-        let deadline = self.clock.plan(deadline);
+        let deadline = self.deadline().map(|due| self.clock.at(due));
         let wake = deadline.into_iter().chain(self.world.endings.due());
         let wake = wake.chain(self.world.look_due());
         let wake = wake.chain(self.manager.due()).chain(self.leave_at);
         let wake = wake.chain(self.upgrade.due()).min();
+        self.clock.plan(wake);
         // Signals first: a child that ended must be reaped before anything is sent to it.
         tokio::select! {
             biased;
