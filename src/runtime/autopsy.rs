@@ -142,12 +142,27 @@ async fn target(port: u16) -> Result<String, String> {
 
 /// One frame a line, innermost first: function, file, line and column from 1.
 fn stack(frames: &Value, files: &HashMap<String, String>) -> String {
+    let url = |frame: &Value| {
+        let script = frame["location"]["scriptId"].as_str().unwrap_or("");
+        files.get(script).map_or("", String::as_str)
+    };
+    // Where the program is interrupted, Node tells the process that its inspector starts (`Agent::StartIoThread`, an
+    // `emit` of `internalMessage`); the pause may fall in there.
+    let frames = match frames.as_array().map_or(&[][..], Vec::as_slice) {
+        [first, rest @ ..]
+            if !rest.is_empty()
+                && first["functionName"] == "emit"
+                && url(first) == "node:events" =>
+        {
+            rest
+        }
+        all => all,
+    };
     let mut text = String::new();
-    for frame in frames.as_array().into_iter().flatten().take(FRAMES) {
+    for frame in frames.iter().take(FRAMES) {
         let name = frame["functionName"].as_str().filter(|n| !n.is_empty());
         let name = name.unwrap_or("(anonymous)");
-        let script = frame["location"]["scriptId"].as_str().unwrap_or("");
-        let url = files.get(script).map_or("", String::as_str);
+        let url = url(frame);
         let file = url.strip_prefix("file://").unwrap_or(url);
         let at = &frame["location"];
         let number = |key: &str| at[key].as_u64().unwrap_or(0) + 1;
@@ -192,6 +207,28 @@ mod tests {
         assert_eq!(
             stack(&frames, &files),
             "at spin (/app/a.js:5:3)\nat (anonymous) (node:events:1:1)"
+        );
+    }
+
+    #[test]
+    fn the_start_of_the_inspector_itself_is_no_part_of_the_stack() {
+        let frame = |name: &str, script: &str| json!({"functionName": name, "location": {"scriptId": script, "lineNumber": 0, "columnNumber": 0}});
+        let files = [("1", "file:///app/a.js"), ("2", "node:events")];
+        let files = files.map(|(id, url)| (id.to_owned(), url.to_owned()));
+        let files = HashMap::from(files);
+        let (node, app, own) = (frame("emit", "2"), frame("spin", "1"), frame("emit", "1"));
+        let first = |frames: &[&Value]| {
+            stack(&json!(frames), &files)
+                .lines()
+                .next()
+                .map(str::to_owned)
+        };
+        let [spin, emit] = ["at spin (/app/a.js:1:1)", "at emit (node:events:1:1)"];
+        assert_eq!(first(&[&node, &app, &node]).as_deref(), Some(spin));
+        assert_eq!(first(&[&node]).as_deref(), Some(emit));
+        assert_eq!(
+            first(&[&own, &app]).as_deref(),
+            Some("at emit (/app/a.js:1:1)")
         );
     }
 }
