@@ -147,17 +147,17 @@ fn stack(frames: &Value, files: &HashMap<String, String>) -> String {
         files.get(script).map_or("", String::as_str)
     };
     // Where the program is interrupted, Node tells the process that its inspector starts (`Agent::StartIoThread`, an
-    // `emit` of `internalMessage`); the pause may fall in there.
-    let frames = match frames.as_array().map_or(&[][..], Vec::as_slice) {
-        [first, rest @ ..]
-            if !rest.is_empty()
-                && first["functionName"] == "emit"
-                && url(first) == "node:events" =>
-        {
+    // `emit` of `internalMessage`, which `node:cluster` listens to); the pause may fall in there.
+    let all = frames.as_array().map_or(&[][..], Vec::as_slice);
+    let cluster = |frame: &&Value| url(frame).starts_with("node:internal/cluster/");
+    let start = all.iter().take_while(cluster).count();
+    let frames = match &all[start..] {
+        [first, rest @ ..] if first["functionName"] == "emit" && url(first) == "node:events" => {
             rest
         }
-        all => all,
+        _ => all,
     };
+    let frames = if frames.is_empty() { all } else { frames };
     let mut text = String::new();
     for frame in frames.iter().take(FRAMES) {
         let name = frame["functionName"].as_str().filter(|n| !n.is_empty());
@@ -213,10 +213,15 @@ mod tests {
     #[test]
     fn the_start_of_the_inspector_itself_is_no_part_of_the_stack() {
         let frame = |name: &str, script: &str| json!({"functionName": name, "location": {"scriptId": script, "lineNumber": 0, "columnNumber": 0}});
-        let files = [("1", "file:///app/a.js"), ("2", "node:events")];
+        let files = [
+            ("1", "file:///app/a.js"),
+            ("2", "node:events"),
+            ("3", "node:internal/cluster/utils"),
+        ];
         let files = files.map(|(id, url)| (id.to_owned(), url.to_owned()));
         let files = HashMap::from(files);
         let (node, app, own) = (frame("emit", "2"), frame("spin", "1"), frame("emit", "1"));
+        let cluster = frame("internal", "3");
         let first = |frames: &[&Value]| {
             stack(&json!(frames), &files)
                 .lines()
@@ -225,7 +230,10 @@ mod tests {
         };
         let [spin, emit] = ["at spin (/app/a.js:1:1)", "at emit (node:events:1:1)"];
         assert_eq!(first(&[&node, &app, &node]).as_deref(), Some(spin));
+        assert_eq!(first(&[&cluster, &node, &app]).as_deref(), Some(spin));
         assert_eq!(first(&[&node]).as_deref(), Some(emit));
+        let worker = "at internal (node:internal/cluster/utils:1:1)";
+        assert_eq!(first(&[&cluster, &app]).as_deref(), Some(worker));
         assert_eq!(
             first(&[&own, &app]).as_deref(),
             Some("at emit (/app/a.js:1:1)")
