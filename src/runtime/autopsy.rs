@@ -147,10 +147,13 @@ fn stack(frames: &Value, files: &HashMap<String, String>) -> String {
         files.get(script).map_or("", String::as_str)
     };
     // Where the program is interrupted, Node tells the process that its inspector starts (`Agent::StartIoThread`, an
-    // `emit` of `internalMessage`, which `node:cluster` listens to); the pause may fall in there.
+    // `emit` of `internalMessage`, which `node:cluster` and the shim listen to); the pause may fall in there.
     let all = frames.as_array().map_or(&[][..], Vec::as_slice);
-    let cluster = |frame: &&Value| url(frame).starts_with("node:internal/cluster/");
-    let start = all.iter().take_while(cluster).count();
+    let listens = |frame: &&Value| {
+        let url = url(frame);
+        url.starts_with("node:internal/cluster/") || url.contains(".shim/")
+    };
+    let start = all.iter().take_while(listens).count();
     let frames = match &all[start..] {
         [first, rest @ ..] if first["functionName"] == "emit" && url(first) == "node:events" => {
             rest
@@ -217,11 +220,12 @@ mod tests {
             ("1", "file:///app/a.js"),
             ("2", "node:events"),
             ("3", "node:internal/cluster/utils"),
+            ("4", "file:///run/app/c.shim/hooks.cjs"),
         ];
         let files = files.map(|(id, url)| (id.to_owned(), url.to_owned()));
         let files = HashMap::from(files);
         let (node, app, own) = (frame("emit", "2"), frame("spin", "1"), frame("emit", "1"));
-        let cluster = frame("internal", "3");
+        let (cluster, shim) = (frame("internal", "3"), frame("", "4"));
         let first = |frames: &[&Value]| {
             stack(&json!(frames), &files)
                 .lines()
@@ -230,7 +234,10 @@ mod tests {
         };
         let [spin, emit] = ["at spin (/app/a.js:1:1)", "at emit (node:events:1:1)"];
         assert_eq!(first(&[&node, &app, &node]).as_deref(), Some(spin));
-        assert_eq!(first(&[&cluster, &node, &app]).as_deref(), Some(spin));
+        assert_eq!(
+            first(&[&shim, &cluster, &node, &app]).as_deref(),
+            Some(spin)
+        );
         assert_eq!(first(&[&node]).as_deref(), Some(emit));
         let worker = "at internal (node:internal/cluster/utils:1:1)";
         assert_eq!(first(&[&cluster, &app]).as_deref(), Some(worker));
