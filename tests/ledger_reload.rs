@@ -4,11 +4,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Instant;
 
-use crate::common::{Addr, Launch, Node};
+use crate::common::{Addr, Launch, Node, kill};
 use crate::deploys::{count, reload_with};
 use crate::service::{Service, ms, nothing_is_lost};
+use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use rcluster::ledger::{Class, Load, Mode, Scheme};
 
 /// Keep-alive, short and 500 ms requests at 0 and 20 ms latency, all at once, over three times six reloads for each app.
@@ -63,6 +66,51 @@ fn express() {
 #[test]
 fn fastify() {
     plain_requests("ledger-fastify.cjs", Node::V22);
+}
+
+/// Now and then the master is stopped for some tenths of a second, wherever it is: a busy host.
+#[test]
+fn a_master_that_stands_still_for_moments_loses_nothing_and_blames_nobody() {
+    let service = Service::start("ledger-http.cjs", Node::V24, None, |launch| {
+        launch.options(["--hang-timeout", "1s"])
+    });
+    let pid = service.master.pid();
+    let over = AtomicBool::new(false);
+    let loads = [
+        Load {
+            mode: Mode::Short,
+            ..service.load()
+        },
+        Load {
+            server_delay: Some(ms(100)),
+            ..service.load()
+        },
+        service.load(),
+    ];
+    let (report, journals) = service.under(loads.into(), |loads| {
+        thread::scope(|scope| {
+            let stops = scope.spawn(|| {
+                let mut stops = 0;
+                while stops < 100 && !over.load(Ordering::Relaxed) {
+                    // These times are the fault itself.
+                    kill(pid, SIGSTOP);
+                    thread::sleep(ms(200 + stops * 137 % 500));
+                    kill(pid, SIGCONT);
+                    thread::sleep(ms(100 + stops * 89 % 300));
+                    stops += 1;
+                }
+                stops
+            });
+            service.reloads(5, loads);
+            over.store(true, Ordering::Relaxed);
+            let stops = stops.join().expect("no panic");
+            assert!(stops > 5, "it was stopped {stops} times only");
+        });
+    });
+    nothing_is_lost(&report, &journals);
+    let log = service.master.log();
+    assert!(!log.contains("will be replaced"), "{log}");
+    service.stop(5);
 }
 
 fn certificate(folder: &Path) -> [PathBuf; 2] {
