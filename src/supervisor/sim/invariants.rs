@@ -221,13 +221,15 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
         let committed = step.before.committed != step.after.committed;
         let parks = step.after.parked && (committed || *step.event == Event::Park);
         let seat = |id| step.after.worker(id).map(|w| w.slot);
-        let goes_with = |o: Move<'_>| {
+        let goes_with = |o: &Move<'_>| {
             o.reason == "parked"
                 && o.id != m.id
                 && seat(o.id) == seat(m.id)
                 && (stands_in || m.reason.ends_with(&format!("worker {}", o.id)))
         };
-        let rests = parks && (m.reason == "parked" || moves(step.actions).any(goes_with));
+        // Those that hung when it parked go later.
+        let rests = moves(step.actions).any(|o| goes_with(&o) && (parks || is_parked(step, &o)))
+            || parks && m.reason == "parked";
         // Nobody is wanted there.
         if rests || is_parked(step, &m) || is_scaled_down(step, &m) {
             continue;

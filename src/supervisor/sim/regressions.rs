@@ -35,4 +35,6 @@ regressions! {
     who_has_just_been_succeeded_goes_where_a_reload_ends_parked: 30_041_874, 200;
     who_is_not_wanted_goes_with_the_one_that_stood_in_when_all_are_parked: 200_219_440, 200;
     a_rolling_reload_of_many_with_a_long_bake_comes_to_its_end: 200_484_318, 200;
+    of_a_parked_fleet_those_that_hung_go_together_when_the_look_is_over: 300_632_005, 200;
+    eighteen_slots_that_beat_ten_times_a_second_need_many_steps_for_a_reload: 300_392_268, 200;
 }

@@ -176,10 +176,12 @@ impl World {
         let slot = p.ready_timeout + p.min_uptime + p.bake + ms(4000);
         let old = p.drain_timeout + p.kill_timeout + ms(10_000);
         let limit = self.now + ms(90_000) + slot * p.workers * 4 + old * 3;
-        // Health checks go on all the time: for each, and for old and new workers, a question, its answer and a tick.
+        // Heartbeats and health checks go on all the time, of old and new workers: for each a tick, and the beat, or the
+        // question and its answer.
         let span = limit.since(self.now).as_millis();
         let checks = p.health.map_or(0, |h| span / h.interval.as_millis());
-        let most = 60_000 + checks * u128::from(p.workers) * 2 * 3;
+        let beats = span / p.beat().as_millis();
+        let most = 60_000 + (checks * 3 + beats * 2) * u128::from(p.workers) * 2;
         let mut steps = 0;
         while !invariants::is_quiet(&self.watch.machine) {
             if self.watch.exit.is_some() {
