@@ -154,13 +154,11 @@ fn stack(frames: &Value, files: &HashMap<String, String>) -> String {
         url.starts_with("node:internal/cluster/") || url.contains(".shim/")
     };
     let start = all.iter().take_while(listens).count();
+    let is_emit = |frame: &Value| frame["functionName"] == "emit" && url(frame) == "node:events";
     let frames = match &all[start..] {
-        [first, rest @ ..] if first["functionName"] == "emit" && url(first) == "node:events" => {
-            rest
-        }
+        [first, rest @ ..] if is_emit(first) && !rest.is_empty() => rest,
         _ => all,
     };
-    let frames = if frames.is_empty() { all } else { frames };
     let mut text = String::new();
     for frame in frames.iter().take(FRAMES) {
         let name = frame["functionName"].as_str().filter(|n| !n.is_empty());
