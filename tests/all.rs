@@ -36,6 +36,7 @@ mod input;
 mod ledger;
 mod ledger_reload;
 mod limits;
+mod listeners;
 mod logs;
 mod machine;
 mod messages;

@@ -62,6 +62,9 @@ pub struct Query {
     pub address: Option<String>,
     /// The port; 0 for any; -1 with a path.
     pub port: i32,
+    /// The message had no port, as that of `dgram.bind()`; `port` is then 0 for UDP.
+    #[serde(default)]
+    pub no_port: bool,
     /// What kind of socket.
     pub address_type: AddressType,
     /// A file descriptor of the primary, if the app asked for one.
@@ -83,7 +86,13 @@ impl Query {
         let fd = self
             .fd
             .map_or_else(|| "undefined".to_owned(), |fd| fd.to_string());
-        let mut key = format!("{address}:{}:{}:{fd}", self.port, self.address_type.name());
+        let port = if self.no_port {
+            // Node counts the `index` of these apart from those of port 0.
+            "undefined".to_owned()
+        } else {
+            self.port.to_string()
+        };
+        let mut key = format!("{address}:{port}:{}:{fd}", self.address_type.name());
         if self.port == 0 {
             key.push(':');
             key.push_str(&self.index.to_string());
@@ -327,10 +336,17 @@ fn port(value: &Value) -> Option<i32> {
 
 fn query(value: &Value) -> Option<Query> {
     let address_type = AddressType::parse(value.get("addressType")?)?;
+    // `SharedHandle` in lib/internal/cluster/shared_handle.js passes it on, and `bind` takes nothing for 0.
+    let no_port = address_type.is_udp() && value.get("port").is_none_or(Value::is_null);
     Some(Query {
         seq: value.get("seq")?.clone(),
         address: address(value),
-        port: port(value).unwrap_or(-1),
+        port: if no_port {
+            0
+        } else {
+            port(value).unwrap_or(-1)
+        },
+        no_port,
         address_type,
         fd: value
             .get("fd")
@@ -387,6 +403,10 @@ mod tests {
         path["address"] = json!("/run/x.sock");
         path["addressType"] = json!(-1);
         assert_eq!(query(path), "/run/x.sock:-1:-1:undefined");
+        let mut datagram = base.clone();
+        datagram["addressType"] = json!("udp4");
+        datagram["port"] = Value::Null;
+        assert_eq!(query(datagram), "null:undefined:udp4:undefined:2");
     }
 
     #[test]

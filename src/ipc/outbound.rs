@@ -30,9 +30,10 @@ pub fn by_hand(seq: &Value, key: &str, data: &Value, local: SocketAddr) -> Vec<u
     }))
 }
 
-/// Answers a query with an error: a positive errno of `errno(3)`.
-pub fn refusal(seq: &Value, key: &str, errno: i32) -> Vec<u8> {
-    line(&json!({"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": -errno, "data": null}))
+/// Answers a query with an error: a positive errno of `errno(3)`. `data` is the asker's own: Node reads it before
+/// it looks at the error (`_getServer` in `lib/internal/cluster/child.js`).
+pub fn refusal(seq: &Value, key: &str, errno: i32, data: &Value) -> Vec<u8> {
+    line(&json!({"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": -errno, "data": data}))
 }
 
 /// Answers a message that waits for nothing but an ack.

@@ -209,7 +209,10 @@ impl World {
                     libc::ENOENT => libc::EACCES,
                     other => other,
                 };
-                self.send(id, outbound::refusal(&query.seq, &query.key(), errno));
+                self.send(
+                    id,
+                    outbound::refusal(&query.seq, &query.key(), errno, &query.data),
+                );
                 // Once a worker and key: an app may ask in a loop, for ever new keys too.
                 if self.refused.len() < MAX_REFUSED && self.refused.insert((id, query.key())) {
                     warn!(worker = %id, "{error}");

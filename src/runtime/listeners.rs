@@ -43,6 +43,14 @@ pub(super) enum Holding {
     Handed,
 }
 
+/// One worker's part in a listener.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    how: Holding,
+    /// A TLS server asked for it: its query had data.
+    tls: bool,
+}
+
 /// Most listeners of one master.
 const MAX_LISTENERS: usize = 64;
 
@@ -50,9 +58,10 @@ const MAX_LISTENERS: usize = 64;
 struct Listener {
     group: GroupId,
     query: Query,
-    /// What the first worker said, for all (TLS ticket keys).
+    /// The first that is not null of what workers said, for all (TLS ticket keys; `handle.data ||= message.data` in
+    /// lib/internal/cluster/primary.js).
     data: Value,
-    holders: BTreeMap<WorkerId, Holding>,
+    holders: BTreeMap<WorkerId, Holder>,
     generations: BTreeSet<Generation>,
     /// The how many-th it was.
     opened: u64,
@@ -115,13 +124,14 @@ impl Listeners {
     }
 
     /// The stream listener that a worker holds and that was opened first, and
-    /// whether a TLS server asked for it (its data are the ticket keys).
+    /// whether a TLS server of that worker asked for it.
     pub(super) fn first_of(&self, worker: WorkerId) -> Option<(String, bool)> {
         self.by_key
             .iter()
-            .filter(|(_, l)| l.holders.contains_key(&worker) && !l_is_udp(l))
-            .min_by_key(|(_, l)| l.opened)
-            .map(|(key, l)| (key.clone(), !l.data.is_null()))
+            .filter(|(_, l)| !l_is_udp(l))
+            .filter_map(|(key, l)| Some((key, l, l.holders.get(&worker)?)))
+            .min_by_key(|(_, l, _)| l.opened)
+            .map(|(key, _, holder)| (key.clone(), holder.tls))
     }
 
     /// Takes over what a service manager hands to us. An address that comes
@@ -262,6 +272,7 @@ impl Listeners {
 
     /// Answers a query: the socket of its key, bound now if it is new.
     pub(super) fn grant(&mut self, asker: Asker, query: &Query) -> Result<Granted, BindError> {
+        let query = &self.numbered(asker.id, query);
         let key = query.key();
         if !self.by_key.contains_key(&key) {
             let listener = self.open(query)?;
@@ -294,7 +305,13 @@ impl Listeners {
             let socket = group.socket(seat).unwrap_or(group.first());
             (Grant::Socket(Arc::clone(socket)), Holding::Seat(seat))
         };
-        listener.holders.insert(asker.id, holding);
+        let tls = !query.data.is_null();
+        if listener.data.is_null() {
+            listener.data.clone_from(&query.data);
+        }
+        listener
+            .holders
+            .insert(asker.id, Holder { how: holding, tls });
         listener.generations.insert(asker.generation);
         if let Some(file) = &group.file {
             // The worker may have removed it before it asked.
@@ -306,6 +323,23 @@ impl Listeners {
             udp: query.address_type.is_udp(),
             key,
         })
+    }
+
+    /// Of UDP queries without a port the `index` says nothing: Node counts `bind()` and `bind(callback)` apart. The
+    /// first that the worker does not hold is meant.
+    fn numbered(&self, worker: WorkerId, query: &Query) -> Query {
+        let mut query = query.clone();
+        if query.no_port {
+            let held = |query: &Query| {
+                let listener = self.by_key.get(&query.key());
+                listener.is_some_and(|l| l.holders.contains_key(&worker))
+            };
+            query.index = 0;
+            while held(&query) {
+                query.index += 1;
+            }
+        }
+        query
     }
 
     fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
@@ -386,8 +420,8 @@ impl Listeners {
         })?;
         let group = self.groups.get_mut(&listener.group)?;
         if !l_is_udp(listener) {
-            match listener.holders.get(&worker) {
-                Some(Holding::Seat(seat)) => group.relisten(*seat, self.backlog),
+            match listener.holders.get(&worker).map(|holder| holder.how) {
+                Some(Holding::Seat(seat)) => group.relisten(seat, self.backlog),
                 Some(Holding::Handed) | None => {}
             }
         }
@@ -458,7 +492,7 @@ impl Listeners {
 
     /// Whether all workers accept from one socket, everywhere.
     pub(super) fn are_plain(&self) -> bool {
-        let plain = |how: &Holding| *how == Holding::Seat(0);
+        let plain = |holder: &Holder| holder.how == Holding::Seat(0);
         self.groups.values().all(|group| group.len() == 1)
             && (self.by_key.values()).all(|l| l.holders.values().all(plain))
     }
@@ -479,7 +513,7 @@ impl Listeners {
         group: GroupId,
     ) -> impl Iterator<Item = (WorkerId, Holding, &str)> {
         let keys = self.by_key.iter().filter(move |(_, l)| l.group == group);
-        keys.flat_map(|(key, l)| l.holders.iter().map(|(id, how)| (*id, *how, key.as_str())))
+        keys.flat_map(|(key, l)| l.holders.iter().map(|(id, h)| (*id, h.how, key.as_str())))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Declared, Group, GroupId, Holding, Listener, Listeners, Source};
+use super::{Declared, Group, GroupId, Holder, Holding, Listener, Listeners, Source};
 use crate::{
     ipc::Query,
     runtime::{
@@ -70,6 +70,9 @@ struct KeyState {
     /// How they get its connections, if not by the first seat.
     #[serde(default)]
     holdings: Vec<(WorkerId, Holding)>,
+    /// Those of them that have a TLS server there; missing: all, if there are data.
+    #[serde(default)]
+    tls: Option<BTreeSet<WorkerId>>,
     generations: BTreeSet<Generation>,
     #[serde(default)]
     opened: u64,
@@ -119,9 +122,15 @@ impl Listeners {
             data: l.data.clone(),
             holders: l.holders.keys().copied().collect(),
             holdings: (l.holders.iter())
-                .filter(|(_, how)| **how != Holding::Seat(0))
-                .map(|(id, how)| (*id, *how))
+                .filter(|(_, holder)| holder.how != Holding::Seat(0))
+                .map(|(id, holder)| (*id, holder.how))
                 .collect(),
+            tls: Some(
+                (l.holders.iter())
+                    .filter(|(_, h)| h.tls)
+                    .map(|(id, _)| *id)
+                    .collect(),
+            ),
             generations: l.generations.clone(),
             opened: l.opened,
         });
@@ -182,10 +191,19 @@ impl Listeners {
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "a socket is missing");
         let named = |index: usize| ids.get(index).copied().ok_or_else(missing);
         for k in state.keys {
-            let mut holders: BTreeMap<_, _> = (k.holders.into_iter())
+            let mut how: BTreeMap<_, _> = (k.holders.into_iter())
                 .map(|id| (id, Holding::Seat(0)))
                 .collect();
-            holders.extend(k.holdings);
+            how.extend(k.holdings);
+            let has_tls = |id: &WorkerId| match &k.tls {
+                Some(ids) => ids.contains(id),
+                None => !k.data.is_null(),
+            };
+            let holders = how.into_iter().map(|(id, how)| {
+                let tls = has_tls(&id);
+                (id, Holder { how, tls })
+            });
+            let holders = holders.collect();
             let listener = Listener {
                 group: named(k.socket)?,
                 data: k.data,
