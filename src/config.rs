@@ -15,11 +15,12 @@ use crate::{
     logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
-    sys::{control_dir, identity::Identity, listener::Endpoint},
+    sys::{control_dir, files, identity::Identity, listener::Endpoint},
 };
 
 mod admin;
 mod bind;
+pub mod dotenv;
 mod error;
 mod signal;
 
@@ -126,7 +127,9 @@ impl Config {
             ..Self::again(args, pwd)?
         };
         let cwd = &config.launch.cwd;
-        let is_folder = std::fs::metadata(cwd)
+        let path = cwd.clone();
+        let is_folder = files::within(files::PATIENCE, move || std::fs::metadata(path))
+            .flatten()
             .map(|m| m.is_dir())
             .map_err(|e| ConfigError::Cwd(cwd.clone(), e))?;
         if !is_folder {
@@ -289,9 +292,9 @@ fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
     let web = std::env::var("WEB_CONCURRENCY")
         .ok()
         .filter(|v| !v.is_empty());
-    let (origin, value) = match (option, web) {
-        (Some(value), _) => ("-w/--workers (or RCLUSTER_WORKERS)", value.to_owned()),
-        (None, Some(value)) => ("WEB_CONCURRENCY", value),
+    let (value, wrong): (_, fn(String) -> ConfigError) = match (option, web) {
+        (Some(value), _) => (value.to_owned(), ConfigError::Workers),
+        (None, Some(value)) => (value, ConfigError::WebConcurrency),
         (None, None) => return Ok(cpus()),
     };
     if value == "auto" {
@@ -301,7 +304,7 @@ fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
         .parse()
         .ok()
         .filter(|n| (1..=MAX_WORKERS).contains(n))
-        .ok_or(ConfigError::Workers { origin, value })
+        .ok_or_else(|| wrong(value))
 }
 
 /// CPUs that this process may use: the affinity mask and the quota of the

@@ -11,7 +11,7 @@ use rcluster::{
     logs::OwnLog,
     rehearse,
     runtime::{BootError, Verdict, boot, upgrade},
-    settings::{Line, LineError},
+    settings::{Line, LineError, Loaded},
     sys, top,
 };
 use tracing::level_filters::LevelFilter;
@@ -61,7 +61,7 @@ fn main() -> process::ExitCode {
         Some(Command::Rehearse(args)) => {
             finish(on_runtime(async { Ok(rehearse::run(args).await) }))
         }
-        Some(Command::Check(args)) => finish(run(&args.run, line, Mode::Check)),
+        Some(Command::Check(args)) => finish(run(&args.run, &loaded, line, Mode::Check)),
         Some(command) => {
             // A command has nothing to put in order before it ends.
             sys::process::unblock_signals();
@@ -70,7 +70,7 @@ fn main() -> process::ExitCode {
                 None => finish(on_runtime(dispatch(command))),
             }
         }
-        None => finish(run(&loaded.cli.run, line, Mode::Serve)),
+        None => finish(run(&loaded.cli.run, &loaded, line, Mode::Serve)),
     }
 }
 
@@ -133,7 +133,7 @@ enum Mode {
     Check,
 }
 
-fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
+fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
     let usage = |error: &dyn std::fmt::Display| {
         eprintln!("rcluster: {error}");
         Ok(ExitCode::Usage)
@@ -145,7 +145,7 @@ fn run(args: &RunArgs, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
     }
     let mut config = match Config::new(args, &line.pwd) {
         Ok(config) => config,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&loaded.located(&error)),
     };
     log(config.log);
     config.line = line;

@@ -111,7 +111,7 @@ rcluster: failed to run node at [scratch]/node: not executable (chmod +x)
 fn no_workers() {
     shows!(Launch::new("http.js").options(["-w", "0"]).run(), @r#"
 exit code 2
-rcluster: failed to read the number of workers from -w/--workers (or RCLUSTER_WORKERS): `0` is neither a number from 1 to 1024 nor `auto`
+rcluster: failed to read the number of workers: `0` is neither a number from 1 to 1024 nor `auto`
 "#);
 }
 
@@ -119,7 +119,7 @@ rcluster: failed to read the number of workers from -w/--workers (or RCLUSTER_WO
 fn workers_that_are_no_number() {
     shows!(Launch::new("http.js").options(["-w", "x"]).run(), @r#"
 exit code 2
-rcluster: failed to read the number of workers from -w/--workers (or RCLUSTER_WORKERS): `x` is neither a number from 1 to 1024 nor `auto`
+rcluster: failed to read the number of workers: `x` is neither a number from 1 to 1024 nor `auto`
 "#);
 }
 

@@ -21,6 +21,7 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 use super::routes::problem;
+use crate::sys::files::{self, ReadError};
 
 /// Shortest token, bytes.
 const SHORTEST: usize = 16;
@@ -32,7 +33,7 @@ const LONGEST: usize = 4096;
 pub enum TokenError {
     /// It cannot be read.
     #[error("failed to read the token file {0}: {1}")]
-    Read(PathBuf, #[source] std::io::Error),
+    Read(PathBuf, #[source] ReadError),
     /// Others could have written or read it.
     #[error(
         "refused the token file {path}: {why}; chown it to the user of the master and chmod 0600"
@@ -82,12 +83,9 @@ impl Token {
     /// A [`TokenError`].
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let read = |e| TokenError::Read(path.to_owned(), e);
-        let file = std::fs::File::open(path).map_err(read)?;
-        let meta = file.metadata().map_err(read)?;
+        let (file, meta) = files::open(path).map_err(read)?;
         let us = nix::unistd::geteuid().as_raw();
-        let why = if !meta.is_file() {
-            Some("it is no regular file".to_owned())
-        } else if meta.uid() != us && meta.uid() != 0 {
+        let why = if meta.uid() != us && meta.uid() != 0 {
             Some(format!("it belongs to uid {}", meta.uid()))
         } else if meta.mode() & 0o077 != 0 {
             Some(format!("its mode is {:04o}", meta.mode() & 0o7777))
@@ -98,8 +96,11 @@ impl Token {
             let path = path.to_owned();
             return Err(TokenError::Open { path, why });
         }
-        let text =
-            std::io::read_to_string(std::io::Read::take(file, LONGEST as u64 + 2)).map_err(read)?;
+        let text = match files::rest(file, LONGEST as u64 + 2) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(ReadError::TooLong(_)) => return Err(TokenError::Weak(path.to_owned())),
+            Err(error) => return Err(read(error)),
+        };
         let token = text.trim();
         let good = (SHORTEST..=LONGEST).contains(&token.len())
             && token.bytes().all(|b| b.is_ascii_graphic());

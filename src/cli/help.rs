@@ -25,7 +25,7 @@ const COMMANDS: [&str; 7] = [
 pub fn command<'a>(words: impl IntoIterator<Item = &'a std::ffi::OsStr>) -> Command {
     let own = words.into_iter().take_while(|word| *word != "--");
     let short = own.skip(1).any(|word| word == "-h");
-    let mut command = Cli::command();
+    let mut command = without_empty_variables(Cli::command());
     if !short {
         return command;
     }
@@ -52,6 +52,20 @@ pub fn command<'a>(words: impl IntoIterator<Item = &'a std::ffi::OsStr>) -> Comm
         })
         .after_help("Every option and command: rcluster --help, or man rcluster");
     command
+}
+
+/// A variable that is set to nothing counts as one that is not set: unit files and shells have them
+/// (`Environment=RCLUSTER_NODE=`, `${X:-}`).
+fn without_empty_variables(command: Command) -> Command {
+    let named = |arg: clap::Arg| match arg.get_env() {
+        Some(name) if std::env::var_os(name).is_some_and(|value| value.is_empty()) => {
+            arg.env(None::<&str>)
+        }
+        Some(_) | None => arg,
+    };
+    command
+        .mut_args(named)
+        .mut_subcommands(|sub| sub.mut_args(named))
 }
 
 #[cfg(test)]

@@ -15,14 +15,14 @@ pub enum ConfigError {
     NoScript,
     /// `-w`.
     #[error(
-        "failed to read the number of workers from {origin}: `{value}` is neither a number from 1 to {MAX_WORKERS} nor `auto`"
+        "failed to read the number of workers: `{0}` is neither a number from 1 to {MAX_WORKERS} nor `auto`"
     )]
-    Workers {
-        /// Where it stands.
-        origin: &'static str,
-        /// What stands there.
-        value: String,
-    },
+    Workers(String),
+    /// The same of `WEB_CONCURRENCY`.
+    #[error(
+        "failed to read the number of workers from WEB_CONCURRENCY: `{0}` is neither a number from 1 to {MAX_WORKERS} nor `auto`"
+    )]
+    WebConcurrency(String),
     /// `-b`.
     #[error(
         "failed to read the address `{0}`: {1}; write HOST:PORT, :PORT, [::1]:PORT, udp:HOST:PORT, unix:PATH, or fd://N and fd://NAME for a socket that is handed to rcluster"
@@ -68,4 +68,27 @@ pub enum ConfigError {
     /// The working directory.
     #[error("failed to use the working directory {0}: {1}")]
     Cwd(PathBuf, #[source] std::io::Error),
+}
+
+impl ConfigError {
+    /// The option that is wrong, by its name in the configuration file; `None` where it is none.
+    pub fn option(&self) -> Option<&str> {
+        Some(match self {
+            Self::NoScript | Self::WebConcurrency(_) => return None,
+            Self::Workers(_) => "workers",
+            Self::Bind(..) => "bind",
+            Self::Signal(_) => "stop-signal",
+            Self::Bake(_) => "bake",
+            Self::Admin(_) => "admin",
+            Self::LoneToken => "admin-token-file",
+            Self::HealthPath(_) => "health-path",
+            Self::Zero(flag) | Self::Limit(flag, _) | Self::NeedsShim(flag) => {
+                flag.trim_start_matches('-')
+            }
+            Self::Name(_) => "name",
+            Self::LogFile(..) => "log-file",
+            Self::Identity(_) => "user",
+            Self::Cwd(..) => "cwd",
+        })
+    }
 }

@@ -27,7 +27,7 @@ pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> 
             })
             .map_err(|error| error.to_string())
     } else if let Command::SystemdUnit(args) = command {
-        write_unit(args, line)
+        write_unit(args, loaded, line)
     } else if let Command::Doctor(args) = command {
         return Some(examine(args, line));
     } else if let Command::Completions(args) = command {
@@ -58,12 +58,12 @@ fn say(text: &str) -> Result<(), String> {
     }
 }
 
-fn write_unit(args: &UnitArgs, line: &Line) -> Result<(), String> {
+fn write_unit(args: &UnitArgs, loaded: &Loaded, line: &Line) -> Result<(), String> {
     let mut run = args.run.clone();
     // The unit's user is not the one who writes the unit.
     run.host.user = None;
     run.host.group = None;
-    let config = Config::new(&run, &line.pwd).map_err(|error| error.to_string())?;
+    let config = Config::new(&run, &line.pwd).map_err(|error| loaded.located(&error))?;
     let text = unit(args, &config, line).map_err(|error| error.to_string())?;
     say(&text)
 }

@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::Launch;
+use crate::{
+    config::{Launch, dotenv},
+    sys::files::{self, plain},
+};
 
 /// Why a release cannot be used.
 #[derive(Debug, Error)]
@@ -47,12 +50,10 @@ pub enum ReleaseError {
         why: String,
     },
     /// The environment file.
-    #[error("failed to read the environment file {path}{}: {why}", .line.map(|l| format!(", line {l}")).unwrap_or_default())]
+    #[error("failed to read the environment file {path}: {why}")]
     EnvFile {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: Option<usize>,
         /// What is wrong.
         why: String,
     },
@@ -134,20 +135,6 @@ fn pick<'a>(given: &'a Path, real: &'a Path) -> &'a Path {
     }
 }
 
-/// The error in words, without the errno.
-fn plain(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => "no such file or folder".to_owned(),
-        Some(libc::EACCES) => "permission denied".to_owned(),
-        Some(libc::ELOOP) => "its symbolic links go in a circle".to_owned(),
-        Some(libc::ENOTDIR) => "not a folder".to_owned(),
-        _ => {
-            let text = error.to_string();
-            text.split(" (os error").next().unwrap_or("").to_lowercase()
-        }
-    }
-}
-
 fn script(given: &Path) -> Result<(PathBuf, PathBuf), ReleaseError> {
     let wrong = |why: String| ReleaseError::Script {
         path: given.to_owned(),
@@ -167,7 +154,7 @@ fn script(given: &Path) -> Result<(PathBuf, PathBuf), ReleaseError> {
             "it is a folder; name the file that node should run".to_owned(),
         ));
     }
-    fs::File::open(&path).map_err(|e| wrong(plain(&e)))?;
+    files::open(&path).map_err(|e| wrong(e.to_string()))?;
     let real = fs::canonicalize(&path).map_err(|e| wrong(plain(&e)))?;
     Ok((path, real))
 }
@@ -204,72 +191,13 @@ fn runnable(path: &Path) -> Result<(), String> {
         .map_err(|_| "not executable (chmod +x)".to_owned())
 }
 
-/// `KEY=VALUE` lines; `#` comments; an `export` before the key and quotes
-/// around the value are taken off. Nothing is expanded.
+/// See [`dotenv`]. What is not UTF-8 becomes U+FFFD, as in Node.
 fn env_file(path: &Path) -> Result<Vec<(OsString, OsString)>, ReleaseError> {
-    let wrong = |line, why: String| ReleaseError::EnvFile {
+    let bytes = files::read(path, files::LONGEST).map_err(|error| ReleaseError::EnvFile {
         path: path.to_owned(),
-        line,
-        why,
-    };
-    let text = fs::read_to_string(path).map_err(|e| wrong(None, plain(&e)))?;
-    let mut variables = vec![];
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let number = Some(index + 1);
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let (key, value) = line
-            .split_once('=')
-            .ok_or_else(|| wrong(number, "there is no `=`; write KEY=VALUE".to_owned()))?;
-        let key = key.trim();
-        let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if key.is_empty() || !key.chars().all(good) || key.starts_with(|c: char| c.is_ascii_digit())
-        {
-            return Err(wrong(number, format!("`{key}` is no name of a variable")));
-        }
-        let value = value.trim();
-        let value = match value.chars().next() {
-            Some(quote @ ('"' | '\'')) => value[1..]
-                .strip_suffix(quote)
-                .ok_or_else(|| wrong(number, format!("the {quote} is never closed")))?,
-            Some(_) | None => value,
-        };
-        if value.contains('\0') {
-            return Err(wrong(number, "a value cannot hold a NUL".to_owned()));
-        }
-        variables.push((key.into(), value.into()));
-    }
-    Ok(variables)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Vec<(OsString, OsString)>, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(".env");
-        fs::write(&path, text).unwrap();
-        env_file(&path).map_err(|e| e.to_string().replace(path.to_str().unwrap(), "FILE"))
-    }
-
-    #[test]
-    fn environment_files() {
-        let pairs = parse("# c\n\nA=1\nexport B = two words \nC=\"q=#\"\nD='x'\nE=\n").unwrap();
-        let shown: Vec<_> = pairs
-            .iter()
-            .map(|(k, v)| format!("{}={}", k.display(), v.display()))
-            .collect();
-        assert_eq!(shown, ["A=1", "B=two words", "C=q=#", "D=x", "E="]);
-        assert_eq!(
-            parse("A=1\nnope\n").unwrap_err(),
-            "failed to read the environment file FILE, line 2: there is no `=`; write KEY=VALUE"
-        );
-        for wrong in ["1A=1", "A B=1", "=1", "A=\"x"] {
-            assert!(parse(wrong).unwrap_err().contains("line 1"), "{wrong}");
-        }
-    }
+        why: error.to_string(),
+    })?;
+    let variables = dotenv::parse(&String::from_utf8_lossy(&bytes));
+    let words = variables.into_iter();
+    Ok(words.map(|(k, v)| (k.into(), v.into())).collect())
 }

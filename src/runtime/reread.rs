@@ -70,7 +70,8 @@ impl Reread {
             Some(command) => command.run_args().map(|args| &*args),
         };
         let args = args.ok_or("the command line has no options of a master")?;
-        let config = Config::again(args, &self.line.pwd).map_err(|error| error.to_string())?;
+        let config = Config::again(args, &self.line.pwd);
+        let config = config.map_err(|error| loaded.located(&error))?;
         self.tell(&loaded.settings);
         Ok((config.policy, config.launch))
     }

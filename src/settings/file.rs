@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs,
     ops::Range,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -16,7 +16,11 @@ use toml::{
 };
 
 use super::known;
-use crate::{cli::one_line, config::absolute};
+use crate::{
+    cli::one_line,
+    config::absolute,
+    sys::files::{self, ReadError},
+};
 
 /// How alike an unknown key and a known one must be to be suggested (Jaro-Winkler, 0 to 1).
 const ALIKE: f64 = 0.8;
@@ -29,9 +33,9 @@ pub enum FileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// `open(2)` or `read(2)`.
+        /// What is wrong with it.
         #[source]
-        error: io::Error,
+        error: ReadError,
     },
     /// Something in it is wrong.
     #[error("failed to read {path}, line {line}: {why}")]
@@ -84,7 +88,7 @@ impl File {
     /// # Errors
     /// A [`FileError`] for the first thing that is wrong.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        let text = fs::read_to_string(path).map_err(|error| FileError::Read {
+        let text = files::read_text(path, files::LONGEST).map_err(|error| FileError::Read {
             path: path.to_owned(),
             error,
         })?;
@@ -103,7 +107,7 @@ impl File {
         for path in [self.path.as_path(), folder] {
             let meta = fs::metadata(path).map_err(|error| FileError::Read {
                 path: path.to_owned(),
-                error,
+                error: error.into(),
             })?;
             let why = if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
                 "it belongs to another user"

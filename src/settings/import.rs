@@ -6,7 +6,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::pm2;
-use crate::cli::ImportArgs;
+use crate::{cli::ImportArgs, sys::files};
 
 /// Prints what the file exports. A function is called, a promise waited for.
 const READ: &str = "const {pathToFileURL: u} = require('node:url');
@@ -54,7 +54,7 @@ pub fn import(args: &ImportArgs) -> Result<Vec<String>, ImportError> {
 }
 
 fn read(path: &Path, node: &Path) -> Result<Value, String> {
-    let text = || fs::read_to_string(path).map_err(|error| error.to_string());
+    let text = || files::read_text(path, files::LONGEST).map_err(|error| error.to_string());
     match path.extension().and_then(|e| e.to_str()) {
         Some("json") => serde_json::from_str(&text()?).map_err(|error| error.to_string()),
         Some("yaml" | "yml") => serde_saphyr::from_str(&text()?).map_err(|error| error.to_string()),

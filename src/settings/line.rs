@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     cli::{Cli, Command, command},
-    config::absolute,
+    config::{ConfigError, absolute},
+    sys::files,
 };
 
 /// What was typed, and where. Kept, so that a reload can read the file anew.
@@ -85,6 +86,25 @@ pub struct Loaded {
     pub settings: Vec<Setting>,
 }
 
+impl Loaded {
+    /// What is wrong with the configuration, and where it stands: the file and its line, or the variable.
+    pub fn located(&self, error: &ConfigError) -> String {
+        let setting = error
+            .option()
+            .and_then(|key| self.settings.iter().find(|setting| setting.key == key));
+        match (setting.map(|setting| &setting.origin), &self.file) {
+            (Some(Origin::File(line)), Some(file)) => {
+                format!(
+                    "failed to read {}, line {line}: {error}",
+                    file.path.display()
+                )
+            }
+            (Some(Origin::Variable(name)), _) => format!("{name}: {error}"),
+            _ => error.to_string(),
+        }
+    }
+}
+
 impl Line {
     /// Parses the line, finds and reads the file, and puts both together.
     ///
@@ -108,10 +128,7 @@ impl Line {
                 settings: vec![],
             });
         }
-        let file = match self.find(given) {
-            Some(path) => Some(File::read(&path)?),
-            None => None,
-        };
+        let file = self.find(given).map_or(Ok(None), Place::read)?;
         let entries = file.as_ref().map_or(vec![], |file| effective(file, given));
         let with_file = |command: clap::Command| {
             entries.iter().fold(command, |command, entry| {
@@ -155,10 +172,11 @@ impl Line {
     }
 
     /// The file: as named, or beside the script, or where we are.
-    fn find(&self, given: &ArgMatches) -> Option<PathBuf> {
+    fn find(&self, given: &ArgMatches) -> Option<Place> {
         let one = |id: &str| given.get_raw(id).and_then(|mut values| values.next());
         if let Some(path) = one("config").filter(|path| !path.is_empty()) {
-            return Some(absolute(&self.pwd, Path::new(path)));
+            let path = absolute(&self.pwd, Path::new(path));
+            return Some(Place { path, named: true });
         }
         let cwd = one("cwd").map_or(self.pwd.clone(), |dir| absolute(&self.pwd, Path::new(dir)));
         let folder = match one("target") {
@@ -166,7 +184,35 @@ impl Line {
             None => cwd,
         };
         let path = folder.join(known::FILE);
-        path.is_file().then_some(path)
+        Some(Place { path, named: false })
+    }
+}
+
+/// Where the file may be.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    /// By `--config`: then it must be there.
+    named: bool,
+}
+
+impl Place {
+    /// Reads the file, if there is one.
+    fn read(self) -> Result<Option<File>, FileError> {
+        let place = self.clone();
+        let read = files::within(files::PATIENCE, move || {
+            // What cannot be seen is not there.
+            if !place.named && fs::metadata(&place.path).is_err() {
+                return Ok(None);
+            }
+            File::read(&place.path).map(Some)
+        });
+        read.unwrap_or_else(|error| {
+            Err(FileError::Read {
+                path: self.path,
+                error: error.into(),
+            })
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -13,7 +13,11 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
+use super::files;
 use crate::supervisor::Pid;
+
+/// Most bytes of a file that holds a pid.
+pub(super) const PID_LENGTH: u64 = 32;
 
 /// Why a control path cannot be used.
 #[derive(Debug, Error)]
@@ -139,14 +143,14 @@ impl Lock {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&path)
                 .map_err(failed)?;
             let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(locked) => locked,
-                Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                    let mut text = String::new();
-                    let _ = file.read_to_string(&mut text);
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                    let text = files::rest(&file, PID_LENGTH).unwrap_or_default();
+                    let text = String::from_utf8_lossy(&text);
                     return Err(ControlError::Taken {
                         name: name.to_owned(),
                         pid: text.trim().parse().ok().map(Pid),

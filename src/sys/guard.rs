@@ -13,7 +13,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, Read, Write},
+    io::{self, BufRead, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{fs::OpenOptionsExt, process::CommandExt},
@@ -29,7 +29,7 @@ use nix::{
     sys::signal::Signal,
 };
 
-use super::{process, procfs};
+use super::{control_dir::PID_LENGTH, files, process, procfs};
 use crate::supervisor::Pid;
 
 /// How long workers that still listen live on when a successor has come.
@@ -138,11 +138,16 @@ impl Guard {
 /// sockets; whether there were any that had not. Only under the control lock. Bounded by `limit`: with zero
 /// the predecessor's guard is told that we are here, and ends its orphans by itself.
 pub fn relieve_predecessor(path: &Path, limit: Duration) -> bool {
-    let Ok(mut file) = OpenOptions::new().read(true).write(true).open(path) else {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let Ok(mut file) = opened else {
         return false;
     };
-    let mut text = String::new();
-    let _ = file.read_to_string(&mut text);
+    let text = files::rest(&file, PID_LENGTH).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
     let guard = text.trim().parse().ok().map(Pid).filter(|pid| {
         // The number may be somebody else's by now.
         procfs::command_line(*pid).is_none_or(|line| line.contains(COMMAND))

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod control_dir;
 pub mod fd_pass;
 pub mod fd_queue;
+pub mod files;
 pub mod guard;
 pub mod handover;
 pub mod hang_up;
