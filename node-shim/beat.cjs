@@ -1,9 +1,9 @@
 'use strict';
 
 // The heartbeat: while the event loop turns, the master hears of it, and of what the worker carries. Nothing here
-// runs per request (hooks.cjs counts); nothing is loaded before the first beat.
+// runs per request (hooks.cjs counts); Node's histogram is made at the first beat, not in the boot.
 
-const { guard } = require('./hooks.cjs');
+const { setTimeout, setInterval, clearInterval, performance, uptime, builtin, attempt, fault, guard } = require('./base.cjs');
 
 const DELAY_MS = 100;
 
@@ -13,48 +13,75 @@ function delay(histogram, percentile) {
   return us > 0 ? us : 0; // nobody has looked yet: not a number on some versions
 }
 
-/** Beats every `ms` from now on; `pace(ms)` changes that. The timer does not hold the process. */
-function create(tracked, send, ms) {
+/**
+ * Beats every `ms` after `beginMs`; `pace(ms)` changes that. `atOnce`: the first beat comes after `beginMs`. The timers
+ * do not hold the process.
+ */
+function create(tracked, send, ms, beginMs, atOnce) {
   let timer;
-  let every;
+  let every = ms;
   let due;
-  let busyBefore;
-  // Ten looks a second cost nothing that can be measured; what is shorter than one is seen by chance.
-  const delays = require('perf_hooks').monitorEventLoopDelay({ resolution: DELAY_MS });
-  delays.enable(); // its timer does not hold the process either
+  let delays;
+  let busyBefore = performance.eventLoopUtilization();
 
-  const beat = guard(() => {
-    const now = performance.now();
-    const late = Math.max(0, now - due);
-    due = now + every;
+  /** What the worker carries; `late` ms is how late this beat is. */
+  function measured(late) {
     const turn = performance.eventLoopUtilization();
     const busy = performance.eventLoopUtilization(turn, busyBefore).utilization;
     busyBefore = turn;
-    const heap = require('v8').getHeapStatistics();
-    send({
-      act: 'beat',
+    const heap = builtin('v8').getHeapStatistics();
+    const figures = {
       ...tracked.figures(),
       connections: tracked.connections(),
       heap_used: heap.used_heap_size,
       heap_limit: heap.heap_size_limit,
       delay_us: Math.round(late * 1000),
-      delay_p50_us: delay(delays, 50),
-      delay_p99_us: delay(delays, 99),
       busy: Math.round((busy || 0) * 1000),
-    });
-    delays.reset();
-  });
+    };
+    if (delays) {
+      figures.delay_p50_us = delay(delays, 50);
+      figures.delay_p99_us = delay(delays, 99);
+      delays.reset();
+    }
+    return figures;
+  }
 
-  const pace = guard((wanted) => {
-    if (!(wanted >= 50 && wanted <= 3600000) || wanted === every) return;
+  /** Whatever cannot be measured: the loop turns, and that is said. */
+  function beat() {
+    const now = uptime();
+    const late = Math.max(0, now - due);
+    due = now + every;
+    let figures;
+    try {
+      figures = measured(late);
+    } catch (err) {
+      fault(err);
+    }
+    send({ act: 'beat', ...figures });
+  }
+
+  function restart() {
     clearInterval(timer);
-    every = wanted;
-    due = performance.now() + every;
-    timer = setInterval(beat, every).unref();
-  });
+    due = uptime() + every;
+    timer = setInterval(guard(beat), every).unref();
+  }
 
-  pace(ms);
-  return { pace, beat };
+  const begin = guard(() => {
+    restart();
+    if (atOnce) beat();
+    // Ten looks a second cost nothing that can be measured; what is shorter than one is seen by chance.
+    delays = attempt(() => builtin('perf_hooks').monitorEventLoopDelay({ resolution: DELAY_MS }));
+    if (delays) delays.enable(); // its timer does not hold the process either
+  });
+  setTimeout(begin, beginMs).unref();
+
+  return {
+    pace: (wanted) => {
+      if (!(wanted >= 50 && wanted <= 3600000) || wanted === every) return;
+      every = wanted;
+      if (timer) restart();
+    },
+  };
 }
 
 module.exports = { create };

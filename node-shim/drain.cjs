@@ -3,7 +3,7 @@
 // The drain: nothing new is accepted, everything accepted is finished, what is not finished at the deadline is
 // cut and counted. The rule numbers are those of the README.
 
-const { noop, guard, later, define, symbolOf, attempt } = require('./hooks.cjs');
+const { builtin, setInterval, setImmediate, clearTimeout, now, noop, guard, later, define, symbolOf, attempt } = require('./base.cjs');
 
 const LINGER_MS = 2000; // silence after our FIN before the socket is destroyed
 const CUT_MS = 1000; // at most: between the FIN to what is cut and the destroy, which is the deadline
@@ -20,7 +20,7 @@ const WS_REASON = 'service restart';
  */
 function create(tracked, options, { onStart, onLeft, onEnd }) {
   const { servers, open, datagrams, tlsOf, upgraded } = tracked;
-  const { Socket } = require('net');
+  const { Socket } = builtin('net');
   let drain = null; // { deadline, cut, finished, timers } once it has begun
   const lingering = new WeakSet(); // we said FIN and only wait for the client's
   const handled = new WeakSet(); // WebSocket, HTTP/2 session, SSE response: already taken care of
@@ -29,7 +29,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
   /** Begins, once; `ms` from now all is over, what had to be cut included. */
   function start(ms) {
     if (drain) return;
-    const deadline = Date.now() + ms;
+    const deadline = now() + ms;
     const cutMs = Math.min(CUT_MS, ms / 4);
     drain = { deadline, cutMs, cut: 0, finished: false, timers: [] };
     guard(hookResponses)();
@@ -99,7 +99,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
 
   /** Rule 2. Every response header passes OutgoingMessage._storeHeader, whichever way the app writes it. */
   function hookResponses() {
-    const { OutgoingMessage } = require('http');
+    const { OutgoingMessage } = builtin('http');
     const store = OutgoingMessage.prototype._storeHeader;
     OutgoingMessage.prototype._storeHeader = function _storeHeader(firstLine, headers) {
       const changed = isNewest(this) ? sayClose(this, headers) : undefined;
@@ -208,7 +208,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     }
     for (const [socket, entry] of sessions) watchSession(socket, entry, long);
     // Spread, so that thousands of clients do not come back in one moment.
-    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - Date.now() - WS_CLOSE_MS - drain.cutMs));
+    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - now() - WS_CLOSE_MS - drain.cutMs));
     const spacing = Math.min(LONG_SPACING_MS, left / long.length);
     long.forEach((close, i) => drain.timers.push(later(LONG_DELAY_MS + i * spacing, close)));
   }
@@ -253,7 +253,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
 
   /** Rule 7: a session gets a grace for what is on the wire, then GOAWAY with the last stream it will answer. */
   function closeSession(socket, session) {
-    sessions.set(socket, { session, at: Date.now() });
+    sessions.set(socket, { session, at: now() });
     socket.once('close', () => sessions.delete(socket));
   }
 
@@ -264,7 +264,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
       if (/^text\/event-stream/i.test(type) && take(stream)) long.push(() => stream.end());
     }
     const idle = state.streams && state.streams.size === 0;
-    if (!session.closed && !session.destroyed && (idle || Date.now() - at >= H2_GRACE_MS)) session.close();
+    if (!session.closed && !session.destroyed && (idle || now() - at >= H2_GRACE_MS)) session.close();
     if (socket.writableEnded) linger(socket);
   }
 

@@ -1,53 +1,14 @@
 'use strict';
 
-// What the shim hooks in normal operation, and the helpers that keep a hook from ever throwing into the app.
+// What the shim hooks in normal operation.
 //
 // Per listen: the handle's `onconnection`. Per connection: a comparison and a count. Per request: a count and, unless
 // request metrics are off, two looks at the clock (under load for one request in eight). Which connections are open is asked when a drain begins.
 // All hooks sit on prototypes, so that servers made by ESM imports, subclasses or old references are seen.
 
-const MAX_TIMER = 2147483647; // ms, more would fire at once
+const base = require('./base.cjs');
 
-function noop() {}
-
-/** An error inside the shim: visible with NODE_DEBUG=rcluster, never thrown into the app. */
-function fault(err) {
-  try {
-    require('util').debuglog('rcluster')('%s', err && err.stack);
-  } catch { /* nothing left to try */ }
-}
-
-function guard(fn) {
-  return function guarded(...args) {
-    try {
-      return fn(...args);
-    } catch (err) {
-      fault(err);
-      return undefined;
-    }
-  };
-}
-
-/** A timer that neither keeps the event loop alive nor throws. */
-function later(ms, fn) {
-  return setTimeout(guard(fn), Math.max(0, Math.min(ms, MAX_TIMER))).unref();
-}
-
-function define(object, name, value) {
-  Object.defineProperty(object, name, { value, configurable: true, enumerable: false, writable: true });
-}
-
-function symbolOf(object, description) {
-  return Object.getOwnPropertySymbols(object).find((s) => s.description === description);
-}
-
-function attempt(fn, otherwise) {
-  try {
-    return fn();
-  } catch {
-    return otherwise;
-  }
-}
+const { setInterval, clearInterval, uptime, builtin, guard, symbolOf } = base;
 
 const BUCKETS = 88;
 const EXACT = 1000; // requests between two beats that are all timed; of those beyond, one in SAMPLE for all
@@ -70,7 +31,7 @@ function bucketOf(ms) {
  * the master gave the socket. `timed`: requests are timed and their answers counted by class.
  */
 function install(cluster, capMs, on, timed) {
-  const net = require('net');
+  const net = builtin('net');
   const servers = new Set(); // net.Server (http, https, http2, tls too) that listens
   const open = new Set(); // accepted net.Socket, the TCP side of a TLS one; empty before follow()
   const unreffed = new Set(); // accepted net.Socket that the app unref'ed: those are on nobody's list
@@ -164,7 +125,7 @@ function install(cluster, capMs, on, timed) {
 
   function hookTls() {
     tlsHooked = true;
-    const { TLSSocket } = require('tls');
+    const { TLSSocket } = builtin('tls');
     const init = TLSSocket.prototype._init;
     TLSSocket.prototype._init = function _init(socket) {
       if (socket && socket._server) tlsOf.set(socket, this);
@@ -175,7 +136,7 @@ function install(cluster, capMs, on, timed) {
   /** parser.finish() is called once per connection: at its end, or when it is upgraded. */
   function hookHttp() {
     httpHooked = true;
-    const { ServerResponse } = require('http');
+    const { ServerResponse } = builtin('http');
     const finished = ServerResponse.prototype._finish; // once a response, when all of it is written
     if (!timed) {
       ServerResponse.prototype._finish = function _finish() {
@@ -186,8 +147,8 @@ function install(cluster, capMs, on, timed) {
       const begun = Symbol('rcluster.begun');
       const { assignSocket } = ServerResponse.prototype; // once a request, when it is its turn on the connection
       ServerResponse.prototype.assignSocket = function assignSocketTimed(socket) {
-        if (++lately <= EXACT) this[begun] = performance.now();
-        else if ((lately & (SAMPLE - 1)) === 0) this[begun] = -performance.now(); // the sign says: for SAMPLE requests
+        if (++lately <= EXACT) this[begun] = uptime();
+        else if ((lately & (SAMPLE - 1)) === 0) this[begun] = -uptime(); // the sign says: for SAMPLE requests
         return assignSocket.call(this, socket);
       };
       ServerResponse.prototype._finish = function _finish() {
@@ -196,14 +157,14 @@ function install(cluster, capMs, on, timed) {
         const at = this[begun]; // none: not in the sample, or somebody answers without a socket
         if (at !== undefined) {
           const weight = at < 0 ? SAMPLE : 1;
-          const took = performance.now() - (at < 0 ? -at : at);
+          const took = uptime() - (at < 0 ? -at : at);
           durationMs += took * weight;
           durations[bucketOf(took)] += weight;
         }
         return finished.call(this);
       };
     }
-    const { HTTPParser } = require('_http_common');
+    const { HTTPParser } = builtin('_http_common');
     const { finish } = HTTPParser.prototype;
     HTTPParser.prototype.finish = function finishOrUpgrade() {
       const req = this.incoming;
@@ -253,7 +214,7 @@ function install(cluster, capMs, on, timed) {
     if (advertised.hooked) return;
     advertised.hooked = true;
     const key = Symbol('rcluster.keepAliveTimeout');
-    Object.defineProperty(require('http').ServerResponse.prototype, '_keepAliveTimeout', {
+    Object.defineProperty(builtin('http').ServerResponse.prototype, '_keepAliveTimeout', {
       configurable: true,
       get() {
         const own = this[key];
@@ -311,4 +272,4 @@ function install(cluster, capMs, on, timed) {
   return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, handleOf, follow, forgetDetached, connections, reportLoad, figures };
 }
 
-module.exports = { noop, fault, guard, later, define, symbolOf, attempt, install, bucketOf };
+module.exports = { ...base, install, bucketOf };

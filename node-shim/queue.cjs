@@ -7,7 +7,7 @@
 //
 // Node's own way, an internal message of JSON each way and another one for the descriptor, costs four times as much.
 
-const { fault, guard, later } = require('./hooks.cjs');
+const { builtin, setImmediate, debug, guard, later } = require('./base.cjs');
 
 const IPC = 2; // the kind of pipe that takes descriptors (`PipeConstants` in Node)
 const MESSAGE = 8; // bytes
@@ -16,9 +16,7 @@ const REFUSED = 1;
 const UNREAD = 0xff; // what a read that brings nothing leaves there
 const AGAIN_MS = 5;
 
-// Node's own, before the app can wrap them.
-const { writeSync } = require('fs');
-const { setImmediate } = globalThis;
+const { writeSync } = builtin('fs'); // before the app can wrap it
 
 /** Takes connections from `given`, a socket that has just come, for the server that `serverOf()` knows. */
 function take(given, serverOf) {
@@ -79,7 +77,7 @@ function take(given, serverOf) {
       return true;
     } catch (err) {
       if (err.code === 'EAGAIN') return false;
-      fault(err); // the master is gone
+      debug(err); // the master is gone
       return true;
     }
   }

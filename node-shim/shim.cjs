@@ -3,43 +3,49 @@
 // The part of rcluster that lives inside every Node worker. The master preloads it with `--require`.
 //
 //   shim.cjs    is this really one of our workers? channel to the master, errors, signals
+//   base.cjs    Node's own timers, clocks and modules, taken before the app can replace them
 //   hooks.cjs   which servers listen, which connections they hold
 //   beat.cjs    the heartbeat
 //   queue.cjs   connections that the master hands over
 //   drain.cjs   finish what was promised, then report and let the process end
 //
-// Every hook body is guarded; if one fails, Node goes on as if the shim were not there.
+// The master writes them as one file (src/runtime/shim_file.rs). All of it is in memory before the app's first line:
+// later the file may be gone, closed to the app's user, outside of its root, or refused by its require hooks.
+//
+// Every hook body is guarded; if one fails, Node goes on as if the shim were not there, and the master is told once.
 
 const MAX_MESSAGE = 2048; // bytes of an error's message
 const MAX_STACK = 8192; // bytes of an error's stack
 const MAX_HANDLED = 20; // reports of errors that the app survives, per process
 const MAX_NAME = 256; // bytes of its name
 
-const LOAD_BEAT_MS = 1000; // after the start
-const LOAD_DRAIN_MS = 1000; // after the first listen: the code of the drain is no part of the boot
+const FIRST_BEAT_MS = 1000; // at most, after the start
 
 const hooks = require('./hooks.cjs');
+const beat = require('./beat.cjs');
+const queue = require('./queue.cjs');
+const drains = require('./drain.cjs');
 
-const { attempt, fault, guard, later, noop, symbolOf } = hooks;
+const { attempt, builtin, debug, fault, guard, noop, onFirstFault, symbolOf } = hooks;
 const settingsText = process.env.RCLUSTER_SHIM;
 
 if (settingsText !== undefined) {
   delete process.env.RCLUSTER_SHIM;
   guard(() => {
-    const cluster = require('cluster');
+    const cluster = builtin('cluster');
     if (!cluster.isWorker || !process.connected) return; // threads have no channel of their own
     guard(hideFromExecArgv)();
     run(JSON.parse(settingsText), cluster);
   })();
-} else if (!require('worker_threads').isMainThread) {
+} else if (!builtin('worker_threads').isMainThread) {
   // A thread of the app is given node's own arguments again; what it forks must not ask for this file.
   guard(hideFromExecArgv)();
 }
 
 /** child_process.fork() hands process.execArgv on: the app's children are none of our business. */
 function hideFromExecArgv() {
-  const { realpathSync } = require('fs');
-  const { resolve } = require('path');
+  const { realpathSync } = builtin('fs');
+  const { resolve } = builtin('path');
   const isUs = (path) => {
     try {
       return path === __filename || realpathSync(resolve(path)) === realpathSync(__filename);
@@ -73,7 +79,7 @@ function describe(err) {
   const read = (name) => attempt(() => bounded(err[name] || '', MAX_STACK), '');
   return {
     name: isError ? bounded(read('name') || 'Error', MAX_NAME) : 'Uncaught',
-    message: bounded(isError ? read('message') : attempt(() => require('util').inspect(err, { depth: 2 }), 'unprintable'), MAX_MESSAGE),
+    message: bounded(isError ? read('message') : attempt(() => builtin('util').inspect(err, { depth: 2 }), 'unprintable'), MAX_MESSAGE),
     stack: isError ? read('stack') : '',
   };
 }
@@ -86,46 +92,49 @@ function run(settings, cluster) {
   let gone = false; // the master is no more
   let left = false; // drained, and the channel closed by us
 
-  let drain; // once it is loaded
-  let beats;
+  let drain;
 
   const tracked = hooks.install(cluster, capMs, {
     listen(server, shared) {
-      if (!drain) later(LOAD_DRAIN_MS, loadDrain);
-      const taken = drain ? drain.onListen(server) : false;
+      const taken = drain.onListen(server);
       // `exclusive` and `reusePort` servers never ask the master, who would wait for this app for ever.
       if (!taken && !shared) send({ act: 'listening' });
       return taken;
     },
   }, settings.metrics !== false);
 
-  function loadDrain() {
-    drain ||= require('./drain.cjs').create(tracked, {
-      capMs,
-      longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
-      shutdownMessage: settings.shutdown_message === true,
-    }, {
-      onStart: (connections) => send({ act: 'draining', connections }),
-      // If the worker has to be ended, the master knows what that cut.
-      onLeft: (connections) => send({ act: 'left', connections }),
-      onEnd: drained,
-    });
-    return drain;
-  }
+  drain = drains.create(tracked, {
+    capMs,
+    longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
+    shutdownMessage: settings.shutdown_message === true,
+  }, {
+    onStart: (connections) => send({ act: 'draining', connections }),
+    // If the worker has to be ended, the master knows what that cut.
+    onLeft: (connections) => send({ act: 'left', connections }),
+    onEnd: drained,
+  });
+
+  // Counted from hello on; a loop that does not turn any more is heard by its silence.
+  const beats = settings.beat_ms > 0
+    && beat.create(tracked, send, settings.beat_ms, Math.min(settings.beat_ms, FIRST_BEAT_MS), settings.load_ms > 0);
 
   /** What the master may ask for. */
   const acts = {
-    uninspect: () => require('inspector').close(),
+    uninspect: () => builtin('inspector').close(),
     pace: (message) => beats && beats.pace(message.every_ms),
     slot: (message) => takeSlot(message.slot),
-    queue: ({ key }, socket) => socket && require('./queue.cjs').take(socket, () => tracked.handleOf(key)),
-    drain: (message) => loadDrain().start(milliseconds(message.deadline_ms, drainMs)),
+    queue: ({ key }, socket) => socket && queue.take(socket, () => tracked.handleOf(key)),
+    drain: (message) => startDrain(milliseconds(message.deadline_ms, drainMs)),
   };
 
   /** A spare was booted under another number; what the app has read of it before stays as it is. */
   function takeSlot(slot) {
     process.env.NODE_APP_INSTANCE = process.env.RCLUSTER_SLOT = String(slot);
-    process.emit('rcluster:slot', { slot });
+    try {
+      process.emit('rcluster:slot', { slot });
+    } catch (err) { // of the app's listener, and no fault of the shim
+      process.emitWarning(err instanceof Error ? err : new Error(String(err)));
+    }
   }
 
   function send(message, done = noop) {
@@ -134,8 +143,19 @@ function run(settings, cluster) {
       // With a callback Node never turns a failed write into an 'error' event.
       return nodeSend.call(process, { cmd: 'NODE_RCLUSTER', ...message }, undefined, undefined, done);
     } catch (err) {
-      fault(err);
+      debug(err); // the channel is closed
       return done();
+    }
+  }
+
+  /** A worker that cannot drain ends as one of plain Node does, and keeps no port. */
+  function startDrain(ms) {
+    try {
+      drain.start(ms);
+    } catch (err) {
+      fault(err);
+      if (gone) process.exit(0);
+      worker.disconnect();
     }
   }
 
@@ -162,11 +182,7 @@ function run(settings, cluster) {
   process.on('SIGHUP', noop);
   process.on('exit', guard(sum)); // written at once, or not at all
   send({ act: 'hello', v: 1, node: process.version, queues: takesQueues() });
-  // Counted from hello on; a loop that does not turn any more is heard by its silence.
-  if (settings.beat_ms > 0) later(Math.min(settings.beat_ms, LOAD_BEAT_MS), () => {
-    beats = require('./beat.cjs').create(tracked, send, settings.beat_ms);
-    if (settings.load_ms > 0) beats.beat(); // its silence counts from hello on, and the next beat may be too late
-  });
+  onFirstFault((err) => send({ act: 'fault', ...describe(err) }));
   if (settings.load_ms > 0) tracked.reportLoad(send, settings.load_ms);
 
   /** Whether this Node lets us read a pipe into our own buffer. */
@@ -196,7 +212,7 @@ function run(settings, cluster) {
       if (!eof || worker.exitedAfterDisconnect) return;
       worker.exitedAfterDisconnect = true;
       gone = true;
-      loadDrain().start(drainMs);
+      startDrain(drainMs);
     }));
     // A process.send() of the app that finds no master would end this process by an 'error' event, possibly
     // before the end of the channel has been read, and always in the middle of what is being served.

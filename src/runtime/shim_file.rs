@@ -1,4 +1,4 @@
-//! The shim as files that node can `--require`: the binary carries their text.
+//! The shim as a file that node can `--require`: the binary carries its text.
 
 use std::{
     fs::{self, Permissions},
@@ -11,23 +11,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::identity::Identity;
 
-/// The first is the one that node is told; it requires the others.
-const FILES: [(&str, &str); 5] = [
-    ("shim.cjs", include_str!("../../node-shim/shim.cjs")),
-    ("hooks.cjs", include_str!("../../node-shim/hooks.cjs")),
-    ("beat.cjs", include_str!("../../node-shim/beat.cjs")),
-    ("queue.cjs", include_str!("../../node-shim/queue.cjs")),
-    ("drain.cjs", include_str!("../../node-shim/drain.cjs")),
-];
+const NAME: &str = "shim.cjs";
 
-/// The folder with the shim's files, removed with this value.
+/// A module of the shim inside of the one file: its `require` finds the modules before it, then Node's own.
+macro_rules! module {
+    ($file:literal) => {
+        concat!(
+            "{ const module = { exports: {} }; ((module, require) => {",
+            include_str!(concat!("../../node-shim/", $file)),
+            "\n})(module, part); parts['./",
+            $file,
+            "'] = module.exports; }\n"
+        )
+    };
+}
+
+/// All modules, each after those that it requires. One file is read and compiled at once when a worker starts: nothing
+/// is left to be read when the app runs, and it costs less than two files.
+const TEXT: &str = concat!(
+    "'use strict';\nconst parts = {};\nconst part = (name) => parts[name] || require(name);\n",
+    module!("base.cjs"),
+    module!("hooks.cjs"),
+    module!("beat.cjs"),
+    module!("queue.cjs"),
+    module!("drain.cjs"),
+    module!("shim.cjs"),
+);
+
+/// The folder with the shim's file, removed with this value.
 #[derive(Debug)]
 pub(super) struct ShimFile {
     folder: PathBuf,
     main: PathBuf,
     /// Where the first program of this master wrote its own.
     first: PathBuf,
-    /// Those of other versions: workers read files of theirs as late as at their drain.
+    /// Those of other versions: a thread that one of their workers starts reads the file again.
     older: Vec<PathBuf>,
 }
 
@@ -49,7 +67,7 @@ impl ShimFile {
             Some(_) | None => control.with_extension("shim"),
         };
         let shim = Self {
-            main: folder.join(FILES[0].0),
+            main: folder.join(NAME),
             first: folder.clone(),
             folder,
             older: vec![],
@@ -76,10 +94,7 @@ impl ShimFile {
             mut older,
         } = state;
         let ours = |folder: &Path| {
-            let same = |(name, text): &(&str, &str)| {
-                fs::read(folder.join(name)).is_ok_and(|there| there == text.as_bytes())
-            };
-            FILES.iter().all(same)
+            fs::read(folder.join(NAME)).is_ok_and(|there| there == TEXT.as_bytes())
         };
         if !ours(&folder) {
             older.push(folder);
@@ -90,7 +105,7 @@ impl ShimFile {
             older.retain(|other| *other != folder);
         }
         let shim = Self {
-            main: folder.join(FILES[0].0),
+            main: folder.join(NAME),
             folder,
             first,
             older,
@@ -110,24 +125,18 @@ impl ShimFile {
         fs::DirBuilder::new().mode(0o755).create(&self.folder)?;
         // The mode that was asked for, whatever the umask: other users read it.
         fs::set_permissions(&self.folder, Permissions::from_mode(0o755))?;
-        for (name, text) in FILES {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o444)
-                .open(self.folder.join(name))?;
-            file.set_permissions(Permissions::from_mode(0o444))?;
-            file.write_all(text.as_bytes())?;
-        }
-        Ok(())
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o444)
+            .open(&self.main)?;
+        file.set_permissions(Permissions::from_mode(0o444))?;
+        file.write_all(TEXT.as_bytes())
     }
 
     /// The file to `--require`, after making sure that nobody has cleaned the folder away.
     pub(super) fn path(&self) -> io::Result<&Path> {
-        if !FILES
-            .iter()
-            .all(|(name, _)| self.folder.join(name).is_file())
-        {
+        if !self.main.is_file() {
             self.write()?;
         }
         Ok(&self.main)
@@ -160,7 +169,7 @@ fn open_folder() -> io::Result<PathBuf> {
 fn of_version(first: &Path) -> PathBuf {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    FILES.hash(&mut hasher);
+    TEXT.hash(&mut hasher);
     let stem = first.file_stem().unwrap_or_default().to_string_lossy();
     let name = format!("{stem}.{:08x}.shim", hasher.finish() as u32);
     first.with_file_name(name)
