@@ -218,6 +218,15 @@ pub enum ShimMessage {
         #[serde(default)]
         handled: bool,
     },
+    /// The shim itself failed; told once, with the first fault.
+    Fault {
+        /// Its message.
+        #[serde(default)]
+        message: String,
+        /// Its stack.
+        #[serde(default)]
+        stack: String,
+    },
     /// An act of a later version of the shim.
     #[serde(other)]
     Other,

@@ -51,6 +51,7 @@ impl World {
         match message {
             Inbound::Online => Some(Fact::Online),
             Inbound::Query(query) => {
+                self.lacks_shim(id, supervisor);
                 let worker = supervisor.worker(id)?;
                 if worker.gate == Gate::Closed {
                     self.withheld.entry(id).or_default().push(query);
@@ -167,7 +168,50 @@ impl World {
                 }
                 Some(Fact::Failed(text))
             }
+            ShimMessage::Fault { message, stack } => {
+                self.shim_failed(
+                    id,
+                    if stack.is_empty() { message } else { stack },
+                    supervisor,
+                );
+                None
+            }
             ShimMessage::Other => None,
+        }
+    }
+
+    /// Whether the log has yet to tell of a fault of the shim: once a generation, whose workers run the same app.
+    fn tells_of_shim(&mut self, id: WorkerId, supervisor: &Supervisor) -> bool {
+        let generation = supervisor.worker(id).map(|worker| worker.generation);
+        let first = generation > self.shim_fault;
+        if first {
+            self.shim_fault = generation;
+        }
+        first
+    }
+
+    fn shim_failed(&mut self, id: WorkerId, mut error: String, supervisor: &Supervisor) {
+        if self.tells_of_shim(id, supervisor) {
+            truncate(&mut error, MAX_ERROR);
+            warn!(
+                event = "shim_fault",
+                worker = %id,
+                error,
+                "the shim failed in a worker: its drain may lose requests; later faults of this generation are not logged"
+            );
+        }
+    }
+
+    /// The shim says hello before the app's first line.
+    fn lacks_shim(&mut self, id: WorkerId, supervisor: &Supervisor) {
+        let lacks = self.shim.is_some() && self.links.get(&id).is_some_and(|link| !link.has_shim);
+        if lacks && self.tells_of_shim(id, supervisor) {
+            warn!(
+                event = "shim_missing",
+                worker = %id,
+                "the app listens, but the shim was not loaded: no lossless drain, no hang detection; \
+                 check that `--node` passes `--require` on, or use --no-shim"
+            );
         }
     }
 

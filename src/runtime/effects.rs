@@ -81,6 +81,8 @@ pub(super) struct World {
     pub(super) pids: BTreeMap<Pid, WorkerId>,
     pub(super) releases: BTreeMap<Generation, Release>,
     pub(super) shim: Option<ShimFile>,
+    /// The newest generation whose faulty shim the log has told of.
+    pub(super) shim_fault: Option<Generation>,
     pub(super) guard: Option<Guard>,
     pub(super) guarding: Guarding,
     pub(super) inbox: Sender<(WorkerId, FromLink)>,
@@ -127,6 +129,7 @@ impl World {
             pids: BTreeMap::new(),
             releases,
             shim,
+            shim_fault: None,
             guard,
             guarding: Guarding::default(),
             inbox,

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::identity::Identity;
+use crate::sys::identity::{Identity, others_reach};
 
 const NAME: &str = "shim.cjs";
 
@@ -59,12 +59,17 @@ pub(super) struct ShimState {
 
 impl ShimFile {
     /// Writes the shim beside the control socket, or, where workers cannot go
-    /// there, into a folder that is theirs to read.
+    /// there, into a folder that is theirs to read. An app that is root may stop
+    /// being root, and a thread that it starts then reads the file as that user.
     pub(super) fn beside(control: &Path, identity: Option<&Identity>) -> io::Result<Self> {
         let beside = control.parent().unwrap_or(Path::new("/"));
+        let own = || control.with_extension("shim");
+        let open = || Ok(open_folder()?.join(own_name(control)));
         let folder = match identity {
-            Some(identity) if !identity.reaches(beside) => open_folder()?.join(own_name(control)),
-            Some(_) | None => control.with_extension("shim"),
+            Some(identity) if identity.uid != 0 && identity.reaches(beside) => own(),
+            Some(identity) if identity.uid != 0 => open()?,
+            Some(_) | None if !nix::unistd::geteuid().is_root() || others_reach(beside) => own(),
+            Some(_) | None => open().unwrap_or_else(|_: io::Error| own()),
         };
         let shim = Self {
             main: folder.join(NAME),
@@ -93,9 +98,8 @@ impl ShimFile {
             first,
             mut older,
         } = state;
-        let ours = |folder: &Path| {
-            fs::read(folder.join(NAME)).is_ok_and(|there| there == TEXT.as_bytes())
-        };
+        let ours =
+            |folder: &Path| fs::read(folder.join(NAME)).is_ok_and(|there| there == TEXT.as_bytes());
         if !ours(&folder) {
             older.push(folder);
             folder = match older.iter().position(|folder| ours(folder)) {

@@ -141,6 +141,12 @@ impl Identity {
     }
 }
 
+/// Whether every user can follow a path to its end, as in [`Identity::reaches`].
+pub fn others_reach(folder: &Path) -> bool {
+    let open = |folder: &Path| fs::metadata(folder).is_ok_and(|meta| meta.mode() & 0o001 != 0);
+    folder.ancestors().all(open)
+}
+
 fn find_user(name: &str) -> Result<Option<User>, IdentityError> {
     let found = match name.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
