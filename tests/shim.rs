@@ -45,8 +45,8 @@ fn beats_and_drains(mut master: Master) {
     kill(old.process(), SIGUSR2);
     let answer = held.read().expect("an answer of the old worker");
     assert_eq!(pid_in(&answer.json()), old.process());
-    let head = answer.head.to_ascii_lowercase();
-    assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+    let lower = answer.head.to_ascii_lowercase();
+    assert!(lower.contains("\r\nconnection: close\r\n"), "{lower}");
     assert_eq!(held.read_to_end().expect("a FIN"), "");
     wait_settled(&master, 1);
     assert_eq!(number(&master, "cut_total"), 0, "{}", master.log());
