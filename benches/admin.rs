@@ -4,6 +4,8 @@
 //! `RCLUSTER_BENCH_ROUNDS` (default 40). `npm ci` in `benches/` installs PM2; without it its row is left out.
 //! About two minutes.
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 #[path = "admin/doors.rs"]
 mod doors;
 #[path = "admin/scrape.rs"]

@@ -7,6 +7,8 @@
 //! section), `RCLUSTER_BENCH_SLICE_MS`, `RCLUSTER_BENCH_MIXED_MS`, `RCLUSTER_BENCH_GROWTH` (worker counts, default `2,8,32,128`),
 //! `RCLUSTER_BENCH_ONLY` (part of a contender's name, several by commas), `RCLUSTER_BENCH_NODES` (a major, default 24), `RCLUSTER_BENCH_BIN`.
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 #[path = "balance/accept.rs"]
 mod accept;
 #[path = "balance/faults.rs"]

@@ -5,6 +5,8 @@
 //! Shorter, by environment: `RCLUSTER_BENCH_PROMOTIONS` (30), `RCLUSTER_BENCH_KILLS` (100), `RCLUSTER_BENCH_SECONDS` (60: the hang, the
 //! pause, the beats), `RCLUSTER_BENCH_FLOOD` (seconds, 15). `RCLUSTER_BENCH_NODES` (a major, default 24), `RCLUSTER_BENCH_BIN`.
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 #[path = "health/beats.rs"]
 mod beats;
 #[path = "health/crash.rs"]

@@ -6,6 +6,8 @@
 //! the soak; about three hours). Single values: `RCLUSTER_BENCH_RELOADS` and `RCLUSTER_BENCH_SECONDS` (least a row), `RCLUSTER_BENCH_BOOTS`,
 //! `RCLUSTER_BENCH_ONLY` (part of a row's title, as `PM2, http`), `RCLUSTER_BENCH_SOAK` (with Node), `RCLUSTER_BENCH_SOAK_STUB`, `RCLUSTER_BENCH_NODES` (a major, default 24).
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 #[path = "reload/boot.rs"]
 mod boot;
 #[path = "reload/loads.rs"]

@@ -6,6 +6,8 @@
 //!
 //! Only ratios of interleaved rounds mean something: the client shares the machine with the servers.
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 #[path = "serve/master.rs"]
 mod master;
 #[path = "serve/start.rs"]

@@ -3,6 +3,8 @@
 //! Sections: `gap`, `many`, `store`, `orphans`, `watch`. Needs `npm ci` in `benches/` (nodemon). About five minutes; shorter with
 //! `RCLUSTER_BENCH_UPGRADES` (1000), `RCLUSTER_BENCH_ROUNDS` (7). `RCLUSTER_BENCH_NODES`: a major, default 24.
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 #[path = "upgrade/killed.rs"]
 mod killed;
 #[path = "upgrade/place.rs"]

@@ -13,7 +13,9 @@ use crate::{
         StopReply, StopWish,
     },
     cli::{ReloadArgs, RestartArgs, ScaleArgs, StatusArgs, StopArgs},
+    escape,
     exit_code::ExitCode,
+    say,
     supervisor::{Incident, Pid, State, WorkerView},
     sys::process,
 };
@@ -34,7 +36,7 @@ use table::{age, render};
 pub use upgrade::upgrade;
 
 pub(crate) fn failed(error: &ClientError) -> ExitCode {
-    eprintln!("rcluster: {error}");
+    say::error(error);
     match error {
         ClientError::NoMaster { .. } | ClientError::NoneRuns(_) => ExitCode::NoMaster,
         ClientError::Several(_) | ClientError::Refused(_) => ExitCode::Usage,
@@ -42,15 +44,11 @@ pub(crate) fn failed(error: &ClientError) -> ExitCode {
     }
 }
 
-/// Prints a line. Whoever reads this may have gone, as in `rcluster status | head -1`: that changes nothing.
-fn say(text: &str) {
-    let _ = writeln!(stdout(), "{text}");
-}
-
 fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => say(&text),
-        Err(error) => eprintln!("rcluster: failed to write JSON: {error}"),
+        // Who reads this may have gone.
+        Ok(text) => drop(say::json(&text)),
+        Err(error) => say::error(format_args!("failed to write JSON: {error}")),
     }
 }
 
@@ -64,12 +62,12 @@ pub async fn status(args: &StatusArgs) -> ExitCode {
         return readiness(args).await;
     }
     let status = match Client::find(&args.which).await {
-        Ok(client) => ask_status(&client).await,
+        Ok(client) => ask_status(&client.faithful(args.json)).await,
         Err(error) => Err(error),
     };
     match status {
         Ok(status) if args.json => print_json(&status),
-        Ok(status) => say(render(&status, Paint::of(&stdout())).trim_end()),
+        Ok(status) => say::out(render(&status, Paint::of(&stdout())).trim_end()),
         Err(error) => return failed(&error),
     }
     ExitCode::Ok
@@ -78,14 +76,14 @@ pub async fn status(args: &StatusArgs) -> ExitCode {
 async fn readiness(args: &StatusArgs) -> ExitCode {
     let readiness = match Client::find(&args.which).await {
         // 503 has the same document.
-        Ok(client) => client.readiness().await,
+        Ok(client) => client.faithful(args.json).readiness().await,
         Err(error) => Err(error),
     };
     match readiness {
         Ok(readiness) if args.json => print_json(&readiness),
-        Ok(Readiness { ready: true, .. }) => say("ready"),
-        Ok(Readiness { leaving: true, .. }) => say("not ready: it is stopping"),
-        Ok(_) => say("not ready: no worker is"),
+        Ok(Readiness { ready: true, .. }) => say::out("ready"),
+        Ok(Readiness { leaving: true, .. }) => say::out("not ready: it is stopping"),
+        Ok(_) => say::out("not ready: no worker is"),
         Err(ref error) => return failed(error),
     }
     match readiness {
@@ -101,9 +99,9 @@ pub async fn stop(args: &StopArgs) -> ExitCode {
             if args.json {
                 print_json(&reply);
             } else if let Some(reason) = &reply.reason {
-                say(&format!("stopped: {reason}"));
+                say::out(&format!("stopped: {}", escape::block(reason)));
             } else {
-                say("stopped");
+                say::out("stopped");
             }
             if reply.code == ExitCode::Killed as u8 {
                 ExitCode::Killed
@@ -116,7 +114,7 @@ pub async fn stop(args: &StopArgs) -> ExitCode {
 }
 
 async fn try_stop(args: &StopArgs) -> Result<StopReply, ClientError> {
-    let client = Client::find(&args.which).await?;
+    let client = Client::find(&args.which).await?.faithful(args.json);
     let pid = Pid(ask_status(&client).await?.pid.cast_signed());
     let reply = client.post("/v1/stop", &StopWish { now: args.now }).await;
     // The answer comes just before the master's own end; the next start must
@@ -138,7 +136,7 @@ async fn try_stop(args: &StopArgs) -> Result<StopReply, ClientError> {
 /// `rcluster reload` and `rcluster rollback`
 pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
     let client = match Client::find(&args.which).await {
-        Ok(client) => client,
+        Ok(client) => client.faithful(args.json),
         Err(error) => return failed(&error),
     };
     let route = if rollback {
@@ -169,13 +167,13 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
             } else {
                 let id = reply.id.as_deref().unwrap_or("none");
                 match (&reply.generation, &reply.reason) {
-                    _ if reply.outcome == "accepted" => say(&format!("reload {id} asked for")),
+                    _ if reply.outcome == "accepted" => say::out(&format!("reload {id} asked for")),
                     (Some(generation), _) => {
-                        say(&format!("generation {generation} serves (reload {id})"));
+                        say::out(&format!("generation {generation} serves (reload {id})"));
                     }
                     (None, reason) => {
                         let reason = reason.as_deref().unwrap_or("no reason given");
-                        eprintln!("rcluster: reload {}: {reason}", reply.outcome);
+                        say::error(format_args!("reload {}: {reason}", reply.outcome));
                     }
                 }
             }
@@ -188,7 +186,7 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
 /// `rcluster incidents`
 pub async fn incidents(args: &StatusArgs) -> ExitCode {
     let status = match Client::find(&args.which).await {
-        Ok(client) => ask_status(&client).await,
+        Ok(client) => ask_status(&client.faithful(args.json)).await,
         Err(error) => Err(error),
     };
     match status {
@@ -197,11 +195,11 @@ pub async fn incidents(args: &StatusArgs) -> ExitCode {
             if args.json {
                 print_json(incidents);
             } else if incidents.is_empty() {
-                say("no incidents");
+                say::out("no incidents");
             }
             if !args.json {
                 for incident in incidents {
-                    say(story(incident, status.clock_ms).trim_end());
+                    say::out(story(incident, status.clock_ms).trim_end());
                 }
             }
             ExitCode::Ok
@@ -222,7 +220,7 @@ fn story(incident: &Incident, now_ms: u64) -> String {
         incident.slot,
         incident.worker,
         incident.generation,
-        incident.reason
+        escape::block(&incident.reason)
     );
     if let Some(exit) = incident.exit {
         let _ = writeln!(text, "    ended: {exit}");
@@ -244,11 +242,11 @@ pub async fn scale(args: &ScaleArgs) -> ExitCode {
         workers: args.workers.clone(),
     };
     if let Err(error) = wish.parse() {
-        eprintln!("rcluster: {error}");
+        say::error(error);
         return ExitCode::Usage;
     }
     let reply = async {
-        let client = Client::find(&args.which).await?;
+        let client = Client::find(&args.which).await?.faithful(args.json);
         client.post::<ScaleReply>("/v1/scale", &wish).await
     };
     match reply.await {
@@ -256,7 +254,7 @@ pub async fn scale(args: &ScaleArgs) -> ExitCode {
             if args.json {
                 print_json(&reply);
             } else {
-                say(&format!("{} workers wanted", reply.workers));
+                say::out(&format!("{} workers wanted", reply.workers));
             }
             ExitCode::Ok
         }
@@ -271,7 +269,7 @@ pub async fn restart(args: &RestartArgs) -> ExitCode {
             if args.json {
                 print_json(&worker);
             } else {
-                say(&format!(
+                say::out(&format!(
                     "worker {} serves in slot {}",
                     worker.id, worker.slot
                 ));
@@ -280,18 +278,18 @@ pub async fn restart(args: &RestartArgs) -> ExitCode {
         }
         Ok(Err(error)) => failed(&error),
         Err(_) => {
-            eprintln!(
-                "rcluster: no new worker serves in slot {} after {}; see rcluster status",
+            say::error(format_args!(
+                "no new worker serves in slot {} after {}; see rcluster status",
                 args.slot,
                 humantime::format_duration(args.timeout)
-            );
+            ));
             ExitCode::ReloadTimedOut
         }
     }
 }
 
 async fn try_restart(args: &RestartArgs) -> Result<WorkerView, ClientError> {
-    let client = Client::find(&args.which).await?;
+    let client = Client::find(&args.which).await?.faithful(args.json);
     let route = format!("/v1/workers/{}/restart", args.slot);
     let old: RestartReply = client.post(&route, &serde_json::json!({})).await?;
     loop {
@@ -311,13 +309,17 @@ async fn try_restart(args: &RestartArgs) -> Result<WorkerView, ClientError> {
 }
 
 async fn timed_out(client: &Client, limit: Duration) -> ExitCode {
-    eprintln!(
-        "rcluster: the reload is not done after {}; it goes on. Generations now:",
+    say::error(format_args!(
+        "the reload is not done after {}; it goes on. Generations now:",
         humantime::format_duration(limit)
-    );
+    ));
     match ask_status(client).await {
-        Ok(status) => eprint!("{}", render(&status, Paint::of(&stderr()))),
-        Err(error) => eprintln!("rcluster: {error}"),
+        Ok(status) => drop(write!(
+            stderr(),
+            "{}",
+            render(&status, Paint::of(&stderr()))
+        )),
+        Err(error) => say::error(error),
     }
     ExitCode::ReloadTimedOut
 }

@@ -1,6 +1,6 @@
 //! The `rcluster` command: parse, set up the log, dispatch, exit code.
 
-use std::{io::Write as _, process, time::Duration};
+use std::{process, time::Duration};
 
 use rcluster::{
     cli::{Command, LogFormat, LogLevel, RunArgs, one_line as clap_line},
@@ -11,6 +11,7 @@ use rcluster::{
     logs::OwnLog,
     rehearse,
     runtime::{BootError, Verdict, boot, upgrade},
+    say,
     settings::{Line, LineError, Loaded},
     sys, top,
 };
@@ -29,7 +30,7 @@ fn main() -> process::ExitCode {
             return finish(result);
         }
         Some(Err(error)) => {
-            eprintln!("rcluster: {error}");
+            say::error(error);
             return ExitCode::Internal.into();
         }
     }
@@ -48,7 +49,7 @@ fn main() -> process::ExitCode {
         Ok(loaded) => loaded,
         Err(LineError::Clap(error)) => return usage(&error),
         Err(LineError::File(error)) => {
-            eprintln!("rcluster: {error}");
+            say::error(error);
             return ExitCode::Usage.into();
         }
     };
@@ -79,7 +80,7 @@ fn usage(error: &clap::Error) -> process::ExitCode {
     if error.exit_code() == 0 {
         error.exit();
     }
-    eprintln!("rcluster: {} (see rcluster --help)", clap_line(error));
+    say::error(format_args!("{} (see rcluster --help)", clap_line(error)));
     ExitCode::Usage.into()
 }
 
@@ -87,7 +88,7 @@ fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
     match result {
         Ok(code) => code.into(),
         Err(error) => {
-            eprintln!("rcluster: {error:#}");
+            say::error(format_args!("{error:#}"));
             ExitCode::Internal.into()
         }
     }
@@ -135,7 +136,7 @@ enum Mode {
 
 fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
     let usage = |error: &dyn std::fmt::Display| {
-        eprintln!("rcluster: {error}");
+        say::error(error);
         Ok(ExitCode::Usage)
     };
     if let Err(error) = config::logical_pwd() {
@@ -162,8 +163,7 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
 
 /// The last line of a master, by the way of its log: whoever blocks that does not keep it from ending.
 fn complain(what: &str) {
-    // It never fails for good: there is nowhere else to say it.
-    let _ = writeln!(OwnLog, "rcluster: {what}");
+    OwnLog::say(&format!("rcluster: {what}"));
 }
 
 /// Says how it ended.
@@ -173,7 +173,7 @@ fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
             match reason {
                 // Nobody may be reading any more.
                 Some(reason) if code == ExitCode::Ok => {
-                    let _ = writeln!(std::io::stdout(), "{reason}");
+                    say::out(&rcluster::escape::block(&reason));
                 }
                 Some(reason) => complain(&one_line(&reason)),
                 None => {}
@@ -207,14 +207,5 @@ fn log((level, format): (LogLevel, LogFormat)) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_writer(OwnLog::default);
-    match format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    OwnLog::install(level, format == LogFormat::Json);
 }

@@ -4,6 +4,8 @@
 //! So tests share a process: none may change what belongs to all of it (limits, working directory, environment, signal mask)
 //! or leave a descriptor open to the children of others. What needs that is done by a child.
 
+#![allow(clippy::disallowed_macros, reason = "a test prints for its author")]
+
 mod common;
 #[path = "common/reload.rs"]
 mod deploys;
@@ -30,6 +32,7 @@ mod dashboard;
 mod drain;
 mod drain_sockets;
 mod env_file;
+mod escapes;
 mod faults;
 mod files;
 mod hang;
@@ -44,6 +47,7 @@ mod logs;
 mod machine;
 mod messages;
 mod options;
+mod own_log;
 mod paper;
 mod privileges;
 mod promises;

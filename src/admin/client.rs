@@ -5,9 +5,10 @@ use std::{
     ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -21,8 +22,12 @@ use tokio::net::UnixStream;
 use super::types::Readiness;
 use crate::{
     cli::WhichMaster,
+    escape,
     sys::{control_dir, procfs},
 };
+
+/// Longest answer that is read, bytes: the status of 1,024 workers is 2 MiB.
+const LONGEST: usize = 8 * 1024 * 1024;
 
 /// Why a master could not be asked.
 #[derive(Debug, Error)]
@@ -70,29 +75,63 @@ async fn find_masters(folder: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// Control sockets of all masters of this host that this user may ask: also those with a `--control` of their own, and for root everybody's.
+/// Our own come first.
 pub fn all_masters() -> Vec<PathBuf> {
     let us = nix::unistd::geteuid();
     // Beside the socket of a master that lives are its lock and its guard.
-    let is_ours = |path: &PathBuf| {
-        let beside = |what: &str| path.with_extension(what).exists();
-        let owner = std::fs::metadata(path).map(|meta| meta.uid());
-        owner.is_ok_and(|uid| us.is_root() || uid == us.as_raw())
-            && beside("lock")
-            && beside("guard")
-    };
-    procfs::unix_listeners()
-        .into_iter()
-        .filter(is_ours)
-        .collect()
+    let mut found: Vec<_> = (procfs::unix_listeners().into_iter())
+        .filter_map(|path| {
+            let beside = |what: &str| path.with_extension(what).exists();
+            let owner = std::fs::metadata(&path).ok()?.uid();
+            let may = us.is_root() || owner == us.as_raw();
+            (may && beside("lock") && beside("guard")).then_some((owner != us.as_raw(), path))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// Asks one master.
+///
+/// Whoever listens there is not trusted: answers have a bound, and every text in a document is escaped
+/// for a terminal, unless the caller wants it [`faithful`](Self::faithful).
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+    faithful: bool,
+    longest: usize,
+    /// User id of the process that listened there when it was last asked; ours until then.
+    owner: AtomicU32,
 }
 
 impl Client {
+    /// Asks the master at this control path.
+    pub fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            faithful: false,
+            longest: LONGEST,
+            owner: AtomicU32::new(nix::unistd::geteuid().as_raw()),
+        }
+    }
+
+    /// The user id of the process that answered last (`SO_PEERCRED`, unix(7)).
+    pub fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    /// Leaves texts as they are: for output that a program reads, by [`say::json`](crate::say::json).
+    #[must_use]
+    pub fn faithful(self, faithful: bool) -> Self {
+        Self { faithful, ..self }
+    }
+
+    /// Reads no longer answer than this, bytes.
+    #[must_use]
+    pub fn at_most(self, longest: usize) -> Self {
+        Self { longest, ..self }
+    }
+
     /// Finds the master that is meant: by control path, by name, or the only one.
     ///
     /// # Errors
@@ -112,7 +151,7 @@ impl Client {
                 path
             }
         };
-        Ok(Self { path })
+        Ok(Self::at(path))
     }
 
     /// `GET`.
@@ -129,7 +168,7 @@ impl Client {
     /// [`ClientError::NoMaster`] or [`ClientError::Answer`].
     pub async fn readiness(&self) -> Result<Readiness, ClientError> {
         let (_, bytes) = self.exchange(Method::GET, "/readyz", Bytes::new()).await?;
-        serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+        self.parse(&bytes)
     }
 
     /// `POST` with a JSON body.
@@ -156,11 +195,9 @@ impl Client {
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|e| self.answer_error(&e))?;
         let (status, bytes) = self.exchange(Method::POST, route, body.into()).await?;
-        serde_json::from_slice(&bytes).map_err(|_| {
-            // An older master does not know the route.
-            let text = String::from_utf8_lossy(&bytes);
-            self.answer_error(&format!("{status}: {text}"))
-        })
+        // An older master does not know the route.
+        self.parse(&bytes)
+            .map_err(|_| self.unexpected(status, &bytes))
     }
 
     /// `GET`, given out as it comes until `each` breaks it off.
@@ -176,8 +213,8 @@ impl Client {
         let status = response.status();
         let mut body = response.into_body();
         if !status.is_success() {
-            let bytes = body.collect().await.map_err(|e| self.answer_error(&e))?;
-            let words = own_words(&bytes.to_bytes());
+            let bytes = self.collect(body).await?;
+            let words = own_words(&bytes);
             return Err(ClientError::Refused(
                 words.unwrap_or_else(|| status.to_string()),
             ));
@@ -197,8 +234,31 @@ impl Client {
     pub(crate) fn answer_error(&self, why: &impl ToString) -> ClientError {
         ClientError::Answer {
             path: self.path.clone(),
-            why: why.to_string(),
+            why: escape::line(&why.to_string()).into_owned(),
         }
+    }
+
+    fn unexpected(&self, status: StatusCode, bytes: &[u8]) -> ClientError {
+        let mut text = String::from_utf8_lossy(bytes).into_owned();
+        escape::cut(&mut text, 1024);
+        self.answer_error(&format!("{status}: {text}"))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, ClientError> {
+        if self.faithful {
+            return serde_json::from_slice(bytes).map_err(|e| self.answer_error(&e));
+        }
+        let document = serde_json::from_slice(bytes).and_then(|mut document| {
+            escape::document(&mut document);
+            T::deserialize(document)
+        });
+        document.map_err(|e| self.answer_error(&e))
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let body = Limited::new(body, self.longest);
+        let body = body.collect().await.map_err(|e| self.answer_error(&e))?;
+        Ok(body.to_bytes())
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -212,10 +272,9 @@ impl Client {
             if let Some(words) = own_words(&bytes).filter(|_| status.is_client_error()) {
                 return Err(ClientError::Refused(words));
             }
-            let text = String::from_utf8_lossy(&bytes);
-            return Err(self.answer_error(&format!("{status}: {text}")));
+            return Err(self.unexpected(status, &bytes));
         }
-        serde_json::from_slice(&bytes).map_err(|e| self.answer_error(&e))
+        self.parse(&bytes)
     }
 
     async fn exchange(
@@ -226,13 +285,7 @@ impl Client {
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let response = self.send(method, route, body).await?;
         let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| self.answer_error(&e))?
-            .to_bytes();
-        Ok((status, bytes))
+        Ok((status, self.collect(response.into_body()).await?))
     }
 
     async fn send(
@@ -250,6 +303,9 @@ impl Client {
                 })?;
         let us = nix::unistd::geteuid().as_raw();
         let peer = stream.peer_cred().map(|peer| peer.uid());
+        if let Ok(uid) = peer {
+            self.owner.store(uid, Ordering::Relaxed);
+        }
         // In /tmp anybody may have made the folder before us.
         if us != 0 && peer.is_ok_and(|uid| uid != us && uid != 0) {
             return Err(ClientError::NoMaster {
@@ -278,7 +334,7 @@ impl Client {
 /// What a refusal says.
 fn own_words(bytes: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    Some(value["error"].as_str()?.to_owned())
+    Some(escape::line(value["error"].as_str()?).into_owned())
 }
 
 fn why_no_master(error: &io::Error) -> String {

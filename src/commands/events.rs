@@ -1,14 +1,11 @@
 //! `rcluster events`
 
-use std::{
-    io::{self, Write},
-    ops::ControlFlow,
-};
+use std::ops::ControlFlow;
 
 use serde_json::Value;
 
 use super::failed;
-use crate::{admin::Client, cli::EventsArgs, exit_code::ExitCode};
+use crate::{admin::Client, cli::EventsArgs, escape, exit_code::ExitCode, say};
 
 /// Longest event that is put together, bytes.
 const LONGEST: usize = 1024 * 1024;
@@ -20,7 +17,6 @@ pub async fn events(args: &EventsArgs) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let mut pending: Vec<u8> = vec![];
-    let mut stdout = io::stdout();
     let print = |bytes: &[u8]| {
         pending.extend_from_slice(bytes);
         while let Some(end) = pending.iter().position(|b| *b == b'\n') {
@@ -35,10 +31,7 @@ pub async fn events(args: &EventsArgs) -> ExitCode {
                 story(&text)
             };
             // `rcluster events | head`
-            if writeln!(stdout, "{text}")
-                .and_then(|()| stdout.flush())
-                .is_err()
-            {
+            if say::json(&text).is_err() {
                 return ControlFlow::Break(());
             }
         }
@@ -56,7 +49,7 @@ pub async fn events(args: &EventsArgs) -> ExitCode {
 /// An event for people: when, what, and all that is known, as in the log.
 fn story(text: &str) -> String {
     let Ok(Value::Object(event)) = serde_json::from_str(text) else {
-        return text.to_owned();
+        return escape::line(text).into_owned();
     };
     let at = event.get("at_ms").and_then(Value::as_u64);
     let at = at.map_or_else(String::new, |ms| format!("{:>10.3} ", ms as f64 / 1000.0));
@@ -68,5 +61,6 @@ fn story(text: &str) -> String {
         !["at_ms", "unix_ms", "seq", "event"].contains(&key.as_str()) && !value.is_null()
     });
     let rest: Vec<_> = rest.map(|(key, value)| format!("{key}={value}")).collect();
-    format!("{at}{kind} {}", rest.join(" "))
+    let story = format!("{at}{kind} {}", rest.join(" "));
+    escape::line(&story).into_owned()
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::{ask_status, failed, print_json, say};
+use super::{ask_status, failed, print_json};
 use crate::{
     admin::{Client, ClientError, Status, UpgradeReply, UpgradeWish},
     cli::UpgradeArgs,
     config,
     exit_code::ExitCode,
+    say,
 };
 
 /// How often the status is asked.
@@ -21,7 +22,7 @@ pub async fn upgrade(args: &UpgradeArgs) -> ExitCode {
             if args.json {
                 print_json(&status.upgrade);
             } else {
-                say(&format!(
+                say::out(&format!(
                     "upgraded in place: rcluster {} (pid {})",
                     status.program, status.pid
                 ));
@@ -29,15 +30,17 @@ pub async fn upgrade(args: &UpgradeArgs) -> ExitCode {
             ExitCode::Ok
         }
         Ok(Ok(Outcome::Refused(reason))) => {
-            eprintln!("rcluster: not upgraded, all goes on as before: {reason}");
+            say::error(format_args!(
+                "not upgraded, all goes on as before: {reason}"
+            ));
             ExitCode::Refused
         }
         Ok(Err(error)) => failed(&error),
         Err(_) => {
-            eprintln!(
-                "rcluster: the master does not say how the upgrade went within {}; see rcluster status --json, `upgrade`",
+            say::error(format_args!(
+                "the master does not say how the upgrade went within {}; see rcluster status --json, `upgrade`",
                 humantime::format_duration(args.timeout)
-            );
+            ));
             ExitCode::ReloadTimedOut
         }
     }
@@ -49,7 +52,7 @@ enum Outcome {
 }
 
 async fn run(args: &UpgradeArgs) -> Result<Outcome, ClientError> {
-    let client = Client::find(&args.which).await?;
+    let client = Client::find(&args.which).await?.faithful(args.json);
     let here = config::logical_pwd().unwrap_or_default();
     let wish = UpgradeWish {
         binary: args

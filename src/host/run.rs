@@ -22,7 +22,7 @@ pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> 
         settings::import(args)
             .map(|lost| {
                 for line in lost {
-                    eprintln!("rcluster: {line}");
+                    crate::say::error(line);
                 }
             })
             .map_err(|error| error.to_string())
@@ -42,7 +42,7 @@ pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> 
     Some(match result {
         Ok(()) => ExitCode::Ok,
         Err(error) => {
-            eprintln!("rcluster: {error}");
+            crate::say::error(error);
             ExitCode::Usage
         }
     })
@@ -94,7 +94,7 @@ fn man(args: &ManArgs) -> Result<(), String> {
             say(&String::from_utf8_lossy(&text))
         }
         Some(folder) => man_pages(folder)
-            .map(|count| eprintln!("rcluster: {count} pages in {}", folder.display()))
+            .map(|count| crate::say::error(format_args!("{count} pages in {}", folder.display())))
             .map_err(|error| {
                 format!(
                     "failed to write man pages into {}: {error}",

@@ -22,6 +22,8 @@ const LIMIT: usize = 1024 * 1024;
 const OWN_LIMIT: usize = 64 * 1024;
 /// A target that takes nothing for so long is blocked.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// The end of the process waits at most so long for a reader that is slow.
+const DRAIN: Duration = Duration::from_secs(5);
 /// Most chunks and bytes in one system call. Few bytes: only a call that returns shows that a reader is alive.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 128 * 1024;
@@ -100,8 +102,8 @@ pub(super) struct Sink {
     shared: Arc<Shared>,
     /// For people.
     pub(super) name: &'static str,
-    /// It says by itself what was lost, since no collector does.
-    tells: bool,
+    /// Makes the line that says how many were lost, where no collector does.
+    tells: Option<fn(u64) -> Vec<u8>>,
 }
 
 impl Sink {
@@ -119,27 +121,51 @@ impl Sink {
         Ok(Self {
             shared,
             name,
-            tells: false,
+            tells: None,
         })
     }
 
-    /// The same for lines of the master's own alone.
-    pub(super) fn telling(self) -> Self {
+    /// The same for lines of the master's own alone; `notice` makes the line that says how many were lost.
+    pub(super) fn telling(self, notice: fn(u64) -> Vec<u8>) -> Self {
         Self {
-            tells: true,
+            tells: Some(notice),
             ..self
         }
     }
 
-    /// Waits until all is written or it is stuck. Blocks; for the very end.
+    /// Waits until all is written or it is stuck, at most [`DRAIN`]. Blocks; for the very end.
     pub(super) fn drain(&self) {
+        let end = Instant::now() + DRAIN;
         loop {
-            let state = self.shared.lock();
-            if state.bytes == 0 || state.stuck() {
+            let mut state = self.shared.lock();
+            self.tell_loss(&mut state);
+            if state.bytes == 0 || state.stuck() || Instant::now() >= end {
                 return;
             }
             drop(state);
             thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// No more lines: the thread ends when it has written what there is. Does not wait.
+    pub(super) fn end(&self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_one();
+    }
+
+    /// Says how many lines were lost, once there is room.
+    fn tell_loss(&self, state: &mut State) {
+        if let Some(notice) = self.tells
+            && state.loss.lines > 0
+            && state.bytes + OWN_LIMIT <= LIMIT
+        {
+            let lost = std::mem::take(&mut state.loss).lines;
+            state.push(Chunk {
+                key: (0, super::render::Stream::Stdout),
+                bytes: notice(lost),
+                lines: 1,
+            });
+            self.shared.work.notify_one();
         }
     }
 
@@ -172,15 +198,7 @@ impl Sink {
     /// Puts a line of the master's own into the queue; never waits.
     pub(super) fn push_own(&self, line: &[u8]) {
         let mut state = self.shared.lock();
-        if self.tells && state.loss.lines > 0 && state.bytes + OWN_LIMIT <= LIMIT {
-            let lost = std::mem::take(&mut state.loss).lines;
-            let notice = format!("rcluster: {lost} log lines dropped: the reader took nothing\n");
-            state.push(Chunk {
-                key: (0, super::render::Stream::Stdout),
-                bytes: notice.into(),
-                lines: 1,
-            });
-        }
+        self.tell_loss(&mut state);
         if state.bytes + line.len() <= LIMIT + OWN_LIMIT {
             state.push(Chunk {
                 key: (0, super::render::Stream::Stdout),

@@ -270,7 +270,7 @@ impl<'a> Drill<'a> {
             Kind::Pause => format!("{took}ms"),
             Kind::Kill => format!("{took}ms until a new worker was ready"),
         };
-        eprintln!("rehearse: {name} {number} of {of}: {what}");
+        crate::say::note(format_args!("rehearse: {name} {number} of {of}: {what}"));
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     table,
     trial::{Tail, Trial, TrialError},
 };
-use crate::{cli::RehearseArgs, exit_code::ExitCode, ledger::LedgerError, sys::process};
+use crate::{cli::RehearseArgs, exit_code::ExitCode, ledger::LedgerError, say, sys::process};
 
 /// Lines of the log that are shown when something went wrong.
 const LOG_LINES: usize = 40;
@@ -80,14 +80,14 @@ pub async fn run(args: &RehearseArgs) -> ExitCode {
     let mut ends = match Ends::install() {
         Ok(ends) => ends,
         Err(error) => {
-            eprintln!("rcluster: failed to watch for signals: {error}");
+            say::error(format_args!("failed to watch for signals: {error}"));
             return ExitCode::Internal;
         }
     };
     let plan = match Plan::new(args) {
         Ok(plan) => plan,
         Err(error) => {
-            eprintln!("rcluster: {error}");
+            say::error(error);
             return ExitCode::Usage;
         }
     };
@@ -95,7 +95,7 @@ pub async fn run(args: &RehearseArgs) -> ExitCode {
     let mut trial = match Trial::start(&master_args(std::env::args_os()), patience).await {
         Ok(trial) => trial,
         Err(error) => {
-            eprintln!("rcluster: failed to rehearse: {error}");
+            say::error(format_args!("failed to rehearse: {error}"));
             return error.code();
         }
     };
@@ -105,7 +105,7 @@ pub async fn run(args: &RehearseArgs) -> ExitCode {
         () = ends.next() => Err(Failure::Interrupted),
     };
     if matches!(result, Err(Failure::Interrupted)) {
-        eprintln!("rehearse: stopping the app");
+        say::note(format_args!("rehearse: stopping the app"));
     }
     let stopped = trial.stop(ends.next()).await;
     match result {
@@ -117,7 +117,7 @@ pub async fn run(args: &RehearseArgs) -> ExitCode {
             if matches!(failure, Failure::Trial(_) | Failure::Limit(_)) {
                 show_log(&tail);
             }
-            eprintln!("rcluster: {failure}");
+            say::error(&failure);
             failure.code()
         }
     }
@@ -130,7 +130,9 @@ async fn rehearse(plan: &Plan, trial: &mut Trial) -> Result<Rehearsal, Failure> 
         .map_err(|_| Failure::Limit(plan.limit))??;
     let (address, target) = aim(&status, plan.at.as_deref())?;
     let workers = status.fleet.wanted;
-    eprintln!("rehearse: {workers} workers listen on {address}");
+    say::note(format_args!(
+        "rehearse: {workers} workers listen on {address}"
+    ));
     let loading = Loading::start(plan.loads(&target))?;
     let control = loading.control().clone();
     let mut drill = Drill::new(plan, &control, loading.began());
@@ -151,11 +153,11 @@ fn show(plan: &Plan, result: &Rehearsal, tail: &Tail) -> ExitCode {
     }
     if plan.json {
         match serde_json::to_string_pretty(result) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("rcluster: failed to write JSON: {error}"),
+            Ok(text) => say::out(&crate::escape::json(&text)),
+            Err(error) => say::error(format_args!("failed to write JSON: {error}")),
         }
     } else {
-        print!("{}", table::render(result));
+        say::out(table::render(result).trim_end());
     }
     match plan
         .svg
@@ -164,7 +166,7 @@ fn show(plan: &Plan, result: &Rehearsal, tail: &Tail) -> ExitCode {
     {
         Ok(()) => result.code(),
         Err(error) => {
-            eprintln!("rcluster: {error}");
+            say::error(error);
             ExitCode::Internal
         }
     }
@@ -179,10 +181,10 @@ fn draw(result: &Rehearsal, path: &Path) -> Result<(), String> {
 fn show_log(tail: &Tail) {
     let lines = tail.lines(LOG_LINES);
     if !lines.is_empty() {
-        eprintln!("---- the last lines of app and master");
+        say::note(format_args!("---- the last lines of app and master"));
         for line in lines {
-            eprintln!("{line}");
+            say::note(format_args!("{line}"));
         }
-        eprintln!("----");
+        say::note(format_args!("----"));
     }
 }

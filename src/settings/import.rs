@@ -40,7 +40,7 @@ pub fn import(args: &ImportArgs) -> Result<Vec<String>, ImportError> {
     let made = pm2::convert(&value, args.app.as_deref(), args.env.as_deref())
         .map_err(|why| ImportError::Shape(name, why))?;
     match &args.output {
-        None => print!("{}", made.toml),
+        None => crate::say::out(made.toml.trim_end()),
         Some(path) => fs::OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -177,6 +177,17 @@ fn groups(_user: &str, gid: Gid) -> io::Result<Vec<u32>> {
     Ok(vec![gid.as_raw()])
 }
 
+/// The effective user id of this process.
+pub fn effective() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// The name of a user id, if the user database has one.
+pub fn name_of(uid: u32) -> Option<String> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map(|user| user.name)
+}
+
 /// Keeps others of the same user from looking into this process or stopping it
 /// in a debugger, and its memory out of core files (`PR_SET_DUMPABLE`, prctl(2)).
 pub fn forbid_dumps() {

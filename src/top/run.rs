@@ -15,6 +15,7 @@ use crate::{
         Client, ClientError, ReloadReply, ReloadWish, RestartReply, ScaleReply, ScaleWish, Status,
     },
     cli::TopArgs,
+    escape,
     exit_code::ExitCode,
 };
 
@@ -31,7 +32,7 @@ enum Input {
 /// The terminal's.
 pub async fn top(args: &TopArgs) -> anyhow::Result<ExitCode> {
     if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
-        eprintln!("rcluster: top needs a terminal; use rcluster status, or status --json");
+        crate::say::error("top needs a terminal; use rcluster status, or status --json");
         return Ok(ExitCode::Usage);
     }
     let first = match Client::find(&args.which).await {
@@ -99,7 +100,9 @@ async fn run(
                         let (client, news) = (Arc::clone(&client), to_us.clone());
                         tokio::spawn(async move {
                             let outcome = carry_out(&client, &order).await;
-                            let text = outcome.unwrap_or_else(|error| format!("failed: {error}"));
+                            let text = outcome.unwrap_or_else(|error| {
+                                escape::line(&format!("failed: {error}")).into_owned()
+                            });
                             let _ = news.send(Input::News(text)).await;
                         });
                     }
@@ -110,7 +113,7 @@ async fn run(
             Input::News(news) => view.news = Some(news),
             Input::Status(status) => match *status {
                 Ok(seen) => view.take(seen),
-                Err(error) => view.silence = Some(error.to_string()),
+                Err(error) => view.silence = Some(escape::line(&error.to_string()).into_owned()),
             },
         }
     }

@@ -89,6 +89,14 @@ def flood():
         channel.raw(lines)
 
 
+def chatter():
+    """Messages that a master at --log-level trace tells of, one line each, as fast as it takes them."""
+    line = json.dumps({"cmd": "NODE_FUTURE", "text": "x" * 100}).encode() + b"\n"
+    channel.raw(line * 20000)
+    proves_alive()
+    say("chattered")
+
+
 def unknown():
     """Acts, numbers and types that nobody agreed on. None may harm the master or end this worker's channel."""
     cluster = {"cmd": "NODE_CLUSTER"}

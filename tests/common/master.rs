@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -55,8 +55,21 @@ impl Master {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// Everything written to standard error so far.
+    /// Everything written to standard error so far. The master has a thread that writes its lines: what it said
+    /// before this call is there.
     pub(crate) fn log(&self) -> String {
+        let busy = || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+            tasks.into_iter().flatten().flatten().any(|task| {
+                let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                read("comm").starts_with("log-") && !read("stat").contains(") S ")
+            })
+        };
+        // It is asleep when it has nothing to do, and when nobody reads what it writes.
+        let end = Instant::now() + BOOT;
+        while busy() && running(self.pid()) && Instant::now() < end {
+            thread::yield_now();
+        }
         String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default())
             .into_owned()
     }

@@ -39,11 +39,11 @@ pub fn answer() -> ExitCode {
     let state = read.and_then(|bytes| State::read(&bytes).map_err(|error| error.to_string()));
     match state {
         Ok(state) => {
-            println!("{}", wanted(state.header.nonce));
+            crate::say::out(&wanted(state.header.nonce));
             ExitCode::Ok
         }
         Err(why) => {
-            eprintln!("rcluster: {why}");
+            crate::say::error(why);
             ExitCode::Usage
         }
     }

@@ -89,7 +89,9 @@ pub fn resumption() -> Option<Result<Resumption, StateError>> {
     // Closed by the next exec, or here.
     let program = (back >= 0).then(|| handover::adopt(back).ok()).flatten();
     if let (Err(error), Some(program)) = (&state, &program) {
-        eprintln!("rcluster: {error}; going back to the program that ran before");
+        crate::say::error(format_args!(
+            "{error}; going back to the program that ran before"
+        ));
         go_back(&sealed, program);
     }
     let back = (back == BACK).then_some("the new binary could not take over; the old one went on");
@@ -107,7 +109,7 @@ fn go_back(sealed: &OwnedFd, program: &OwnedFd) {
     // What was left open for us stays open; only this one was closed again by `adopt`.
     let carried = [sealed.as_raw_fd()].into();
     let error = handover::exec(&path, &words, (VARIABLE, &value), &carried);
-    eprintln!("rcluster: failed to go back: {error}");
+    crate::say::error(format_args!("failed to go back: {error}"));
 }
 
 fn message(message: &Outgoing<Fd>, unpacking: &mut Unpacking) -> io::Result<ToWorker> {

@@ -58,7 +58,9 @@ fn nightly() {
         }
     });
     let count = count.unwrap_or(if one.is_some() { 1 } else { 400 });
-    println!("schedules {first} to {first} + {count}, {steps} steps each");
+    crate::say::note(format_args!(
+        "schedules {first} to {first} + {count}, {steps} steps each"
+    ));
     for seed in (0..count).map(|n| first.wrapping_add(n)) {
         if let Err(broken) = play(seed, steps) {
             panic!("{broken}");

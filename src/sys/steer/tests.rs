@@ -87,7 +87,7 @@ fn connect(ip: IpAddr, port: u16) -> TcpStream {
 fn loaded(group: &Group) -> Option<Kernel> {
     let kernel = match Kernel::load(16) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            println!("skipped: this needs CAP_BPF: {error}");
+            crate::say::note(format_args!("skipped: this needs CAP_BPF: {error}"));
             return None;
         }
         other => other.expect("a program"),
