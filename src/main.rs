@@ -10,7 +10,7 @@ use rcluster::{
     host,
     logs::OwnLog,
     rehearse,
-    runtime::{BootError, Verdict, boot, upgrade},
+    runtime::{BootError, Verdict, boot, turn_watchdog, upgrade},
     say,
     settings::{Line, LineError, Loaded},
     sys, top,
@@ -95,10 +95,9 @@ fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
 }
 
 fn on_runtime(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(future)
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    turn_watchdog::watch(&mut builder);
+    builder.enable_all().build()?.block_on(future)
 }
 
 async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {

@@ -29,6 +29,7 @@ mod sentries;
 mod shim_file;
 mod signals;
 mod start;
+pub mod turn_watchdog;
 pub mod upgrade;
 mod watch;
 

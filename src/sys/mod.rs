@@ -3,6 +3,7 @@
 //! The only place for `unsafe`, nix, libc, socket2 and sendfd. It must not
 //! know policy: nothing here decides when or why.
 
+pub mod blocked;
 pub mod cgroup;
 pub mod control_dir;
 pub mod fd_pass;

@@ -27,6 +27,7 @@ pub(crate) struct Master {
     mark: String,
     groups: RefCell<BTreeSet<i32>>,
     finished: Cell<bool>,
+    may_be_blocked: Cell<bool>,
     _watchdog: mpsc::Sender<()>,
 }
 
@@ -46,6 +47,7 @@ impl Master {
             mark,
             groups: RefCell::default(),
             finished: Cell::new(false),
+            may_be_blocked: Cell::new(false),
             _watchdog: alive,
         }
     }
@@ -250,6 +252,10 @@ impl Master {
             !shown.contains("panicked at"),
             "a panic ({status}):\n{shown}"
         );
+        assert!(
+            self.may_be_blocked.get() || !log.contains("loop_blocked"),
+            "a call blocked the loop:\n{log}"
+        );
         let groups = self.groups.borrow().clone();
         wait_until("the end of every process of this run", LONG, || {
             let left: Vec<_> = left_over(&self.mark, &groups, self.dir.path());
@@ -281,6 +287,11 @@ impl Master {
                 .is_empty()
                 .then_some(())
         });
+    }
+
+    /// The test stops or traces the master itself: that blocks its loop, too.
+    pub(crate) fn may_be_blocked(&self) {
+        self.may_be_blocked.set(true);
     }
 
     /// The caller has looked for itself at what this run leaves behind.

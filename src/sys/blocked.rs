@@ -1,0 +1,79 @@
+//! How long the calling thread was kept waiting by the kernel.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    time::{Duration, Instant},
+};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Reads the scheduler's counters of one thread (`/proc/thread-self/schedstat`, proc(5)).
+#[derive(Debug)]
+pub struct ThreadTimes(File);
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    at: Instant,
+    /// Time on a processor.
+    ran: Duration,
+    /// Time in a run queue, ready to run.
+    queued: Duration,
+}
+
+impl ThreadTimes {
+    /// Opens the counters of the calling thread.
+    ///
+    /// # Errors
+    /// The errno of `open(2)`: `ENOENT` for a kernel without `CONFIG_SCHED_INFO`.
+    pub fn of_this_thread() -> io::Result<Self> {
+        File::open("/proc/thread-self/schedstat").map(Self)
+    }
+
+    /// The counters now. `None` if the kernel does not tell them.
+    pub fn sample(&self) -> Option<Sample> {
+        let mut text = [0; 80];
+        let length = self.0.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..length]).ok()?;
+        let queued = text.split(' ').nth(1)?.parse().ok()?;
+        let ran = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
+        Some(Sample {
+            at: Instant::now(),
+            ran: ran.into(),
+            queued: Duration::from_nanos(queued),
+        })
+    }
+}
+
+impl Sample {
+    /// How long the thread was blocked since `earlier`: neither on a processor nor ready to run.
+    pub fn blocked_since(&self, earlier: &Self) -> Duration {
+        let busy = (self.ran - earlier.ran) + self.queued.saturating_sub(earlier.queued);
+        self.at.duration_since(earlier.at).saturating_sub(busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_waiting_but_not_computing() {
+        let times = ThreadTimes::of_this_thread().unwrap();
+        let before = times.sample().unwrap();
+        while before.at.elapsed() < Duration::from_millis(60) {
+            std::hint::spin_loop();
+        }
+        let computed = times.sample().unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        let slept = times.sample().unwrap();
+        let (idle, busy) = (
+            slept.blocked_since(&computed),
+            computed.blocked_since(&before),
+        );
+        assert!(idle >= Duration::from_millis(55), "{idle:?}");
+        assert!(busy < Duration::from_millis(40), "{busy:?}");
+    }
+}
