@@ -23,6 +23,7 @@ mod architecture;
 mod balance;
 mod balance_falls_back;
 mod balance_ledger;
+mod blocking;
 mod channel;
 mod cli;
 mod config;

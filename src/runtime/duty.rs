@@ -11,6 +11,7 @@ use super::{
 use crate::{
     ipc::{Inbound, Query, ShimMessage, outbound},
     supervisor::{Beat, Event, Fact, Gate, State, Supervisor, Worker, WorkerId},
+    sys::spawn,
 };
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
@@ -42,9 +43,21 @@ impl World {
                 }
                 fact
             }
-            FromLink::Message(message) => self.message(id, message, supervisor)?,
+            FromLink::Message(message) => {
+                self.runs(id);
+                self.message(id, message, supervisor)?
+            }
         };
         Some(Event::Worker { id, fact })
+    }
+
+    /// Its program says something: so it runs.
+    fn runs(&mut self, id: WorkerId) {
+        if self.starting.remove(&id).is_some()
+            && let Some(pid) = self.pid_of(id)
+        {
+            spawn::offer_to_oom_killer(pid);
+        }
     }
 
     fn message(&mut self, id: WorkerId, message: Inbound, supervisor: &Supervisor) -> Option<Fact> {

@@ -36,7 +36,7 @@ use crate::{
         Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
         Ticket, Time, WorkerId,
     },
-    sys::{guard::Guard, process},
+    sys::{guard::Guard, process, spawn::ExecReport},
 };
 
 /// Part of the drain timeout that is left for the worker's report to arrive.
@@ -79,6 +79,8 @@ pub(super) struct World {
     /// A stop was asked for, although it may not have begun yet.
     pub(super) leaving: bool,
     pub(super) pids: BTreeMap<Pid, WorkerId>,
+    /// Programs that were started and have not said a word yet.
+    pub(super) starting: BTreeMap<WorkerId, (String, ExecReport)>,
     pub(super) releases: BTreeMap<Generation, Release>,
     pub(super) shim: Option<ShimFile>,
     /// The newest generation whose faulty shim the log has told of.
@@ -127,6 +129,7 @@ impl World {
             probes: 0,
             leaving: false,
             pids: BTreeMap::new(),
+            starting: BTreeMap::new(),
             releases,
             shim,
             shim_fault: None,
@@ -300,6 +303,10 @@ impl World {
                     // Its own end is noticed as any child's.
                     let _ = guard.remove(pid);
                 }
+                if let Some(reason) = self.never_ran(id) {
+                    events.push(Event::SpawnFailed { id, reason });
+                    continue;
+                }
                 events.extend(self.post_mortem(id, exit));
                 events.extend(self.endings.exited(id, exit));
             } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
@@ -311,6 +318,14 @@ impl World {
             }
         }
         events
+    }
+
+    /// Why a process that has ended never ran its program, if that is so.
+    fn never_ran(&mut self, id: WorkerId) -> Option<String> {
+        let (program, exec) = self.starting.remove(&id)?;
+        let failure = exec.failure()?;
+        self.endings.forget(id);
+        Some(format!("failed to start {program}: {failure}"))
     }
 
     /// Everything that is kept of a worker goes, once its end is complete.

@@ -60,6 +60,11 @@ impl Endings {
         self.complete(id)
     }
 
+    /// Nothing more is waited for: the process never ran its program.
+    pub(super) fn forget(&mut self, id: WorkerId) {
+        self.0.remove(&id);
+    }
+
     fn complete(&mut self, id: WorkerId) -> Option<Event> {
         let ending = self.0.get(&id)?;
         let exit = ending.exit.filter(|_| ending.closed)?;

@@ -206,7 +206,7 @@ impl Master {
     pub(super) fn dispatch(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            if let Event::Exited { id, .. } = &event {
+            if let Event::Exited { id, .. } | Event::SpawnFailed { id, .. } = &event {
                 let slot = self.supervisor.worker(*id).map(|worker| worker.slot);
                 self.world.forget(*id, slot);
             }

@@ -8,7 +8,7 @@ use crate::{
     supervisor::{Generation, Pid, Slot, WorkerId},
     sys::{
         fd_pass,
-        spawn::{self, CHANNEL_FD, Spawn},
+        spawn::{self, CHANNEL_FD, Spawn, Started},
     },
 };
 
@@ -50,9 +50,10 @@ impl World {
             let pipes = logs.pipes(id.0, slot.0);
             what.output = Some(pipes.map_err(|e| failed("make pipes for its logs", &e))?);
         }
-        let pid =
-            spawn::spawn(what, &theirs).map_err(|e| failed(&format!("start {program}"), &e))?;
+        let Started { pid, exec } =
+            spawn::spawn(&what, &theirs).map_err(|e| failed(&format!("start {program}"), &e))?;
         self.pids.insert(pid, id);
+        self.starting.insert(id, (program, exec));
         self.links
             .insert(id, Link::open(id, ours, self.inbox.clone()));
         if let Some(guard) = &mut self.guard {

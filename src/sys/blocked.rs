@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sys::resource::{UsageWho, getrusage},
+    time::{ClockId, clock_gettime},
+};
 
 /// Reads the scheduler's counters of one thread (`/proc/thread-self/schedstat`, proc(5)).
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Sample {
     ran: Duration,
     /// Time in a run queue, ready to run.
     queued: Duration,
+    /// How often it waited in a call.
+    waits: i64,
 }
 
 impl ThreadTimes {
@@ -43,13 +48,18 @@ impl ThreadTimes {
             at: Instant::now(),
             ran: ran.into(),
             queued: Duration::from_nanos(queued),
+            waits: getrusage(UsageWho::RUSAGE_THREAD).ok()?.voluntary_context_switches(),
         })
     }
 }
 
 impl Sample {
-    /// How long the thread was blocked since `earlier`: neither on a processor nor ready to run.
+    /// How long the thread was blocked since `earlier`: neither on a processor nor ready to run. Zero if it waited in
+    /// no call: then a hypervisor took the time.
     pub fn blocked_since(&self, earlier: &Self) -> Duration {
+        if self.waits == earlier.waits {
+            return Duration::ZERO;
+        }
         let busy = (self.ran - earlier.ran) + self.queued.saturating_sub(earlier.queued);
         self.at.duration_since(earlier.at).saturating_sub(busy)
     }

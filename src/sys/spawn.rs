@@ -1,14 +1,22 @@
 //! Starting a worker's process.
 
 use std::{
-    ffi::OsString,
+    collections::BTreeMap,
+    convert::Infallible,
+    ffi::{CStr, CString, OsString, c_char},
+    fs::File,
     io,
     os::{
-        fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
     },
     path::PathBuf,
-    process::{Command, Stdio},
+};
+
+use nix::{
+    fcntl::OFlag,
+    sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+    unistd::{ForkResult, pipe2},
 };
 
 use super::identity::Identity;
@@ -59,53 +67,247 @@ pub fn reserve_channel_fd() -> io::Result<()> {
     Ok(())
 }
 
+/// A process that was started and has, perhaps, not yet run its program.
+#[derive(Debug)]
+pub struct Started {
+    /// Its number.
+    pub pid: Pid,
+    /// Reports a failed `execve(2)`.
+    pub exec: ExecReport,
+}
+
+/// The child's end of it closes with `execve(2)`; before that the child writes what failed.
+#[derive(Debug)]
+pub struct ExecReport(OwnedFd);
+
+/// What a child does between `fork(2)` and `execve(2)`, and can fail at.
+const STEPS: [&str; 5] = [
+    "set up its descriptors",
+    "enter its process group",
+    "change to its working directory",
+    "become its user",
+    "run its program",
+];
+
+impl ExecReport {
+    /// Why the program was never run, if it was not. Does not wait: call it once the process has ended.
+    pub fn failure(&self) -> Option<String> {
+        let mut report = [0; 5];
+        // Non-blocking; a report this short is written at once or not at all.
+        let read = nix::unistd::read(&self.0, &mut report).ok()?;
+        let (step, errno) = report.split_first().filter(|_| read == report.len())?;
+        let errno = i32::from_ne_bytes(errno.try_into().ok()?);
+        let step = STEPS.get(usize::from(*step))?;
+        let error = io::Error::from_raw_os_error(errno);
+        Some(format!("failed to {step}: {error}"))
+    }
+}
+
 /// Starts a process in a process group of its own, with the channel on
 /// [`CHANNEL_FD`], stdin at `/dev/null`, stdout and stderr inherited unless
 /// [`Spawn::output`] says otherwise, and no other descriptor.
 ///
+/// Does not wait for `execve(2)`: the program may be on a file system that does not answer. What
+/// goes wrong there ends the child with exit code 127; then [`ExecReport::failure`] has the reason.
+///
 /// # Errors
-/// The errno of `fork(2)`, `chdir(2)` or `execve(2)`.
-pub fn spawn(what: Spawn, channel: &OwnedFd) -> io::Result<Pid> {
-    let mut command = Command::new(&what.program);
-    command
-        .args(&what.args)
-        .current_dir(&what.cwd)
-        .stdin(Stdio::null())
-        .process_group(0);
-    for name in &what.remove {
-        command.env_remove(name);
-    }
-    command.envs(what.set);
-    let channel = channel.as_raw_fd();
-    let identity = what.identity;
-    if let Some(output) = what.output {
-        command.stdout(output.stdout).stderr(output.stderr);
-    }
-    // SAFETY: the closure runs between fork and exec and calls only
-    // async-signal-safe functions (dup2, fcntl, close_range, and those of Identity::assume).
+/// The errno of `pipe(2)`, `open(2)` or `fork(2)`; `EINVAL` for a NUL in a path, an argument or a variable.
+pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Started> {
+    let program = Program::new(what)?;
+    let null = File::open("/dev/null")?;
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let child = Child {
+        program: &program,
+        identity: what.identity.as_ref(),
+        stdio: [
+            Some(null.as_fd()),
+            what.output.as_ref().map(|o| o.stdout.as_fd()),
+            what.output.as_ref().map(|o| o.stderr.as_fd()),
+        ],
+        channel: channel.as_fd(),
+        report: theirs.as_fd(),
+    };
+    // A signal that comes before execve(2) must not run a handler of ours in the child, which would swallow it.
+    let mut mask = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
+    // SAFETY: the child calls only async-signal-safe functions until execve(2) or _exit(2): `Child::run` touches
+    // nothing but memory that was prepared here.
     #[expect(unsafe_code)]
-    unsafe {
-        command.pre_exec(move || {
-            place_channel(channel)?;
-            identity.as_ref().map_or(Ok(()), Identity::assume)
-        });
+    let forked = unsafe { nix::unistd::fork() };
+    if !matches!(forked, Ok(ForkResult::Child)) {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
     }
-    let child = command.spawn()?;
-    // Never waited for here: the master has one reaper.
-    let pid = i32::try_from(child.id())
-        .map(Pid)
-        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // Not in the child before its exec: our files in /proc are root's, since we cannot be dumped.
-    offer_to_oom_killer(pid);
-    Ok(pid)
+    match forked? {
+        ForkResult::Child => child.run(),
+        ForkResult::Parent { child } => Ok(Started {
+            pid: Pid(child.as_raw()),
+            exec: ExecReport(ours),
+        }),
+    }
+}
+
+/// Everything that `execve(2)` needs, made before the fork: memory cannot be allocated after it.
+struct Program {
+    path: CString,
+    cwd: CString,
+    args: Strings,
+    env: Strings,
+    /// The same as a shell script, as `execvp(3)` runs a program without `#!`.
+    as_script: Strings,
+}
+
+/// Strings, and the array of pointers to them that ends with null.
+struct Strings {
+    pointers: Vec<*const c_char>,
+    _strings: Vec<CString>,
+}
+
+impl Strings {
+    fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr());
+        let pointers = pointers.chain([std::ptr::null()]).collect();
+        Self {
+            pointers,
+            _strings: strings,
+        }
+    }
+}
+
+impl Program {
+    fn new(what: &Spawn) -> io::Result<Self> {
+        let path = CString::new(what.program.as_os_str().as_bytes())?;
+        let args: Vec<_> = (what.args.iter())
+            .map(|arg| CString::new(arg.as_bytes()))
+            .collect::<Result<_, _>>()?;
+        let mut variables: BTreeMap<_, _> = std::env::vars_os().collect();
+        for name in &what.remove {
+            variables.remove(name);
+        }
+        variables.extend(what.set.iter().cloned());
+        let env = (variables.into_iter())
+            .map(|(name, value)| {
+                CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+            })
+            .collect::<Result<_, _>>()?;
+        let script = [SHELL.to_owned(), path.clone()].into_iter();
+        Ok(Self {
+            cwd: CString::new(what.cwd.as_os_str().as_bytes())?,
+            as_script: Strings::new(script.chain(args.iter().cloned()).collect()),
+            args: Strings::new([path.clone()].into_iter().chain(args).collect()),
+            env: Strings::new(env),
+            path,
+        })
+    }
+}
+
+const SHELL: &CStr = c"/bin/sh";
+
+/// The life of a child until it is somebody else. Everything here is async-signal-safe.
+struct Child<'a> {
+    program: &'a Program,
+    identity: Option<&'a Identity>,
+    /// `None`: as ours.
+    stdio: [Option<BorrowedFd<'a>>; 3],
+    channel: BorrowedFd<'a>,
+    report: BorrowedFd<'a>,
+}
+
+impl Child<'_> {
+    fn run(&self) -> ! {
+        let (step, errno) = match self.become_program() {
+            Err((step, error)) => (step, error.raw_os_error().unwrap_or(libc::EINVAL)),
+            Ok(never) => match never {},
+        };
+        let mut report = [step; 5];
+        report[1..].copy_from_slice(&errno.to_ne_bytes());
+        // The exit code alone tells as much as can be told, if nobody reads this.
+        let _ = nix::unistd::write(self.report, &report);
+        // SAFETY: it takes a number, and runs no handler of ours.
+        #[expect(unsafe_code)]
+        unsafe {
+            libc::_exit(127)
+        }
+    }
+
+    fn become_program(&self) -> Result<Infallible, (u8, io::Error)> {
+        let at = |step| move |error| (step, error);
+        self.place_descriptors().map_err(at(0))?;
+        nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
+            .map_err(|errno| (1, errno.into()))?;
+        let Program { path, cwd, .. } = self.program;
+        nix::unistd::chdir(cwd.as_c_str()).map_err(|errno| (2, errno.into()))?;
+        self.identity
+            .map_or(Ok(()), Identity::assume)
+            .map_err(at(3))?;
+        reset_signals();
+        // SAFETY: all pointers are to strings with a NUL, in arrays that end with null, which live until the exec.
+        #[expect(unsafe_code)]
+        unsafe {
+            let env = self.program.env.pointers.as_ptr();
+            libc::execve(path.as_ptr(), self.program.args.pointers.as_ptr(), env);
+            if io::Error::last_os_error().raw_os_error() == Some(libc::ENOEXEC) {
+                let script = self.program.as_script.pointers.as_ptr();
+                libc::execve(SHELL.as_ptr(), script, env);
+            }
+        }
+        Err((4, io::Error::last_os_error()))
+    }
+
+    fn place_descriptors(&self) -> io::Result<()> {
+        for (number, fd) in (0..).zip(self.stdio) {
+            if let Some(fd) = fd {
+                duplicate(fd.as_raw_fd(), number)?;
+            }
+        }
+        place_channel(self.channel.as_raw_fd())
+    }
+}
+
+/// `dup2(2)` without close-on-exec, also where both numbers are the same.
+fn duplicate(fd: RawFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: both take numbers only.
+    #[expect(unsafe_code)]
+    let result = unsafe {
+        if fd == number {
+            libc::fcntl(fd, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(fd, number)
+        }
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// A worker starts with no signal blocked and no handler of ours. What is ignored stays ignored, as over any exec;
+/// but SIGPIPE, which Rust's start ignores, has its default action again.
+fn reset_signals() {
+    for signal in Signal::iterator() {
+        // SAFETY: sigaction is plain data, for which zero is a value; the calls read and write only `action`, and the
+        // default action is no handler.
+        #[expect(unsafe_code)]
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let known = libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) == 0;
+            let ignored = action.sa_sigaction == libc::SIG_IGN && signal != Signal::SIGPIPE;
+            if known && !ignored {
+                libc::signal(signal as i32, libc::SIG_DFL);
+            }
+        }
+    }
+    // Cannot fail with these arguments.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
 /// By how much a worker's `oom_score_adj` is above ours: a tenth of the memory that counts.
 pub const OOM_SCORE: i32 = 100;
 
 /// Makes the kernel prefer a worker to us when memory runs out (`oom_score_adj`, proc(5)): one can be replaced.
-/// Raising needs no privilege. Where it cannot be done nothing is lost but the preference.
-fn offer_to_oom_killer(pid: Pid) {
+/// Raising needs no privilege, but the program must run already: until then its files in `/proc` are root's, since we
+/// cannot be dumped. Where it cannot be done nothing is lost but the preference.
+pub fn offer_to_oom_killer(pid: Pid) {
     let own = std::fs::read_to_string("/proc/self/oom_score_adj");
     let own = own.ok().and_then(|text| text.trim().parse::<i32>().ok());
     if let Some(own) = own {
@@ -115,17 +317,7 @@ fn offer_to_oom_killer(pid: Pid) {
 }
 
 fn place_channel(channel: RawFd) -> io::Result<()> {
-    // SAFETY: both take numbers only.
-    #[expect(unsafe_code)]
-    unsafe {
-        if channel == CHANNEL_FD {
-            if libc::fcntl(channel, libc::F_SETFD, 0) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        } else if libc::dup2(channel, CHANNEL_FD) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    duplicate(channel, CHANNEL_FD)?;
     close_on_exec_from(CHANNEL_FD + 1);
     Ok(())
 }
