@@ -74,17 +74,6 @@ fn replaced(master: &Master) {
 }
 
 #[test]
-fn a_start_on_a_slow_file_system_does_not_block_the_loop() {
-    let slow = Slow::new();
-    let mut master = slow.launch().start();
-    master.wait_ready(2);
-    slow.on();
-    replaced(&master);
-    slow.off();
-    master.stop();
-}
-
-#[test]
 fn a_blocked_loop_is_noticed() {
     // The control: a slow call that the loop does make.
     let slow = Slow::new();

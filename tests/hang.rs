@@ -215,6 +215,7 @@ fn the_masters_own_pause_condemns_nobody() {
     wait_until("a beat", common::BOOT, || {
         silent(&master).filter(|ms| *ms < 500)
     });
+    master.may_be_blocked();
     kill(master.pid(), SIGSTOP);
     // Three times the limit, in requests that the workers answer meanwhile.
     let start = std::time::Instant::now();

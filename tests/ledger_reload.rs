@@ -75,6 +75,7 @@ fn a_master_that_stands_still_for_moments_loses_nothing_and_blames_nobody() {
         launch.options(["--hang-timeout", "1s"])
     });
     let pid = service.master.pid();
+    service.master.may_be_blocked();
     let over = AtomicBool::new(false);
     let stops = AtomicU64::new(0);
     let mut reloads = 0;

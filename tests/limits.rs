@@ -253,6 +253,7 @@ fn a_machine_without_memory_for_a_process_or_with_a_full_file_table_is_waited_ou
         let mut master = unwell().start();
         let before = master.wait_ready(2);
         let addr = master.addr();
+        master.may_be_blocked();
         let Some(fails) = Fails::with(master.pid(), calls, error) else {
             return master.stop();
         };

@@ -46,6 +46,7 @@ fn a_stopped_master_costs_nobody_anything(node: Node) {
     let mut master = ledger(node);
     let before = pids(&master.wait_ready(2));
     let loads = [Mode::KeepAlive, Mode::Short].map(|mode| load(&master, mode, 2000));
+    master.may_be_blocked();
     kill(master.pid(), SIGSTOP);
     wait_until("a stopped master", BOOT, || {
         (state_of(master.pid()) == Some('T')).then_some(())

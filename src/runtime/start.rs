@@ -50,8 +50,9 @@ impl World {
             let pipes = logs.pipes(id.0, slot.0);
             what.output = Some(pipes.map_err(|e| failed("make pipes for its logs", &e))?);
         }
+        what.channel = Some(theirs);
         let Started { pid, exec } =
-            spawn::spawn(&what, &theirs).map_err(|e| failed(&format!("start {program}"), &e))?;
+            spawn::spawn(&what).map_err(|e| failed(&format!("start {program}"), &e))?;
         self.pids.insert(pid, id);
         self.starting.insert(id, (program, exec));
         self.links
@@ -134,7 +135,9 @@ impl World {
             set,
             remove,
             identity: self.config.identity.clone(),
+            stdin: None,
             output: None,
+            channel: None,
         })
     }
 }

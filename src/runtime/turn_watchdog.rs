@@ -28,7 +28,9 @@ pub fn watch(builder: &mut Builder) {
 fn begin() {
     TURN.with_borrow_mut(|turn| {
         if turn.is_none() {
-            *turn = ThreadTimes::of_this_thread().ok().map(|times| (times, None));
+            *turn = ThreadTimes::of_this_thread()
+                .ok()
+                .map(|times| (times, None));
         }
         if let Some((times, began)) = turn {
             *began = times.sample();
@@ -44,6 +46,9 @@ fn end() {
     });
     if let Some(blocked) = blocked.filter(|blocked| *blocked > LIMIT) {
         let blocked_ms = blocked.as_millis() as u64;
-        warn!(event = "loop_blocked", blocked_ms, "a call blocked the loop");
+        warn!(
+            event = "loop_blocked",
+            blocked_ms, "a call blocked the loop"
+        );
     }
 }

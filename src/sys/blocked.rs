@@ -48,7 +48,9 @@ impl ThreadTimes {
             at: Instant::now(),
             ran: ran.into(),
             queued: Duration::from_nanos(queued),
-            waits: getrusage(UsageWho::RUSAGE_THREAD).ok()?.voluntary_context_switches(),
+            waits: getrusage(UsageWho::RUSAGE_THREAD)
+                .ok()?
+                .voluntary_context_switches(),
         })
     }
 }

@@ -40,8 +40,12 @@ pub struct Spawn {
     pub remove: Vec<OsString>,
     /// Who it is to be; else who we are.
     pub identity: Option<Identity>,
+    /// What it reads; else nothing.
+    pub stdin: Option<OwnedFd>,
     /// Where it prints; else where we do.
     pub output: Option<Output>,
+    /// Its channel to us, on [`CHANNEL_FD`], if it has one.
+    pub channel: Option<OwnedFd>,
 }
 
 /// Where a process prints.
@@ -103,16 +107,14 @@ impl ExecReport {
     }
 }
 
-/// Starts a process in a process group of its own, with the channel on
-/// [`CHANNEL_FD`], stdin at `/dev/null`, stdout and stderr inherited unless
-/// [`Spawn::output`] says otherwise, and no other descriptor.
+/// Starts a process in a process group of its own, with the descriptors that [`Spawn`] names and no other.
 ///
 /// Does not wait for `execve(2)`: the program may be on a file system that does not answer. What
 /// goes wrong there ends the child with exit code 127; then [`ExecReport::failure`] has the reason.
 ///
 /// # Errors
 /// The errno of `pipe(2)`, `open(2)` or `fork(2)`; `EINVAL` for a NUL in a path, an argument or a variable.
-pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Started> {
+pub fn spawn(what: &Spawn) -> io::Result<Started> {
     let program = Program::new(what)?;
     let null = File::open("/dev/null")?;
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -120,16 +122,20 @@ pub fn spawn(what: &Spawn, channel: &OwnedFd) -> io::Result<Started> {
         program: &program,
         identity: what.identity.as_ref(),
         stdio: [
-            Some(null.as_fd()),
+            Some(what.stdin.as_ref().map_or(null.as_fd(), AsFd::as_fd)),
             what.output.as_ref().map(|o| o.stdout.as_fd()),
             what.output.as_ref().map(|o| o.stderr.as_fd()),
         ],
-        channel: channel.as_fd(),
+        channel: what.channel.as_ref().map(AsFd::as_fd),
         report: theirs.as_fd(),
     };
     // A signal that comes before execve(2) must not run a handler of ours in the child, which would swallow it.
     let mut mask = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut mask),
+    )?;
     // SAFETY: the child calls only async-signal-safe functions until execve(2) or _exit(2): `Child::run` touches
     // nothing but memory that was prepared here.
     #[expect(unsafe_code)]
@@ -185,9 +191,7 @@ impl Program {
         }
         variables.extend(what.set.iter().cloned());
         let env = (variables.into_iter())
-            .map(|(name, value)| {
-                CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
-            })
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
             .collect::<Result<_, _>>()?;
         let script = [SHELL.to_owned(), path.clone()].into_iter();
         Ok(Self {
@@ -208,7 +212,7 @@ struct Child<'a> {
     identity: Option<&'a Identity>,
     /// `None`: as ours.
     stdio: [Option<BorrowedFd<'a>>; 3],
-    channel: BorrowedFd<'a>,
+    channel: Option<BorrowedFd<'a>>,
     report: BorrowedFd<'a>,
 }
 
@@ -259,7 +263,15 @@ impl Child<'_> {
                 duplicate(fd.as_raw_fd(), number)?;
             }
         }
-        place_channel(self.channel.as_raw_fd())
+        let first = match self.channel {
+            Some(channel) => {
+                duplicate(channel.as_raw_fd(), CHANNEL_FD)?;
+                CHANNEL_FD + 1
+            }
+            None => CHANNEL_FD,
+        };
+        close_on_exec_from(first);
+        Ok(())
     }
 }
 
@@ -314,12 +326,6 @@ pub fn offer_to_oom_killer(pid: Pid) {
         let score = (own + OOM_SCORE).min(1000);
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.0), score.to_string());
     }
-}
-
-fn place_channel(channel: RawFd) -> io::Result<()> {
-    duplicate(channel, CHANNEL_FD)?;
-    close_on_exec_from(CHANNEL_FD + 1);
-    Ok(())
 }
 
 /// What a careless parent left open in us is for no child of ours. Async-signal-safe. Kernels before 5.11

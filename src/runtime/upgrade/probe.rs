@@ -3,18 +3,15 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::Signal,
+    unistd::pipe2,
 };
 use tokio::time::Instant;
 
@@ -23,7 +20,10 @@ use crate::{
     exit_code::ExitCode,
     runtime::start::MANAGERS,
     supervisor::{Exit, Pid},
-    sys::{handover, process},
+    sys::{
+        handover, process,
+        spawn::{self, ExecReport, Output, Spawn, Started},
+    },
 };
 
 /// The word by which a binary is asked; the state is on its standard input.
@@ -64,8 +64,9 @@ pub(super) struct Probe {
     pub(super) until: Instant,
     nonce: u64,
     news: Vec<&'static str>,
-    out: ChildStdout,
-    err: ChildStderr,
+    exec: ExecReport,
+    out: File,
+    err: File,
 }
 
 impl Probe {
@@ -83,28 +84,26 @@ impl Probe {
             .map_err(|e| format!("failed to write the state down: {e}"))?;
         let sealed: OwnedFd = handover::seal(&bytes)
             .map_err(|e| format!("failed to write the state into a file in memory: {e}"))?;
-        let mut command = Command::new(binary);
-        command
-            .arg(ASK)
-            .current_dir("/")
-            .stdin(Stdio::from(sealed))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        for name in MANAGERS {
-            command.env_remove(name);
-        }
-        // Never waited for here: the master has one reaper.
-        let mut child: Child = command.spawn().map_err(|e| cannot("run", &e))?;
-        let pid = i32::try_from(child.id()).map(Pid);
-        let pid = pid.map_err(|e| cannot("run", &e))?;
-        let pipes = child.stdout.take().zip(child.stderr.take());
-        let (out, err) = pipes.ok_or_else(|| cannot("run", &"no pipe"))?;
-        for pipe in [out.as_fd(), err.as_fd()] {
+        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| cannot("make pipes for", &e));
+        let ((out, stdout), (err, stderr)) = (pipe()?, pipe()?);
+        for pipe in [&out, &err] {
             // A process that it leaves behind must not hold us up.
             fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
                 .map_err(|e| cannot("listen to", &e))?;
         }
+        let Started { pid, exec } = spawn::spawn(&Spawn {
+            program: binary.to_owned(),
+            args: vec![ASK.into()],
+            cwd: "/".into(),
+            set: vec![],
+            remove: MANAGERS.map(Into::into).to_vec(),
+            identity: None,
+            stdin: Some(sealed),
+            output: Some(Output { stdout, stderr }),
+            channel: None,
+        })
+        .map_err(|e| cannot("run", &e))?;
+        let (out, err) = (File::from(out), File::from(err));
         Ok(Self {
             pid,
             binary: binary.to_owned(),
@@ -112,6 +111,7 @@ impl Probe {
             until: Instant::now() + LIMIT,
             nonce: state.header.nonce,
             news: state.news.clone(),
+            exec,
             out,
             err,
         })
@@ -123,6 +123,9 @@ impl Probe {
     /// Why not, in words.
     pub(super) fn verdict(&mut self, exit: Exit) -> Result<(), String> {
         let name = self.binary.display();
+        if let Some(why) = self.exec.failure() {
+            return Err(format!("failed to run {name}: {why}"));
+        }
         let said = text(&mut self.out);
         if exit == Exit::Code(0) && said.trim() == wanted(self.nonce) {
             return Ok(());
