@@ -62,7 +62,8 @@ impl Sample {
         if self.waits == earlier.waits {
             return Duration::ZERO;
         }
-        let busy = (self.ran - earlier.ran) + self.queued.saturating_sub(earlier.queued);
+        let busy =
+            self.ran.saturating_sub(earlier.ran) + self.queued.saturating_sub(earlier.queued);
         self.at.duration_since(earlier.at).saturating_sub(busy)
     }
 }
