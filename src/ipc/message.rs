@@ -77,9 +77,21 @@ pub struct Query {
     pub backlog: Option<u32>,
     /// What the first worker of a key says is echoed to all (TLS ticket keys).
     pub data: Value,
+    /// Everybody may read from a Unix socket.
+    #[serde(default)]
+    pub readable_all: bool,
+    /// Everybody may write to a Unix socket.
+    #[serde(default)]
+    pub writable_all: bool,
 }
 
 impl Query {
+    /// Permissions that are added to a Unix socket's file (`uv_pipe_chmod` of libuv).
+    pub fn file_mode(&self) -> u32 {
+        let all = |on: bool, mode| if on { mode } else { 0 };
+        all(self.readable_all, 0o444) | all(self.writable_all, 0o222)
+    }
+
     /// The key of its listener, made as Node's primary makes it.
     pub fn key(&self) -> String {
         let address = self.address.as_deref().unwrap_or("null");
@@ -373,6 +385,8 @@ fn query(value: &Value) -> Option<Query> {
             .and_then(|b| u32::try_from(b).ok())
             .filter(|b| *b > 0),
         data: value.get("data").cloned().unwrap_or(Value::Null),
+        readable_all: value.get("readableAll") == Some(&Value::Bool(true)),
+        writable_all: value.get("writableAll") == Some(&Value::Bool(true)),
     })
 }
 

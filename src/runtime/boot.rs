@@ -161,7 +161,11 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     }
     control_dir::check_path(&config.control)?;
     let lock = Lock::take(&config.control, &config.name)?;
-    let rights = Rights::new(config.strict_bind, &config.launch.cwd);
+    let rights = Rights::new(
+        config.strict_bind,
+        &config.launch.cwd,
+        config.identity.as_ref(),
+    );
     let mut listeners = Listeners::new(rights, config.backlog);
     listeners.adopt(inherited);
     // Whoever has the orphans' sockets need not wait until these have closed them.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     ipc::{Inbound, Query, ShimMessage, outbound},
     supervisor::{Beat, Event, Fact, Gate, State, Supervisor, Worker, WorkerId},
-    sys::spawn,
+    sys::{listener::BindError, spawn},
 };
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
@@ -43,6 +43,7 @@ impl World {
                 }
                 fact
             }
+            FromLink::AtPath { key, outcome } => self.at_path(&key, outcome, supervisor)?,
             FromLink::Message(message) => {
                 self.runs(id);
                 self.message(id, message, supervisor)?
@@ -70,7 +71,7 @@ impl World {
                     self.withheld.entry(id).or_default().push(query);
                     return Some(Fact::AtGate);
                 }
-                self.answer(worker, &query)
+                self.query(worker, query)
             }
             Inbound::Listening(told) => {
                 let address = self.listeners.listening(id, &told);
@@ -260,24 +261,31 @@ impl World {
                 }
                 None
             }
-            Err(error) => {
-                // As libuv's `uv_pipe_bind2` tells the app of a missing folder.
-                let errno = match error.errno {
-                    libc::ENOENT => libc::EACCES,
-                    other => other,
-                };
-                self.send(
-                    id,
-                    outbound::refusal(&query.seq, &query.key(), errno, &query.data),
-                );
-                // Once a worker and key: an app may ask in a loop, for ever new keys too.
-                if self.refused.len() < MAX_REFUSED && self.refused.insert((id, query.key())) {
-                    warn!(worker = %id, "{error}");
-                }
-                // The app may ask twice for one key; only a new bind can fail for good.
-                (!self.listeners.has(&query.key())).then(|| Fact::BindFailed(error.to_string()))
-            }
+            Err(error) => self.refuse(id, query, &error),
         }
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        id: WorkerId,
+        query: &Query,
+        error: &BindError,
+    ) -> Option<Fact> {
+        // As libuv's `uv_pipe_bind2` tells the app of a missing folder.
+        let errno = match error.errno {
+            libc::ENOENT => libc::EACCES,
+            other => other,
+        };
+        self.send(
+            id,
+            outbound::refusal(&query.seq, &query.key(), errno, &query.data),
+        );
+        // Once a worker and key: an app may ask in a loop, for ever new keys too.
+        if self.refused.len() < MAX_REFUSED && self.refused.insert((id, query.key())) {
+            warn!(worker = %id, "{error}");
+        }
+        // The app may ask twice for one key; only a new bind can fail for good.
+        (!self.listeners.has(&query.key())).then(|| Fact::BindFailed(error.to_string()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Carrying out orders: one arm an [`Action`]. Never waits for a worker.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -36,11 +36,14 @@ use crate::{
         Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
         Ticket, Time, WorkerId,
     },
-    sys::{guard::Guard, process, spawn::ExecReport},
+    sys::{guard::Guard, path_thread, process, spawn::ExecReport},
 };
 
 /// Part of the drain timeout that is left for the worker's report to arrive.
 const REPORT_TIME: Duration = Duration::from_millis(300);
+
+/// How long the end waits until sockets' files are removed.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Who waits for a reload, and until when.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub(super) struct World {
     pub(super) hands: Hands,
     pub(super) balancer: Balancer,
     pub(super) sentries: Sentries,
+    /// Queries for Unix paths by key, in order; the first one's file is being made or put back.
+    pub(super) at_paths: BTreeMap<String, VecDeque<(WorkerId, Query)>>,
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
@@ -119,6 +124,7 @@ impl World {
             hands: Hands::default(),
             balancer: Balancer::default(),
             sentries,
+            at_paths: BTreeMap::new(),
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),
@@ -270,7 +276,7 @@ impl World {
         let worker = supervisor.worker(id)?;
         let mut failed = None;
         for query in self.withheld.remove(&id).unwrap_or_default() {
-            failed = failed.or(self.answer(worker, &query));
+            failed = failed.or(self.query(worker, query));
         }
         failed.map(|fact| Event::Worker { id, fact })
     }
@@ -401,6 +407,8 @@ impl World {
     pub(super) async fn close(&mut self, verdict: &Verdict) {
         self.hands.drop_all();
         self.listeners = Listeners::default();
+        // A file system that does not answer keeps its files.
+        path_thread::settle(SETTLE);
         self.sentries.follow(self.listeners.streams());
         if let Some(guard) = self.guard.take() {
             guard.finish();

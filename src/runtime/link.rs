@@ -22,7 +22,10 @@ use tracing::{debug, trace};
 use crate::{
     ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, outbound},
     supervisor::{Fact, WorkerId},
-    sys::fd_pass,
+    sys::{
+        fd_pass,
+        listener::{BindError, Bound},
+    },
 };
 
 /// Bytes read at a time; then it is another task's turn.
@@ -46,6 +49,11 @@ pub(super) enum FromLink {
     Withdrawn(Vec<Arc<OwnedFd>>),
     /// What the master has found out by itself.
     Fact(Fact),
+    /// What came of the file of a path that it asked for: a socket, if it is a new one.
+    AtPath {
+        key: String,
+        outcome: Result<Option<Bound>, BindError>,
+    },
     /// End of file.
     Closed,
 }

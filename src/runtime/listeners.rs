@@ -9,25 +9,27 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{manager, rights::Rights};
 use crate::{
     cli::Balance,
     ipc::{Listening, Query},
     supervisor::{Generation, Slot, WorkerId},
-    sys::inherit::Inherited,
-    sys::listener::{self, BindError, Bound, Endpoint, SocketFile},
+    sys::listener::{self, BindError, Bound, Endpoint, FileOptions},
 };
 
 mod asked;
 mod carried;
 mod declared;
 mod group;
+mod handed;
+mod paths;
 
 pub(super) use carried::ListenersState;
 use declared::{Declared, Source};
 pub(super) use group::Group;
+pub(super) use paths::PathJob;
 
 /// Names a [`Group`]; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -134,81 +136,6 @@ impl Listeners {
             .map(|(key, _, holder)| (key.clone(), holder.tls))
     }
 
-    /// Takes over what a service manager hands to us. An address that comes
-    /// twice (its unit's, and stored) is one socket.
-    pub(super) fn adopt(&mut self, mut inherited: Vec<Inherited>) {
-        // The kernel numbers the seats in the order of their listen(2), which was this one.
-        inherited.sort_by_key(|i| manager::is_stored(&i.name).then(|| manager::seat_of(&i.name)));
-        for Inherited {
-            name,
-            number,
-            socket,
-            local,
-        } in inherited
-        {
-            let stored = manager::is_stored(&name);
-            // A stored path may have been removed since; nobody could connect to it.
-            let file = match &local {
-                Endpoint::Path(path) if stored => match SocketFile::made(path) {
-                    Ok(file) => Some(file),
-                    Err(_) => continue,
-                },
-                Endpoint::Path(_)
-                | Endpoint::Tcp { .. }
-                | Endpoint::Udp { .. }
-                | Endpoint::Abstract(_) => None,
-            };
-            if let Some(there) = self.declared.iter().find(|d| d.local == local) {
-                // A further seat's; a second copy of the same socket shows by its inode.
-                if let Some(group) = self.groups.get_mut(&there.group) {
-                    group.adopt(socket);
-                }
-                continue;
-            }
-            info!(address = %local, fd = number, name, stored, "socket taken over");
-            let from = if stored { Source::Store } else { Source::Unit };
-            let group = self.add(Group::new(socket, local.clone(), file));
-            self.declared.push(Declared {
-                asked: local.clone(),
-                local,
-                group,
-                used: false,
-                from,
-                handed: Some((number, name)),
-            });
-        }
-    }
-
-    /// Whether an earlier master's sockets are here, with all that is to be bound among them.
-    pub(super) fn are_stored(&self, binds: &[Endpoint]) -> bool {
-        self.declared.iter().any(|d| d.from == Source::Store)
-            && (binds.iter()).all(|wanted| self.declared.iter().any(|d| d.serves(wanted)))
-    }
-
-    /// What `--bind fd://` names comes first, and is no less declared than an address.
-    pub(super) fn declare_handed(&mut self, wanted: &[String]) -> Result<(), BindError> {
-        for which in wanted.iter().rev() {
-            let named = |d: &mut Declared| {
-                d.handed
-                    .as_ref()
-                    .is_some_and(|(number, name)| name == which || which.parse() == Ok(*number))
-            };
-            let mut found: Vec<_> = self.declared.extract_if(.., named).collect();
-            if found.is_empty() {
-                return Err(BindError::refused(
-                    format_args!("fd://{which}"),
-                    libc::EBADF,
-                    "no listening socket was handed to rcluster under that number or name; systemd's names are those of FileDescriptorName=, or the socket unit's own",
-                ));
-            }
-            for declared in &mut found {
-                declared.from = Source::Bind;
-            }
-            self.declared.splice(..0, found);
-        }
-        Ok(())
-    }
-
     /// Binds what `--bind` declares, unless it is there already.
     pub(super) fn declare(&mut self, endpoints: &[Endpoint]) -> Result<(), BindError> {
         for endpoint in endpoints {
@@ -217,7 +144,7 @@ impl Listeners {
                 there.from = Source::Bind;
                 continue;
             }
-            let bound = listener::bind(endpoint, self.backlog)?;
+            let bound = listener::bind(endpoint, self.backlog, &self.file_options())?;
             let local = bound.local.clone();
             let group = self.open_group(bound);
             self.declared.push(Declared {
@@ -248,7 +175,9 @@ impl Listeners {
                 "the kernel cuts --backlog: raise net.core.somaxconn (sysctl -w), or ask for less"
             );
         }
-        manager::keep(&socket, &local, 0);
+        if listener::is_findable(&socket, &local) {
+            manager::keep(&socket, &local, 0);
+        }
         self.add(Group::new(socket, local, file))
     }
 
@@ -270,7 +199,15 @@ impl Listeners {
             .map(|d| d.local.to_string())
     }
 
-    /// Answers a query: the socket of its key, bound now if it is new.
+    /// How files of declared sockets are made.
+    fn file_options(&self) -> FileOptions {
+        FileOptions {
+            how: self.rights.of_option(),
+            mode: 0,
+        }
+    }
+
+    /// Answers a query: the socket of its key, bound now if it is new and not a path (see [`Listeners::path_job`]).
     pub(super) fn grant(&mut self, asker: Asker, query: &Query) -> Result<Granted, BindError> {
         let query = &self.numbered(asker.id, query);
         let key = query.key();
@@ -313,10 +250,6 @@ impl Listeners {
             .holders
             .insert(asker.id, Holder { how: holding, tls });
         listener.generations.insert(asker.generation);
-        if let Some(file) = &group.file {
-            // The worker may have removed it before it asked.
-            file.restore();
-        }
         Ok(Granted {
             what,
             data: listener.data.clone(),
@@ -347,15 +280,19 @@ impl Listeners {
             Some(fd) => self.take_handed(query, fd)?,
             None => self.take_or_bind(&asked::endpoint(query)?)?,
         };
+        Ok(self.listener(group, query))
+    }
+
+    fn listener(&mut self, group: GroupId, query: &Query) -> Listener {
         self.opened += 1;
-        Ok(Listener {
+        Listener {
             group,
             query: query.clone(),
             data: query.data.clone(),
             holders: BTreeMap::new(),
             generations: BTreeSet::new(),
             opened: self.opened,
-        })
+        }
     }
 
     fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<GroupId, BindError> {
@@ -368,7 +305,10 @@ impl Listeners {
             )),
             None => {
                 self.rights.check(endpoint)?;
-                let bound = listener::bind(endpoint, self.backlog)?;
+                if let Endpoint::Path(_) = endpoint {
+                    return Err(BindError::refused(endpoint, libc::EINVAL, ""));
+                }
+                let bound = listener::bind(endpoint, self.backlog, &self.file_options())?;
                 Ok(self.open_group(bound))
             }
         }

@@ -4,6 +4,7 @@
 //! It owns tokio, the workers' channels, the listeners and the releases. It
 //! must not decide: which worker goes when is the supervisor's.
 
+mod at_paths;
 mod autopsy;
 mod balance;
 pub mod boot;

@@ -13,7 +13,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
-use super::files;
+use super::{files, listener, safe_path::Use};
 use crate::supervisor::Pid;
 
 /// Most bytes of a file that holds a pid.
@@ -29,7 +29,7 @@ pub enum ControlError {
     #[error(
         "the control folder {0} is not safe: {1}; use a folder that only you can write to (chmod 700)"
     )]
-    Unsafe(PathBuf, &'static str),
+    Unsafe(PathBuf, String),
     /// Something that is no socket is in the way.
     #[error("{0} exists and is not a socket; it is left alone: use another --control path")]
     InTheWay(PathBuf),
@@ -82,7 +82,7 @@ pub fn prepare_default(folder: &Path) -> Result<(), ControlError> {
     }
     let meta = fs::symlink_metadata(folder)
         .map_err(|error| ControlError::Folder(folder.to_owned(), error))?;
-    let wrong = |why| Err(ControlError::Unsafe(folder.to_owned(), why));
+    let wrong = |why: &str| Err(ControlError::Unsafe(folder.to_owned(), why.to_owned()));
     if meta.file_type().is_symlink() {
         wrong("it is a symbolic link")
     } else if !meta.is_dir() {
@@ -108,7 +108,7 @@ pub fn check_path(path: &Path) -> Result<(), ControlError> {
     let meta =
         fs::metadata(folder).map_err(|error| ControlError::Folder(folder.to_owned(), error))?;
     let us = nix::unistd::geteuid().as_raw();
-    let wrong = |why| Err(ControlError::Unsafe(folder.to_owned(), why));
+    let wrong = |why: &str| Err(ControlError::Unsafe(folder.to_owned(), why.to_owned()));
     if !meta.is_dir() {
         wrong("it is not a folder")
     } else if meta.uid() != us && meta.uid() != 0 {
@@ -116,7 +116,19 @@ pub fn check_path(path: &Path) -> Result<(), ControlError> {
     } else if meta.mode() & 0o022 != 0 {
         wrong("others can write to it")
     } else {
-        Ok(())
+        root_alone(path)
+    }
+}
+
+/// For root: nobody else may swap a folder on the way.
+fn root_alone(path: &Path) -> Result<(), ControlError> {
+    match Use::option(None).run(path, || Ok(())) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error().is_none() => {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            Err(ControlError::Unsafe(folder.to_owned(), error.to_string()))
+        }
+        Err(error) => Err(ControlError::Folder(path.to_owned(), error)),
     }
 }
 
@@ -215,7 +227,7 @@ pub fn bind_socket(
             return Err(ControlError::InTheWay(path.to_owned()));
         }
         // Another program's: it does not know our lock.
-        Ok(_) if !super::listener::is_stale(path) => {
+        Ok(_) if !is_stale(path).map_err(failed)? => {
             return Err(ControlError::InUse(path.to_owned()));
         }
         Ok(_) => fs::remove_file(path).map_err(failed)?,
@@ -227,4 +239,8 @@ pub fn bind_socket(
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
+}
+
+fn is_stale(path: &Path) -> io::Result<bool> {
+    Use::option(None).at(path, |place| Ok(listener::is_stale(place)))
 }

@@ -11,6 +11,8 @@ use nix::unistd::{Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::safe_path::Account;
+
 /// `--user` or `--group` that cannot be used.
 #[derive(Debug, Error)]
 pub enum IdentityError {
@@ -89,6 +91,15 @@ impl Identity {
             groups,
             home: entry.map(|entry| (entry.name, entry.dir)),
         }))
+    }
+
+    /// The rights that its files are used with; `None` for root, who has ours.
+    pub fn account(&self) -> Option<Account> {
+        (self.uid != 0).then(|| Account {
+            uid: self.uid,
+            gid: self.gid,
+            groups: self.groups.clone(),
+        })
     }
 
     /// Whether this user can follow a path to its end (search permission on

@@ -15,6 +15,8 @@ pub use socket2::SockAddr;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
+use super::safe_path::{Refusal, Use};
+use super::socket_file::address;
 pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
 
 /// Where to bind.
@@ -117,6 +119,13 @@ impl BindError {
     }
 
     fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
+        if error
+            .get_ref()
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refusal>)
+        {
+            let cure = "let only root write there, choose another folder, or let workers be another user (--user)";
+            return Self::refused(endpoint, libc::EACCES, format!("{error}; {cure}"));
+        }
         let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
         let hint = match (errno, endpoint) {
             (libc::EADDRINUSE, Endpoint::Tcp { port, .. }) => {
@@ -157,11 +166,20 @@ impl BindError {
 /// Longest socket path in bytes: `sun_path` of `unix(7)` less its NUL.
 pub const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
+/// How the file of a Unix socket is made.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    /// With whose rights.
+    pub how: Use,
+    /// Permissions that are added to what the umask leaves.
+    pub mode: u32,
+}
+
 /// Binds and listens.
 ///
 /// # Errors
 /// The errno of `socket(2)`, `bind(2)` or `listen(2)`; `ENAMETOOLONG` for a path that does not fit.
-pub fn bind(endpoint: &Endpoint, backlog: i32) -> Result<Bound, BindError> {
+pub fn bind(endpoint: &Endpoint, backlog: i32, file: &FileOptions) -> Result<Bound, BindError> {
     let bound = match endpoint {
         Endpoint::Tcp {
             ip: None,
@@ -189,7 +207,7 @@ pub fn bind(endpoint: &Endpoint, backlog: i32) -> Result<Bound, BindError> {
             v6_only,
             reuse_addr,
         } => bind_udp(with_scope(*ip, *port, *scope), *v6_only, *reuse_addr),
-        Endpoint::Path(path) => bind_path(path, backlog),
+        Endpoint::Path(path) => bind_path(path, backlog, file),
         Endpoint::Abstract(name) => bind_abstract(name, backlog),
     };
     bound.map_err(|error| BindError::new(endpoint, &error))
@@ -271,26 +289,38 @@ fn scope_of(address: &SocketAddr) -> u32 {
     }
 }
 
-fn bind_path(path: &Path, backlog: i32) -> io::Result<Bound> {
-    if path.as_os_str().len() > MAX_PATH {
-        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
-    }
-    let address = SockAddr::unix(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    match socket.bind(&address) {
-        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && is_stale(path) => {
-            std::fs::remove_file(path)?;
-            socket.bind(&address)?;
+fn bind_path(path: &Path, backlog: i32, file: &FileOptions) -> io::Result<Bound> {
+    file.how.at(path, |place| {
+        let address = address(place)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.bind(&address) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && is_stale(place) => {
+                place.remove()?;
+                socket.bind(&address)?;
+            }
+            other => other?,
         }
-        other => other?,
-    }
-    socket.listen(backlog)?;
-    Ok(Bound {
-        socket: socket.into(),
-        local: Endpoint::Path(path.to_owned()),
-        file: Some(SocketFile::made(path)?),
+        let made = SocketFile::made(place, &file.how)?;
+        made.allow(place, file.mode)?;
+        socket.listen(backlog)?;
+        Ok(Bound {
+            socket: socket.into(),
+            local: Endpoint::Path(path.to_owned()),
+            file: Some(made),
+        })
     })
+}
+
+/// Whether the next process that gets a listening socket will find out where it is bound: the kernel keeps the path that it
+/// was given, which may lead through a descriptor of ours.
+pub fn is_findable(socket: &OwnedFd, local: &Endpoint) -> bool {
+    match local {
+        Endpoint::Path(path) => {
+            bound_to(socket).is_ok_and(|address| address.as_pathname() == Some(path.as_path()))
+        }
+        Endpoint::Tcp { .. } | Endpoint::Udp { .. } | Endpoint::Abstract(_) => true,
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -348,7 +378,10 @@ pub fn reopen(socket: &OwnedFd, address: &SockAddr, backlog: i32) -> io::Result<
     relisten(socket, backlog)?;
     let _ = socket_ref.shutdown(Shutdown::Both);
     // A port that the kernel had chosen has been given back to it; any other is kept, and cannot be bound again.
-    let _ = socket_ref.bind(address);
+    // For a path the kernel would make a file first, with our rights, and remove it again.
+    if address.domain() != Domain::UNIX {
+        let _ = socket_ref.bind(address);
+    }
     relisten(socket, backlog)?;
     if bound_to(socket)? != *address {
         return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));

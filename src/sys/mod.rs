@@ -3,6 +3,7 @@
 //! The only place for `unsafe`, nix, libc, socket2 and sendfd. It must not
 //! know policy: nothing here decides when or why.
 
+mod account;
 pub mod blocked;
 pub mod cgroup;
 pub mod control_dir;
@@ -17,9 +18,11 @@ pub mod inherit;
 pub mod limits;
 pub mod listener;
 pub mod log_pipe;
+pub mod path_thread;
 pub mod process;
 pub mod procfs;
 pub mod reuse_port;
+pub mod safe_path;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 pub mod socket_file;

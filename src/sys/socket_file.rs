@@ -2,14 +2,18 @@
 
 use std::{
     io,
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt},
-        net::UnixStream,
-    },
     path::{Path, PathBuf},
 };
 
+use nix::sys::stat::SFlag;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{
+    listener::MAX_PATH,
+    path_thread,
+    safe_path::{Account, Place, Use},
+};
 
 /// A socket file that we made, and a second name for it.
 ///
@@ -17,11 +21,7 @@ use serde::{Deserialize, Serialize};
 /// second worker would so remove what the first has bound; the second name
 /// (a hard link) lets us put it back.
 #[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    spare: PathBuf,
-    inode: (u64, u64),
-}
+pub struct SocketFile(SocketFileState);
 
 /// A [`SocketFile`] written out. It removes nothing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,72 +29,144 @@ pub struct SocketFileState {
     path: PathBuf,
     spare: PathBuf,
     inode: (u64, u64),
+    /// With whose rights. Programs before it wrote none, and used root's.
+    #[serde(default)]
+    how: Option<Use>,
 }
 
 impl SocketFile {
     /// The file of a socket that is bound there.
     ///
     /// # Errors
-    /// The errno of `lstat(2)` or `unlink(2)`.
-    pub fn made(path: &Path) -> io::Result<Self> {
-        let meta = std::fs::symlink_metadata(path)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let spare = path.with_file_name(format!(".{name}.rcluster"));
+    /// The errno of `lstat(2)` or `unlink(2)`; `ENOTSOCK` for another file.
+    pub fn made(place: &Place, how: &Use) -> io::Result<Self> {
+        let stat = place.stat()?;
+        if !is_socket(stat.st_mode) {
+            return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
+        }
+        let name = place.name().to_string_lossy();
+        let spare = place.beside(format!(".{name}.rcluster"));
         if is_stale(&spare) {
-            std::fs::remove_file(&spare)?;
+            spare.remove()?;
         }
         // Without it (a file system without hard links) the path cannot be put back; that is all.
-        let _ = std::fs::hard_link(path, &spare);
-        Ok(Self {
-            path: path.to_owned(),
-            spare,
-            inode: (meta.dev(), meta.ino()),
-        })
+        let _ = place.link(&spare);
+        Ok(Self(SocketFileState {
+            path: place.path().to_owned(),
+            spare: place.path().with_file_name(spare.name()),
+            inode: (stat.st_dev, stat.st_ino),
+            how: Some(how.clone()),
+        }))
+    }
+
+    /// The file of a socket that another program has bound.
+    ///
+    /// # Errors
+    /// As [`SocketFile::made`]; a [`super::safe_path::Refusal`].
+    pub fn found(path: &Path, how: &Use) -> io::Result<Self> {
+        how.at(path, |place| Self::made(place, how))
     }
 
     /// Written out, for the next program of this process.
     pub fn state(&self) -> SocketFileState {
-        SocketFileState {
-            path: self.path.clone(),
-            spare: self.spare.clone(),
-            inode: self.inode,
-        }
+        self.0.clone()
     }
 
-    /// The file that the program before this one made; from now on it is ours to remove.
-    pub fn resume(state: SocketFileState) -> Self {
-        let SocketFileState { path, spare, inode } = state;
-        Self { path, spare, inode }
+    /// The file that the program before this one made; from now on it is ours to remove. `worker`: whose rights workers
+    /// have, if not ours.
+    pub fn resume(state: SocketFileState, worker: Option<&Account>) -> Self {
+        let how = state.how.or_else(|| Some(Use::option(worker)));
+        Self(SocketFileState { how, ..state })
     }
 
-    fn is_ours(&self, path: &Path) -> bool {
-        std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode)
+    /// Adds permissions.
+    ///
+    /// # Errors
+    /// The errno of `chmod(2)`.
+    pub(super) fn allow(&self, place: &Place, mode: u32) -> io::Result<()> {
+        place.add_mode(mode, self.0.inode)
     }
 
-    /// Puts the path back if somebody has removed it. Something else in its
+    /// A job that puts the path back if somebody has removed it, and adds permissions to it. Something else in its
     /// place is left alone.
-    pub fn restore(&self) {
-        if !self.path.exists() && self.is_ours(&self.spare) {
-            let _ = std::fs::hard_link(&self.spare, &self.path);
+    pub fn restore(&self, mode: u32) -> impl FnOnce() + Send + use<> {
+        let file = self.0.clone();
+        move || {
+            // Nothing to do about a failure: the path is gone, as whoever removed it wanted.
+            let _ = file.with_both(|place, spare| {
+                if place.stat().is_err() && file.is_ours(spare) {
+                    spare.link(place)?;
+                }
+                place.add_mode(mode, file.inode)
+            });
         }
+    }
+}
+
+impl SocketFileState {
+    fn is_ours(&self, place: &Place) -> bool {
+        let stat = place.stat();
+        stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode)
+    }
+
+    fn with_both(
+        &self,
+        work: impl FnOnce(&Place, &Place) -> io::Result<()> + Send,
+    ) -> io::Result<()> {
+        let how = self.how.as_ref().unwrap_or(&Use::Option(None));
+        how.at(&self.path, |place| {
+            let spare = self.spare.file_name().unwrap_or_default();
+            work(place, &place.beside(spare))
+        })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        for path in [&self.path, &self.spare] {
-            if self.is_ours(path) {
-                // Nothing to do about a failure on the way out.
-                let _ = std::fs::remove_file(path);
-            }
-        }
+        let file = self.0.clone();
+        path_thread::run(move || {
+            // Nothing to do about a failure on the way out.
+            let _ = file.with_both(|place, spare| {
+                for place in [place, spare] {
+                    if file.is_ours(place) {
+                        let _ = place.remove();
+                    }
+                }
+                Ok(())
+            });
+        });
     }
 }
 
-/// Whether a path is a socket file that nobody listens on any more.
-pub fn is_stale(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    is_socket
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+fn is_socket(mode: libc::mode_t) -> bool {
+    SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK
+}
+
+/// The socket address of a place: its path, or, where that is too long or could be redirected, the way through its
+/// open folder.
+///
+/// # Errors
+/// `ENAMETOOLONG` for a name that does not fit.
+pub(super) fn address(place: &Place) -> io::Result<SockAddr> {
+    let fits = |path: &Path| path.as_os_str().len() <= MAX_PATH;
+    if place.is_nameable() && fits(place.path()) {
+        return SockAddr::unix(place.path());
+    }
+    let path = place.through_folder();
+    if fits(&path) {
+        SockAddr::unix(path)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+    }
+}
+
+/// Whether a place holds a socket that nobody listens on any more. Never waits: a full backlog means that somebody does.
+pub fn is_stale(place: &Place) -> bool {
+    let refused = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&address(place)?)
+    };
+    place.stat().is_ok_and(|stat| is_socket(stat.st_mode))
+        && refused().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -18,6 +18,7 @@ use crate::{
     },
     supervisor::{Generation, WorkerId},
     sys::{
+        identity::Identity,
         listener::{Endpoint, SocketFile, SocketFileState},
         steer::Kernel,
     },
@@ -157,10 +158,11 @@ impl Listeners {
     /// `EBADF` for a socket that was not left open, `InvalidData` for one that is not named.
     pub(in crate::runtime) fn unpack(
         state: ListenersState,
+        identity: Option<&Identity>,
         unpacking: &mut Unpacking,
     ) -> io::Result<Self> {
         let mut all = Self {
-            rights: state.rights,
+            rights: state.rights.resume(identity),
             backlog: state.backlog,
             opened: state.opened,
             ..Self::default()
@@ -171,7 +173,8 @@ impl Listeners {
             let seats: Vec<_> = seats
                 .map(|fd| unpacking.shared(fd))
                 .collect::<io::Result<_>>()?;
-            let file = s.file.map(SocketFile::resume);
+            let file = s.file;
+            let file = file.map(|file| SocketFile::resume(file, all.rights.worker()));
             let mut group = Group::resume(seats, s.local, file);
             group.keep_order(s.order);
             if let Some([control, schedule, sockets, program]) = s.program {

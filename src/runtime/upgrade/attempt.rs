@@ -32,7 +32,7 @@ use crate::{
         boot::Pidfile,
         master::{Inputs, Master},
     },
-    sys::{control_dir::Lock, handover, process},
+    sys::{control_dir::Lock, handover, path_thread, process},
 };
 
 /// How long answers that are on their way may take to be written.
@@ -211,6 +211,9 @@ impl Master {
         }
         if brief.reload.is_some() {
             return Some(Hindrance::Later("a reload is in progress"));
+        }
+        if !self.world.at_paths.is_empty() {
+            return Some(Hindrance::Later("the file of a Unix socket is being made"));
         }
         self.world.somebody_waits().then_some(Hindrance::Later(
             "somebody waits for the end of a reload (old workers still drain)",
@@ -425,6 +428,8 @@ impl Master {
         let value = resume::variable(&sealed, back.as_ref(), &mut packing);
         let words = &self.world.config.line.words;
         info!(binary = %binary.display(), "the program is replaced");
+        // Threads end with this program: files that are to be removed go first.
+        path_thread::settle(GOODBYE);
         OwnLog::drain();
         let set = (resume::VARIABLE, value.as_str());
         let error = handover::exec(binary, words, set, &packing.numbers());

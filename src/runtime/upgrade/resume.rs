@@ -164,7 +164,9 @@ pub(in crate::runtime) fn world(
         Ok::<_, io::Error>(Guard::resume(&path, guard.pid, pipe))
     });
     let guard = guard.transpose()?;
-    let listeners = Listeners::unpack(std::mem::take(&mut state.listeners), unpacking)?;
+    let identity = state.config.identity.as_ref();
+    let listeners = std::mem::take(&mut state.listeners);
+    let listeners = Listeners::unpack(listeners, identity, unpacking)?;
     let mut world = World::new(
         state.config.clone(),
         std::mem::take(&mut state.releases).into_iter().collect(),

@@ -11,7 +11,13 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::{Kernel, attach_classic, detach};
 use crate::{
     balance::{cbpf::Program, policy},
-    sys::listener::{Endpoint, accept, bind, has_reuse_port, is_listening, join, relisten},
+    sys::{
+        listener::{
+            self, BindError, Bound, Endpoint, FileOptions, accept, has_reuse_port, is_listening,
+            join, relisten,
+        },
+        safe_path::Use,
+    },
 };
 
 const BACKLOG: i32 = 4096;
@@ -25,6 +31,14 @@ fn tcp(ip: Option<IpAddr>, port: u16) -> Endpoint {
         port,
         v6_only: false,
     }
+}
+
+fn bind(endpoint: &Endpoint, backlog: i32) -> Result<Bound, BindError> {
+    let file = FileOptions {
+        how: Use::Own,
+        mode: 0,
+    };
+    listener::bind(endpoint, backlog, &file)
 }
 
 /// Sockets on one port, by seat, and the port.
