@@ -16,8 +16,8 @@ use crate::{
     escape,
     exit_code::ExitCode,
     say,
-    supervisor::{Incident, Pid, State, WorkerView},
-    sys::process,
+    supervisor::{Incident, State, WorkerView},
+    sys::process::Watch,
 };
 
 mod events;
@@ -113,22 +113,30 @@ pub async fn stop(args: &StopArgs) -> ExitCode {
     }
 }
 
+/// How long the master may take to end after its answer, which comes last.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
 async fn try_stop(args: &StopArgs) -> Result<StopReply, ClientError> {
     let client = Client::find(&args.which).await?.faithful(args.json);
-    let pid = Pid(ask_status(&client).await?.pid.cast_signed());
+    // What the status says may be the number of another process here: a container has numbers of its own.
+    let watch = client.listener().await?.map(Watch::on);
     let reply = client.post("/v1/stop", &StopWish { now: args.now }).await;
-    // The answer comes just before the master's own end; the next start must
-    // find its name free.
-    let gone = Instant::now() + Duration::from_secs(5);
-    while process::exists(pid) && Instant::now() < gone {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    // The next start must find the name free.
+    let end = Instant::now() + LAST_STEPS;
+    let mut lives = true;
+    while lives && Instant::now() < end {
+        lives = match &watch {
+            Some(watch) => watch.lives(),
+            None => client.listener().await.is_ok(),
+        };
+        if lives {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     match reply {
-        // The connection can end together with the master.
-        Err(ClientError::Answer { .. }) if !process::exists(pid) => Ok(StopReply {
-            code: 0,
-            reason: None,
-        }),
+        Err(ClientError::Answer { .. }) if !lives => Err(client.answer_error(
+            &"the master ended without saying how; its workers may have been killed: see its log",
+        )),
         other => other,
     }
 }

@@ -106,6 +106,12 @@ pub struct Config {
     pub request_metrics: bool,
     /// Who workers are, if not who the master is.
     pub identity: Option<Identity>,
+    /// Largest core file of a worker in bytes; `None`: as the master's parent had it.
+    #[serde(default)]
+    pub core_limit: Option<u64>,
+    /// Whether processes that an ended worker left behind are ended.
+    #[serde(default)]
+    pub reap_detached: bool,
     /// How much is logged, and in which form.
     pub log: (LogLevel, LogFormat),
     /// What all this was made from, for the next reload.
@@ -251,6 +257,8 @@ impl Config {
             admin: admin::admin(&args.admin, pwd)?,
             request_metrics: !args.admin.no_request_metrics,
             identity: None,
+            core_limit: args.host.core_limit.map(|size| size.0),
+            reap_detached: args.host.reap_detached,
             log: (args.logs.log_level, args.logs.log_format),
             line: Line::default(),
         })

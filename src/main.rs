@@ -21,9 +21,11 @@ fn main() -> process::ExitCode {
     // Before anything else: until the handlers are in place, no signal may
     // have its default action.
     sys::process::block_signals();
+    sys::startup::reset_signals();
     match upgrade::resumption() {
         None => {}
         Some(Ok(resumption)) => {
+            sys::startup::reset_limits();
             log(resumption.log());
             let result = on_runtime(async { Ok(end(Box::pin(boot::resume(resumption)).await)) });
             OwnLog::drain();
@@ -97,6 +99,10 @@ fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
 fn on_runtime(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     turn_watchdog::watch(&mut builder);
+    // A pool that has a thread never panics for want of one (`boot::keep_a_thread`).
+    builder
+        .thread_keep_alive(Duration::MAX)
+        .max_blocking_threads(16);
     builder.enable_all().build()?.block_on(future)
 }
 
@@ -147,6 +153,7 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
         Ok(config) => config,
         Err(error) => return usage(&loaded.located(&error)),
     };
+    sys::startup::reset_limits();
     log(config.log);
     config.line = line;
     let result = on_runtime(async {

@@ -169,7 +169,16 @@ fn a_second_term_begins_the_stop_that_was_announced() {
         (ready(&master).0 == Some(15)).then_some(())
     });
     assert!(running(worker.process()));
-    master.stop();
+    // Those that come within a second change nothing.
+    wait_until("the stop", BOOT, || {
+        master.signal(SIGTERM);
+        let status = master.try_status();
+        status
+            .is_none_or(|status| status.state == "stopping")
+            .then_some(())
+    });
+    assert_eq!(master.wait_exit().code(), Some(0), "{}", master.log());
+    master.finish();
 }
 
 fn examples() -> std::path::PathBuf {

@@ -22,19 +22,6 @@ fn public(name: &str) -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
-/// A field of `/proc/PID/status`.
-#[track_caller]
-fn field(pid: i32, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let found = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let words = found
-        .unwrap_or_else(|| panic!("no {name} in {status}"))
-        .split_whitespace();
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn workers_are_somebody_else_for_good(node: Node) {
     if !common::can_be_somebody_else() {
         return;
@@ -59,15 +46,15 @@ fn workers_are_somebody_else_for_good(node: Node) {
         for worker in master.status().ready() {
             let pid = worker.process();
             let four = format!("{NOBODY} {NOBODY} {NOBODY} {NOBODY}");
-            assert_eq!(field(pid, "Uid"), four);
-            assert_eq!(field(pid, "Gid"), four);
-            assert_eq!(field(pid, "Groups"), NOBODY);
-            assert_eq!(field(pid, "NoNewPrivs"), "1");
-            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-                assert_eq!(field(pid, set), "0000000000000000", "{set}");
+            assert_eq!(common::status_field(pid, "Uid"), four);
+            assert_eq!(common::status_field(pid, "Gid"), four);
+            assert_eq!(common::status_field(pid, "Groups"), NOBODY);
+            assert_eq!(common::status_field(pid, "NoNewPrivs"), "1");
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                assert_eq!(common::status_field(pid, set), "0000000000000000", "{set}");
             }
         }
-        assert_eq!(field(master.pid(), "Uid"), "0 0 0 0");
+        assert_eq!(common::status_field(master.pid(), "Uid"), "0 0 0 0");
         if round == 0 {
             reload(&master);
         }

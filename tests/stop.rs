@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{
     self, Addr, BOOT, Conn, LONG, Launch, Master, Node, Worker, on_two_nodes, running, state_of,
@@ -183,7 +183,7 @@ fn workers_that_ignore_everything_are_killed_and_the_exit_code_says_so() {
 }
 
 #[test]
-fn a_second_signal_means_now() {
+fn a_signal_a_second_after_the_first_means_now() {
     for (first, second) in [(SIGTERM, SIGTERM), (SIGINT, SIGINT), (SIGTERM, SIGINT)] {
         // Ten minutes of drain: only "now" ends this within the patience of the harness.
         let mut master = stubborn("10m");
@@ -191,15 +191,37 @@ fn a_second_signal_means_now() {
         master.wait_status("stopping", |status| {
             (status.state == "stopping").then_some(())
         });
-        master.signal(second);
-        assert_eq!(
-            master.wait_exit().code(),
-            Some(6),
-            "{first} {second}\n{}",
-            master.log()
-        );
+        // Those that come too soon change nothing.
+        let status = wait_until("the end of the master", LONG, || {
+            master.signal(second);
+            master.has_ended().then(|| master.wait_exit())
+        });
+        assert_eq!(status.code(), Some(6), "{first} {second}\n{}", master.log());
         master.finish();
     }
+}
+
+#[test]
+fn signals_in_quick_succession_are_one() {
+    let mut master = http(Node::V20).start();
+    master.wait_ready(2);
+    let mut conn = Conn::open(&master.addr()).expect("a connection");
+    conn.send("GET /slow?ms=1500 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    master.wait_events("slow", 1);
+    // A forwarding script, `timeout` and the terminal each send their own.
+    for signal in [SIGINT, SIGTERM, SIGTERM, SIGINT] {
+        master.signal(signal);
+        // Each is caught on its own.
+        wait_until("the signal to be taken", BOOT, || {
+            (!common::has_pending(master.pid())).then_some(())
+        });
+    }
+    let answer = conn.read().expect("an answer to the request in flight");
+    assert_eq!(answer.status, 200);
+    drop(conn);
+    assert_eq!(master.wait_exit().code(), Some(0), "{}", master.log());
+    master.finish();
 }
 
 #[test]
@@ -241,26 +263,18 @@ fn kill_9_of_the_master_ends_workers_that_ignore_everything() {
 
 #[test]
 fn kill_9_of_the_master_lets_a_request_in_flight_end() {
-    // Node exits at the end of its channel; the guard must not be quicker than the drain timeout, nor later by much.
-    let mut master = Launch::new("stubborn.py")
-        .workers(2)
-        .options(["--drain-timeout", "3s"])
-        .start();
+    let mut master = http(Node::V20).options(["--drain-timeout", "30s"]).start();
     let pids: Vec<_> = master.wait_ready(2).iter().map(Worker::process).collect();
-    let addr = master.addr();
-    let killed = Instant::now();
+    let mut conn = Conn::open(&master.addr()).expect("a connection");
+    conn.send("GET /slow?ms=2000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    master.wait_events("slow", 1);
     master.kill_master();
-    // Workers that ignore the end of the channel serve until the guard ends them.
-    let answered = addr
-        .try_request("GET", "/")
-        .is_ok_and(|answer| answer.status == 200);
-    assert!(
-        answered || killed.elapsed() > Duration::from_secs(2),
-        "the guard did not wait for the drain timeout"
-    );
-    wait_until("the end of all workers", LONG, || {
-        pids.iter().all(|pid| !running(*pid)).then_some(())
-    });
+    let answer = conn.read().expect("an answer to the request in flight");
+    assert_eq!(answer.status, 200);
+    let answered = i64::from(common::pid_in(&answer.json()));
+    assert!(pids.contains(&i32::try_from(answered).expect("a pid")));
+    drop(conn);
     master.wait_no_process();
     master.forget();
 }

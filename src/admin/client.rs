@@ -23,6 +23,7 @@ use super::types::Readiness;
 use crate::{
     cli::WhichMaster,
     escape,
+    supervisor::Pid,
     sys::{control_dir, procfs},
 };
 
@@ -288,19 +289,32 @@ impl Client {
         Ok((status, self.collect(response.into_body()).await?))
     }
 
+    /// The process that listens on the control socket, as this process sees it: `None` for one in a pid namespace
+    /// that cannot be seen from here.
+    ///
+    /// # Errors
+    /// [`ClientError::NoMaster`].
+    pub async fn listener(&self) -> Result<Option<Pid>, ClientError> {
+        let peer = self.connect().await?.peer_cred().ok();
+        let pid = peer.and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
+        Ok(pid.map(Pid))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let stream = UnixStream::connect(&self.path).await;
+        stream.map_err(|error| ClientError::NoMaster {
+            path: self.path.clone(),
+            why: why_no_master(&error),
+        })
+    }
+
     async fn send(
         &self,
         method: Method,
         route: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream =
-            UnixStream::connect(&self.path)
-                .await
-                .map_err(|error| ClientError::NoMaster {
-                    path: self.path.clone(),
-                    why: why_no_master(&error),
-                })?;
+        let stream = self.connect().await?;
         let us = nix::unistd::geteuid().as_raw();
         let peer = stream.peer_cred().map(|peer| peer.uid());
         if let Ok(uid) = peer {

@@ -321,6 +321,17 @@ impl Snapshot {
             "Connections that the master has accepted and no worker has taken yet.",
             [(vec![], balance.held as f64)],
         )?;
+        let detached = &self.0.detached;
+        out.gauge(
+            "rcluster_detached_processes",
+            "Processes in sessions of their own that ended workers left behind.",
+            [(vec![], detached.living as f64)],
+        )?;
+        out.counter(
+            "rcluster_detached_processes_ended",
+            "Such processes that were ended (--reap-detached).",
+            [(vec![], detached.ended as f64)],
+        )?;
         let overflows = procfs::listen_overflows().into_iter();
         out.counter(
             "rcluster_host_accept_queue_overflows",

@@ -22,7 +22,7 @@ pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigur
 pub use routes::{Api, SocketFile};
 pub use server::{serve, serve_tcp};
 pub use types::{
-    Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish, Request,
-    RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply, StopWish, UpgradeReply,
-    UpgradeView, UpgradeWish,
+    DetachedStatus, Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish,
+    Request, RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply, StopWish,
+    UpgradeReply, UpgradeView, UpgradeWish,
 };

@@ -199,6 +199,15 @@ pub struct IncidentList {
     pub incidents: Vec<Incident>,
 }
 
+/// Processes in sessions of their own that workers started and left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachedStatus {
+    /// How many live now.
+    pub living: u64,
+    /// How many were ended (`--reap-detached`) since this program of the master began.
+    pub ended: u64,
+}
+
 /// `GET /v1/status`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -238,6 +247,9 @@ pub struct Status {
     /// How connections reach the workers, and how evenly.
     #[serde(default)]
     pub balance: BalanceStatus,
+    /// Processes that ended workers left behind.
+    #[serde(default)]
+    pub detached: DetachedStatus,
     /// The workers and what goes on with them.
     #[serde(flatten)]
     pub fleet: FleetView,

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 use super::RunArgs;
@@ -21,7 +22,15 @@ pub struct HostArgs {
     #[arg(long, value_name = "GROUP", env = "RCLUSTER_GROUP")]
     pub group: Option<String>,
 
-    /// After TERM, serve on for this long before the stop begins, not ready for new traffic (/readyz says 503): a load balancer needs time to notice. A second TERM begins the stop at once.
+    /// Largest core file of a worker, 0 for none [default: as the master was started with].
+    #[arg(long, value_name = "SIZE", env = "RCLUSTER_CORE_LIMIT")]
+    pub core_limit: Option<ByteSize>,
+
+    /// End detached processes that an ended worker leaves behind; else they are reported and live on.
+    #[arg(long, env = "RCLUSTER_REAP_DETACHED", value_parser = clap::builder::FalseyValueParser::new())]
+    pub reap_detached: bool,
+
+    /// After TERM, serve on for this long before the stop begins, not ready for new traffic (/readyz says 503): a load balancer needs time to notice. Another TERM one second later or more begins the stop.
     #[arg(long, value_name = "DUR", default_value = "0s", value_parser = super::duration, env = "RCLUSTER_PRE_STOP")]
     pub pre_stop: Duration,
 

@@ -87,7 +87,11 @@ fn service(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, Unit
         }
         None => String::new(),
     };
-    for word in given(line) {
+    let given = given(line);
+    if !given.iter().any(|word| word == "--reap-detached") {
+        start.push("--reap-detached".to_owned());
+    }
+    for word in given {
         start.push(quoted(&word)?);
     }
     let stop = policy.drain_timeout + policy.kill_timeout;
@@ -141,7 +145,8 @@ TimeoutStopSec={stop}s
 WatchdogSec=30s
 # Keeps the listening sockets: after a death of the master clients queue and are not refused.
 FileDescriptorStoreMax=64
-# If the master is killed its workers finish their requests; its guard ends them after the drain timeout.
+# If the master is killed its workers finish their requests; its guard ends them after the drain timeout. KillMode=mixed
+# would kill them at once. Detached processes that the app starts are ended by --reap-detached instead.
 KillMode=process
 # A worker that runs out of memory is replaced; the service goes on.
 OOMPolicy=continue

@@ -15,6 +15,7 @@ use std::{
 use thiserror::Error;
 use tokio::{
     net::unix::pipe,
+    runtime::Runtime,
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -38,6 +39,26 @@ use crate::sys::{log_pipe::log_pipe, spawn::Output};
 const QUIET: Duration = Duration::from_secs(60);
 /// The end waits so long for a reader that is slow but alive.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// The reader's runtime. Where its thread cannot be started it is dropped inside of the loop's runtime, and
+/// must not wait there: tokio panics.
+struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    fn run(&self, future: impl Future<Output = ()>) {
+        if let Some(runtime) = &self.0 {
+            runtime.block_on(future);
+        }
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
 
 /// Why lines cannot be carried.
 #[derive(Debug, Error)]
@@ -149,11 +170,12 @@ impl Logs {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let runtime = OwnRuntime(Some(runtime));
         thread::Builder::new()
             .name("logs".to_owned())
             .stack_size(512 * 1024)
             .spawn(move || {
-                runtime.block_on(reader.run(orders));
+                runtime.run(reader.run(orders));
                 // Nobody waits any more if the master gave up.
                 let _ = done_in.send(());
             })?;

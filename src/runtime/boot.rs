@@ -33,8 +33,9 @@ use crate::{
         guard::{self, Guard},
         identity,
         inherit::{self, Inherited},
+        limits,
         listener::BindError,
-        spawn,
+        process, spawn,
     },
 };
 
@@ -146,7 +147,11 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
+    keep_a_thread()
+        .await
+        .map_err(|e| BootError::System("start a thread", e))?;
     identity::forbid_dumps();
+    process::adopt_orphans();
     let release = Release::resolve(&config.launch)?;
     let watch = config
         .watch
@@ -174,10 +179,13 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     } else {
         PREDECESSOR
     };
-    if guard::relieve_predecessor(&config.control.with_extension("guard"), wait) {
+    let before = guard::relieve_predecessor(&config.control.with_extension("guard"), wait);
+    if before.left_workers {
         info!(
+            event = "orphans_found",
             waited = !wait.is_zero(),
-            "workers of a master that was killed were still there"
+            unguarded = before.orphans.len(),
+            "found workers left over from a killed master"
         );
     }
     listeners.declare_handed(&config.handed)?;
@@ -204,7 +212,11 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         None => None,
     };
     hold.admin = config.admin.as_ref().map(open_admin).transpose()?;
-    let (shim, guard) = helpers(&config)?;
+    let (shim, mut guard) = helpers(&config)?;
+    for orphan in before.orphans {
+        // A guard that is gone already is started anew; orphans that listen are gone, the others end by themselves.
+        let _ = guard.end(orphan);
+    }
     let program = started_by(&config.line);
     // The master must not hold a release folder that a deploy wants to delete.
     std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
@@ -254,6 +266,16 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     Ok(Box::pin(conclude(master, inputs)).await)
 }
 
+/// Starts the first thread of tokio's pool for blocking work. It stays: `spawn_blocking` panics in a pool without a
+/// thread when none can be started, as in a full pids cgroup, and waits in any other.
+async fn keep_a_thread() -> io::Result<()> {
+    // The standard library gives an error where tokio panics.
+    limits::can_start_thread()?;
+    // Fails only when the runtime ends.
+    let _ = tokio::task::spawn_blocking(|| ()).await;
+    Ok(())
+}
+
 /// Goes on with a master whose program was replaced by this one.
 ///
 /// # Errors
@@ -263,6 +285,11 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
     let Resumption { mut state, back } = resumption;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
+    process::adopt_orphans();
+    if let Err(error) = keep_a_thread().await {
+        // Work that blocks is refused until there is one; all else goes on.
+        warn!(event = "no_thread", %error, "failed to start a thread");
+    }
     let mut unpacking = Unpacking::default();
     let hold = upgrade::hold(&state, &mut unpacking)?;
     let (requests_in, requests) = mpsc::channel(REQUESTS);

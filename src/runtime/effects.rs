@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use super::{
     balance::Balancer,
+    detached::Detached,
     endings::Endings,
     figures::Figures,
     guarding::Guarding,
@@ -36,7 +37,7 @@ use crate::{
         Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
         Ticket, Time, WorkerId,
     },
-    sys::{guard::Guard, path_thread, process, spawn::ExecReport},
+    sys::{guard::Guard, limits::Reserve, path_thread, process, spawn::ExecReport},
 };
 
 /// Part of the drain timeout that is left for the worker's report to arrive.
@@ -92,6 +93,10 @@ pub(super) struct World {
     pub(super) shim_fault: Option<Generation>,
     pub(super) guard: Option<Guard>,
     pub(super) guarding: Guarding,
+    /// Processes that ended workers left behind.
+    pub(super) detached: Detached,
+    /// Descriptors for the start of a worker.
+    pub(super) reserve: Reserve,
     pub(super) inbox: Sender<(WorkerId, FromLink)>,
     waiting: BTreeMap<Ticket, Waiter>,
     /// Waiters for the last worker of older generations.
@@ -113,6 +118,8 @@ impl World {
     ) -> Self {
         let reread = Reread::new(&config);
         let sentries = Sentries::new(config.backlog);
+        let mut reserve = Reserve::default();
+        reserve.refill();
         Self {
             config,
             figures: Figures::default(),
@@ -141,6 +148,8 @@ impl World {
             shim_fault: None,
             guard,
             guarding: Guarding::default(),
+            detached: Detached::default(),
+            reserve,
             inbox,
             waiting: BTreeMap::new(),
             drained: vec![],
@@ -153,16 +162,26 @@ impl World {
     /// Carries out one order; the result is the next event.
     pub(super) fn execute(&mut self, action: Action, supervisor: &Supervisor) -> Option<Event> {
         match action {
-            Action::Prepare { generation, from } => Some(self.prepare(generation, from)),
+            Action::Prepare { generation, from } => {
+                self.reserve.lend();
+                let event = self.prepare(generation, from);
+                self.reserve.refill();
+                Some(event)
+            }
             Action::Spawn {
                 id,
                 slot,
                 generation,
                 gate: _,
-            } => Some(match self.spawn(id, slot, generation) {
-                Ok(pid) => Event::Spawned { id, pid },
-                Err(reason) => Event::SpawnFailed { id, reason },
-            }),
+            } => {
+                self.reserve.lend();
+                let spawned = self.spawn(id, slot, generation);
+                self.reserve.refill();
+                Some(match spawned {
+                    Ok(pid) => Event::Spawned { id, pid },
+                    Err(reason) => Event::SpawnFailed { id, reason },
+                })
+            }
             Action::OpenGate { id } => self.open_gate(id, supervisor),
             Action::Drain { id } => {
                 self.drain(id, supervisor.policy().drain_timeout);
@@ -282,6 +301,7 @@ impl World {
     }
 
     fn drain(&mut self, id: WorkerId, limit: Duration) {
+        self.note_children(id);
         let Some(link) = self.links.get(&id) else {
             return;
         };
@@ -303,7 +323,10 @@ impl World {
     /// Takes all children that ended.
     pub(super) fn reap(&mut self, now: Time) -> Vec<Event> {
         let mut events = vec![];
+        let mut left = false;
         while let Some((pid, exit)) = process::reap(|pid| self.pids.contains_key(&pid)) {
+            left = true;
+            self.detached.forget(pid);
             if let Some(id) = self.pids.remove(&pid) {
                 if let Some(guard) = &mut self.guard {
                     // Its own end is noticed as any child's.
@@ -322,6 +345,9 @@ impl World {
             } else {
                 debug!(pid = pid.0, %exit, "reaped a process that is not ours");
             }
+        }
+        if left {
+            self.find_detached();
         }
         events
     }
@@ -403,7 +429,7 @@ impl World {
         }
     }
 
-    /// Lets go of everything, and tells those who wait for the end.
+    /// Lets go of everything, ends what workers left behind if that is wanted, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
         self.hands.drop_all();
         self.listeners = Listeners::default();
@@ -412,20 +438,19 @@ impl World {
         self.sentries.follow(self.listeners.streams());
         if let Some(guard) = self.guard.take() {
             guard.finish();
-        }
-        self.shim = None;
-        let waiting = !self.stopping.is_empty();
-        for reply in self.stopping.drain(..) {
-            let _ = reply.send(StopReply {
-                code: verdict.code as u8,
-                reason: verdict.reason.clone(),
-            });
-        }
-        if waiting {
-            // The answer is written by the connection's task.
-            for _ in 0..16 {
-                tokio::task::yield_now().await;
+            // It was killed: this is a matter of milliseconds, and nobody depends on it.
+            for _ in 0..100 {
+                if guard.has_ended() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
+        }
+        self.end_detached().await;
+        self.shim = None;
+        for reply in self.stopping.drain(..) {
+            // The answer is written by the connection's task.
+            let _ = reply.send(verdict.into());
         }
     }
 }

@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 struct Ending {
     closed: bool,
     exit: Option<Exit>,
-    due: Instant,
+    /// `None`: its closed channel was told of, and the exit may come at any time.
+    due: Option<Instant>,
 }
 
 /// Workers of which one part has come.
@@ -26,8 +27,9 @@ pub(super) struct Endings(BTreeMap<WorkerId, Ending>);
 impl Endings {
     /// What has come of each, for a master that is replaced in place.
     pub(super) fn parts(&self) -> Vec<(WorkerId, bool, Option<Exit>)> {
-        let parts = self.0.iter().map(|(id, e)| (*id, e.closed, e.exit));
-        parts.collect()
+        // A closed channel that was told of is not told of again.
+        let open = self.0.iter().filter(|(_, e)| e.due.is_some());
+        open.map(|(id, e)| (*id, e.closed, e.exit)).collect()
     }
 
     /// The same in the next program; their patience begins anew.
@@ -44,7 +46,7 @@ impl Endings {
         self.0.entry(id).or_insert_with(|| Ending {
             closed: false,
             exit: None,
-            due: Instant::now() + PATIENCE,
+            due: Some(Instant::now() + PATIENCE),
         })
     }
 
@@ -74,14 +76,14 @@ impl Endings {
 
     /// The master stood still: what is waited for may be there and not yet read.
     pub(super) fn delay(&mut self, by: Duration) {
-        for ending in self.0.values_mut() {
-            ending.due += by;
+        for due in self.0.values_mut().filter_map(|e| e.due.as_mut()) {
+            *due += by;
         }
     }
 
     /// When the next one has waited long enough.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.0.values().map(|e| e.due).min()
+        self.0.values().filter_map(|e| e.due).min()
     }
 
     /// Those that have waited long enough.
@@ -90,14 +92,19 @@ impl Endings {
         let ids: Vec<_> = self
             .0
             .iter()
-            .filter(|(_, e)| e.due <= now)
+            .filter(|(_, e)| e.due.is_some_and(|due| due <= now))
             .map(|(id, _)| *id)
             .collect();
         ids.into_iter()
             .filter_map(|id| {
-                let ending = self.0.remove(&id)?;
+                let ending = self.0.get_mut(&id)?;
+                ending.due = None;
                 Some(match ending.exit {
-                    Some(exit) => Event::Exited { id, exit },
+                    Some(exit) => {
+                        self.0.remove(&id);
+                        Event::Exited { id, exit }
+                    }
+                    // It is kept: an exit that comes later waits for nothing.
                     None => Event::Worker {
                         id,
                         fact: Fact::ChannelClosed,
@@ -111,6 +118,22 @@ impl Endings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exit_long_after_the_end_of_the_channel_is_told_at_once() {
+        let (id, exit) = (WorkerId(1), Exit::Code(0));
+        let mut endings = Endings::default();
+        assert_eq!(endings.closed(id), None);
+        std::thread::sleep(PATIENCE);
+        let closed = Event::Worker {
+            id,
+            fact: Fact::ChannelClosed,
+        };
+        assert_eq!(endings.overdue(), [closed]);
+        assert_eq!((endings.due(), endings.overdue()), (None, vec![]));
+        assert_eq!(endings.exited(id, exit), Some(Event::Exited { id, exit }));
+        assert!(endings.parts().is_empty());
+    }
 
     #[test]
     fn last_words_are_waited_for_although_the_master_stood_still() {

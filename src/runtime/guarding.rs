@@ -64,7 +64,10 @@ impl World {
             return;
         }
         let path = self.config.control.with_extension("guard");
-        match Guard::start(&path, self.config.policy.drain_timeout) {
+        self.reserve.lend();
+        let started = Guard::start(&path, self.config.policy.drain_timeout);
+        self.reserve.refill();
+        match started {
             Ok(mut guard) => {
                 for pid in self.pids.keys() {
                     // Its end is noticed as any child's.

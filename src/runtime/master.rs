@@ -1,13 +1,13 @@
 //! The loop: waits for one thing, turns it into events, lets the supervisor
 //! step, carries out its orders. Nothing else in the master waits.
 
-use std::{collections::VecDeque, os::fd::RawFd};
+use std::{collections::VecDeque, os::fd::RawFd, time::Duration};
 
 use tokio::{
     sync::mpsc::Receiver,
     time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     clock::Clock,
@@ -18,11 +18,19 @@ use super::{
     upgrade::Upgrade,
 };
 use crate::{
-    admin::{Readiness, Request, RestartReply, ScaleReply},
+    admin::{Readiness, Request, RestartReply, ScaleReply, StopReply},
     exit_code::ExitCode,
     supervisor::{Event, Scale, Supervisor, Time, Urgency, WorkerId},
     sys::terminal::Terminal,
 };
+
+/// A signal to stop that follows another one sooner is the same wish: wrapper scripts, `timeout` and terminals send two.
+const SAME_WISH: Duration = Duration::from_secs(1);
+/// How often children are looked for while an end is waited for: a SIGCHLD that was lost, or a `waitid` that failed, must not
+/// hang a stop.
+const REAP: Duration = Duration::from_secs(1);
+/// How long the last answers of the API may take.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
 /// How the master ended.
 #[derive(Debug)]
@@ -31,6 +39,15 @@ pub struct Verdict {
     pub code: ExitCode,
     /// Why, when it is a failure.
     pub reason: Option<String>,
+}
+
+impl From<&Verdict> for StopReply {
+    fn from(verdict: &Verdict) -> Self {
+        Self {
+            code: verdict.code as u8,
+            reason: verdict.reason.clone(),
+        }
+    }
 }
 
 /// Where events come from.
@@ -64,7 +81,10 @@ pub(super) struct Master {
     pub(super) world: World,
     terminal: Option<Terminal>,
     manager: Manager,
-    interrupted: bool,
+    /// When the last signal to stop came that had an effect.
+    interrupted: Option<Instant>,
+    /// When children are looked for although no signal told of an end.
+    reap_at: Option<Instant>,
     /// When the stop begins that was announced by `--pre-stop`.
     leave_at: Option<Instant>,
     pub(super) upgrade: Upgrade,
@@ -85,7 +105,8 @@ impl Master {
             world,
             terminal: Terminal::of_process(),
             manager,
-            interrupted: false,
+            interrupted: None,
+            reap_at: None,
             leave_at: None,
             upgrade,
             resumed: false,
@@ -118,12 +139,18 @@ impl Master {
         loop {
             if let Some(verdict) = self.world.verdict.take() {
                 self.world.close(&verdict).await;
+                self.answer_last(&mut inputs, &verdict).await;
                 return verdict;
             }
+            self.plan_reaping();
             let input = self.next_input(&mut inputs).await;
             self.manager.turn();
             if self.leave_at.is_some_and(|at| at <= Instant::now()) {
                 self.stop("SIGTERM", Urgency::Graceful);
+            }
+            if self.reap_at.is_some_and(|at| at <= Instant::now()) {
+                self.reap_at = None;
+                self.signal(Told::Child);
             }
             if let Some(pause) = self.clock.woke() {
                 self.world.endings.delay(pause.moved);
@@ -149,6 +176,7 @@ impl Master {
                     self.world.balancer.stale = true;
                     self.world.follow_balance(&self.supervisor);
                 }
+                Input::Tick if self.world.tend_detached() => {}
                 Input::Tick if self.world.look() && !self.is_due() => {}
                 Input::Tick => {
                     for event in self.world.endings.overdue() {
@@ -163,11 +191,37 @@ impl Master {
         }
     }
 
+    fn plan_reaping(&mut self) {
+        self.reap_at = self
+            .supervisor
+            .is_ending()
+            .then(|| self.reap_at.unwrap_or_else(|| Instant::now() + REAP));
+    }
+
+    /// Writes the answers of those who wait for the end, and of those who asked for it last.
+    async fn answer_last(&mut self, inputs: &mut Inputs, verdict: &Verdict) {
+        let answers = tokio::time::timeout(LAST_ANSWERS, self.upgrade.end_serving());
+        let mut answers = std::pin::pin!(answers);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut answers => return,
+                Some(request) = inputs.requests.recv() => {
+                    if let Request::Stop { reply, .. } = request {
+                        // Whoever asked may have gone.
+                        let _ = reply.send(verdict.into());
+                    }
+                }
+            }
+        }
+    }
+
     async fn next_input(&mut self, inputs: &mut Inputs) -> Input {
         let deadline = self.deadline().map(|due| self.clock.at(due));
         let wake = deadline.into_iter().chain(self.world.endings.due());
         let wake = wake.chain(self.world.look_due());
         let wake = wake.chain(self.manager.due()).chain(self.leave_at);
+        let wake = wake.chain(self.reap_at).chain(self.world.detached.due());
         let wake = wake.chain(self.upgrade.due()).min();
         self.clock.plan(wake);
         // Signals first: a child that ended must be reaped before anything is sent to it.
@@ -241,7 +295,17 @@ impl Master {
             }
             Told::Quit => self.stop("SIGQUIT", Urgency::Graceful),
             Told::Int | Told::Term => {
-                let again = std::mem::replace(&mut self.interrupted, true);
+                let now = Instant::now();
+                let before = self.interrupted;
+                if before.is_some_and(|at| now < at + SAME_WISH) {
+                    debug!(
+                        event = "stop_repeated",
+                        "a signal to stop followed another within a second; ignored"
+                    );
+                    return;
+                }
+                self.interrupted = Some(now);
+                let again = before.is_some();
                 let name = if told == Told::Int {
                     "SIGINT"
                 } else {

@@ -9,6 +9,7 @@ mod autopsy;
 mod balance;
 pub mod boot;
 mod clock;
+mod detached;
 mod duty;
 mod effects;
 mod endings;

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use super::{effects::World, report};
 use crate::{
-    admin::{Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
+    admin::{DetachedStatus, Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
     ipc::Told,
     supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
     sys::procfs,
@@ -173,6 +173,10 @@ impl World {
             },
             reloads: self.figures.reloads.clone(),
             balance: self.shares(&figures, supervisor),
+            detached: DetachedStatus {
+                living: self.detached.count(),
+                ended: self.detached.ended(),
+            },
             figures,
             listeners: (self.listeners.groups())
                 .map(|(_, group)| {

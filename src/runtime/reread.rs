@@ -29,6 +29,8 @@ const FIXED: &[&str] = &[
     "no-request-metrics",
     "user",
     "group",
+    "core-limit",
+    "reap-detached",
     "strict-bind",
     "pre-stop",
     "watch",

@@ -66,6 +66,7 @@ impl World {
 
     /// Looks what the kernel counts for a worker.
     pub(super) fn measure(&mut self, id: WorkerId) -> Option<Event> {
+        self.note_children(id);
         let usage: Usage = procfs::usage(self.pid_of(id)?)?;
         self.figures.measured(id, &usage);
         Some(Event::Worker {

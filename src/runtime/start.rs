@@ -138,6 +138,7 @@ impl World {
             stdin: None,
             output: None,
             channel: None,
+            core: self.config.core_limit,
         })
     }
 }

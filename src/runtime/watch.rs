@@ -22,7 +22,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::config::Launch;
+use crate::{config::Launch, sys::limits};
 
 /// A change is complete when nothing has happened for so long.
 const SILENCE: Duration = Duration::from_millis(8);
@@ -57,6 +57,9 @@ impl Watch {
         let root = real(&launch.cwd);
         let script = launch.script.parent().map(real);
         let (tell, events) = mpsc::channel(QUEUE);
+        // notify panics where its thread cannot be started.
+        limits::can_start_thread()
+            .map_err(|error| format!("failed to start a thread that watches files: {error}"))?;
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return };
             for path in event.paths {

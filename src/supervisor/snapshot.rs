@@ -164,6 +164,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether the end of a process is waited for: the master stops, or a worker was told to end.
+    pub fn is_ending(&self) -> bool {
+        self.is_stopping() || self.fleet.iter().any(|worker| !worker.is_seated())
+    }
+
     /// What is to be seen at the last step's time plus `elapsed_ms`.
     pub fn view(&self, now: super::Time) -> FleetView {
         let mut workers: Vec<_> = self

@@ -17,6 +17,10 @@ impl Supervisor {
         self.abandon_reloads();
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Stopping(_))
+    }
+
     pub(super) fn wind_down(&mut self) {
         let Phase::Stopping(urgency) = self.phase else {
             return;

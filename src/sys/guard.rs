@@ -8,15 +8,23 @@
 //! workers that still listen then (they spin, or run without the shim's drain)
 //! are killed after [`SUCCESSOR_GRACE`].
 //!
-//! It must not hold a listening socket, nor decide anything else.
+//! If master and guard are killed at once, the next master under the same name ends what they left: the
+//! guard's file lists the workers, each with its start time, so that nobody else of the same number is hit.
+//!
+//! It must not hold a listening socket, nor decide anything else. A filter of system calls keeps it to
+//! that (`seccomp(2)`).
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::OpenOptionsExt, process::CommandExt},
+        unix::{
+            fs::{FileExt, OpenOptionsExt},
+            process::CommandExt,
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -29,13 +37,20 @@ use nix::{
     sys::signal::Signal,
 };
 
-use super::{control_dir::PID_LENGTH, files, process, procfs};
+use super::{
+    files,
+    process::{self, Watch},
+    procfs,
+    spawn::{close_on_exec_from, own_session},
+};
 use crate::supervisor::Pid;
 
 /// How long workers that still listen live on when a successor has come.
 pub const SUCCESSOR_GRACE: Duration = Duration::from_millis(500);
 /// The hidden command that runs the guard.
 pub const COMMAND: &str = "__guard";
+/// Bytes of the guard's file that are read: a line a worker.
+const MAX_FILE: u64 = 1 << 20;
 /// How often the guard looks at orphans; it only does so when the master is gone.
 const POLL: Duration = Duration::from_millis(25);
 
@@ -59,7 +74,8 @@ impl Guard {
         } else {
             std::env::current_exe()?
         };
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg0("rcluster-guard")
             .arg(COMMAND)
             .arg(path)
@@ -68,14 +84,22 @@ impl Guard {
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
+            .stderr(Stdio::null());
+        // SAFETY: setsid(2) and close_range(2) are plain system calls: async-signal-safe.
+        #[expect(unsafe_code)]
+        unsafe {
+            command.pre_exec(|| {
+                close_on_exec_from(3);
+                own_session()
+            });
+        }
+        let mut child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         let pipe = child
             .stdin
             .take()
             .ok_or_else(|| io::Error::other("no pipe to the guard"))?;
+        never_wait_for(&pipe)?;
         Ok(Self {
             pid: Pid(pid),
             pipe,
@@ -94,61 +118,140 @@ impl Guard {
     }
 
     /// The guard that the program before this one started.
-    pub fn resume(path: &Path, pid: Pid, pipe: OwnedFd) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The errno of `fcntl(2)`.
+    pub fn resume(path: &Path, pid: Pid, pipe: OwnedFd) -> io::Result<Self> {
+        never_wait_for(&pipe)?;
+        Ok(Self {
             pid,
             pipe: pipe.into(),
             path: path.to_owned(),
-        }
+        })
     }
 
     /// Puts a worker under guard.
     ///
     /// # Errors
-    /// The errno of `write(2)`; the guard is gone.
+    /// The errno of `write(2)`: the guard is gone, or it takes nothing and was killed.
     pub fn add(&mut self, worker: Pid) -> io::Result<()> {
-        writeln!(self.pipe, "+{worker}")
+        self.tell(format_args!("+{worker}"))
+    }
+
+    /// Has it end a process that a dead master and its dead guard left behind: at once if it listens, else after
+    /// the drain timeout.
+    ///
+    /// # Errors
+    /// As [`Guard::add`].
+    pub fn end(&mut self, orphan: Orphan) -> io::Result<()> {
+        self.tell(format_args!("!{} {}", orphan.pid, orphan.born))
     }
 
     /// Takes a worker that was reaped from under guard.
     ///
     /// # Errors
-    /// The errno of `write(2)`; the guard is gone.
+    /// The errno of `write(2)`: the guard is gone, or it takes nothing and was killed.
     pub fn remove(&mut self, worker: Pid) -> io::Result<()> {
-        writeln!(self.pipe, "-{worker}")
+        self.tell(format_args!("-{worker}"))
     }
 
     /// Gives workers another time to end by themselves.
     ///
     /// # Errors
-    /// The errno of `write(2)`; the guard is gone.
+    /// The errno of `write(2)`: the guard is gone, or it takes nothing and was killed.
     pub fn set_grace(&mut self, grace: Duration) -> io::Result<()> {
-        writeln!(self.pipe, "={}", grace.as_millis())
+        self.tell(format_args!("={}", grace.as_millis()))
     }
 
-    /// Ends the guard and waits for it. No worker may be left.
-    pub fn finish(self) {
-        drop(self.pipe);
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid.0), None);
+    /// Ends the guard, whether it runs or is stopped. No worker may be left. It is a zombie then until
+    /// [`Guard::has_ended`] or the end of this process.
+    pub fn finish(&self) {
+        process::signal(self.pid, Signal::SIGKILL);
         let _ = fs::remove_file(&self.path);
+    }
+
+    /// Reaps it if it has ended. Does not wait.
+    pub fn has_ended(&self) -> bool {
+        use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+        let pid = nix::unistd::Pid::from_raw(self.pid.0);
+        !matches!(
+            waitpid(pid, Some(WaitPidFlag::WNOHANG)),
+            Ok(WaitStatus::StillAlive)
+        )
+    }
+
+    /// One line, written whole or not at all: it is shorter than `PIPE_BUF`.
+    fn tell(&mut self, what: std::fmt::Arguments<'_>) -> io::Result<()> {
+        let done = self.pipe.write_all(format!("{what}\n").as_bytes());
+        if done
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        {
+            // 64 KiB wait for it: it is stopped. The next one is told of all workers.
+            process::signal(self.pid, Signal::SIGKILL);
+        }
+        done
     }
 }
 
+/// A guard that is stopped must not stop the master.
+fn never_wait_for(pipe: impl AsFd) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// A worker of a master that was killed together with its guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    pid: Pid,
+    /// When it started, as `/proc` counts: nobody else of this number has the same.
+    born: u64,
+}
+
+impl Orphan {
+    fn read(line: &str) -> Option<Self> {
+        let (pid, born) = line.split_once(' ')?;
+        Some(Self {
+            pid: pid.parse().ok().map(Pid).filter(|pid| pid.0 > 1)?,
+            born: born.parse().ok()?,
+        })
+    }
+
+    fn lives(self) -> bool {
+        procfs::born(self.pid) == Some(self.born) && procfs::is_alive(self.pid)
+    }
+}
+
+/// What was found of a master that was killed.
+#[derive(Debug, Default)]
+pub struct Predecessor {
+    /// Workers of its were still there.
+    pub left_workers: bool,
+    /// Those that nobody guards, for [`Guard::end`].
+    pub orphans: Vec<Orphan>,
+}
+
 /// Waits until the orphans of a predecessor have let go of their listening
-/// sockets; whether there were any that had not. Only under the control lock. Bounded by `limit`: with zero
+/// sockets. Only under the control lock. Bounded by `limit`: with zero
 /// the predecessor's guard is told that we are here, and ends its orphans by itself.
-pub fn relieve_predecessor(path: &Path, limit: Duration) -> bool {
-    let opened = OpenOptions::new()
+pub fn relieve_predecessor(path: &Path, limit: Duration) -> Predecessor {
+    let options = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path);
-    let Ok(mut file) = opened else {
-        return false;
+    let Ok(mut file) = options else {
+        return Predecessor::default();
     };
-    let text = files::rest(&file, PID_LENGTH).unwrap_or_default();
+    let text = files::rest(&file, MAX_FILE).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let guard = text.trim().parse().ok().map(Pid).filter(|pid| {
+    let mut lines = text.lines();
+    let guard = lines
+        .next()
+        .and_then(|line| line.trim().parse().ok())
+        .map(Pid);
+    let guard = guard.filter(|pid| {
         // The number may be somebody else's by now.
         procfs::command_line(*pid).is_none_or(|line| line.contains(COMMAND))
     });
@@ -165,9 +268,27 @@ pub fn relieve_predecessor(path: &Path, limit: Duration) -> bool {
         }
         std::thread::sleep(POLL);
     }
+    let mut orphans = vec![];
+    if !told {
+        // Its guard was killed, too.
+        orphans.extend(lines.filter_map(Orphan::read).filter(|o| o.lives()));
+    }
+    let left_workers = told || !orphans.is_empty();
+    while orphans.iter().any(|o| procfs::listens(o.pid)) && started.elapsed() < limit {
+        if started.elapsed() >= SUCCESSOR_GRACE {
+            for orphan in orphans.iter().filter(|o| procfs::listens(o.pid)) {
+                process::signal_group(orphan.pid, Signal::SIGKILL);
+            }
+        }
+        std::thread::sleep(POLL);
+        orphans.retain(|orphan| orphan.lives());
+    }
     // Our own guard has a file of its own: that one stays the other's, without a name.
     let _ = fs::remove_file(path);
-    told
+    Predecessor {
+        left_workers,
+        orphans,
+    }
 }
 
 static SUCCESSOR: AtomicBool = AtomicBool::new(false);
@@ -177,7 +298,7 @@ extern "C" fn successor_came(_: libc::c_int) {
 }
 
 /// The guard's side: the whole life of that process.
-pub fn run(path: &Path, mut grace: Duration) {
+pub fn run(path: &Path, grace: Duration) {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let note = SigAction::new(
@@ -199,25 +320,149 @@ pub fn run(path: &Path, mut grace: Duration) {
         let _ = sigaction(Signal::SIGUSR1, &note);
     }
     process::unblock_signals();
+    super::confine::guard();
     // Held until no orphan listens any more: a successor waits for it.
-    let lock = own_file(path);
-    let mut workers = BTreeMap::new();
-    for line in io::stdin().lock().lines().map_while(Result::ok) {
-        let (op, pid) = line.split_at(line.len().min(1));
-        if op == "=" {
-            grace = pid.parse().map_or(grace, Duration::from_millis);
-            continue;
-        }
-        let Ok(pid) = pid.parse().map(Pid) else {
-            continue;
-        };
-        if op == "+" {
-            workers.insert(pid, Watch::on(pid));
-        } else {
-            workers.remove(&pid);
+    let mut watch = Watching {
+        grace,
+        file: own_file(path),
+        workers: BTreeMap::new(),
+        orphans: BTreeMap::new(),
+    };
+    watch.write_down();
+    watch.listen();
+    watch.end_all();
+}
+
+/// A process, and when it was orphaned.
+type Orphaned = BTreeMap<Pid, (Watch, Instant)>;
+
+/// What the guard knows.
+struct Watching {
+    /// How long orphans that do not listen may live on.
+    grace: Duration,
+    file: Option<Flock<File>>,
+    workers: BTreeMap<Pid, Watch>,
+    /// Those of an earlier master.
+    orphans: Orphaned,
+}
+
+impl Watching {
+    /// Hears the master until it is gone.
+    fn listen(&mut self) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut stdin = io::stdin().lock();
+        let (mut unread, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            let wait = if self.orphans.is_empty() {
+                PollTimeout::NONE
+            } else {
+                end_orphans(&mut self.orphans, self.grace, true);
+                PollTimeout::try_from(POLL).unwrap_or(PollTimeout::ZERO)
+            };
+            let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut fds, wait), Ok(1..)) {
+                // Time to look at orphans, or a signal came.
+                continue;
+            }
+            match stdin.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(count) => unread.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+            let mut changed = false;
+            while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = unread.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                changed |= self.hear(line.trim_end());
+            }
+            if changed {
+                self.write_down();
+            }
         }
     }
-    end_orphans(workers, grace, lock);
+
+    /// One line of the master's; whether it changes the list of workers.
+    fn hear(&mut self, line: &str) -> bool {
+        let (op, rest) = line.split_at(line.len().min(1));
+        match (op, rest.parse()) {
+            ("=", Ok(ms)) => {
+                self.grace = Duration::from_millis(ms);
+                false
+            }
+            ("+", Ok(pid)) => {
+                let pid = i32::try_from(pid).map(Pid);
+                pid.is_ok_and(|pid| self.workers.insert(pid, Watch::on(pid)).is_none())
+            }
+            ("-", Ok(pid)) => {
+                let pid = i32::try_from(pid).map(Pid);
+                pid.is_ok_and(|pid| self.workers.remove(&pid).is_some())
+            }
+            ("!", Err(_)) => {
+                let orphan = Orphan::read(rest);
+                if let Some(orphan) = orphan.filter(|orphan| orphan.lives()) {
+                    let watch = (Watch::on(orphan.pid), Instant::now());
+                    self.orphans.insert(orphan.pid, watch);
+                }
+                orphan.is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes down whom a next master would have to end if we were killed, too.
+    fn write_down(&mut self) {
+        let Some(file) = &self.file else { return };
+        let mut text = format!("{}\n", std::process::id());
+        for pid in self.workers.keys().chain(self.orphans.keys()) {
+            if let Some(born) = procfs::born(*pid) {
+                let _ = writeln!(text, "{pid} {born}");
+            }
+        }
+        let bytes = text.as_bytes();
+        // A disk that is full costs no more than this list.
+        let _ = file.write_all_at(bytes, 0);
+        let _ = file.set_len(bytes.len() as u64);
+    }
+
+    /// The master is gone.
+    fn end_all(mut self) {
+        let now = Instant::now();
+        let workers = self.workers.into_iter();
+        self.orphans
+            .extend(workers.map(|(pid, watch)| (pid, (watch, now))));
+        let mut successor_at = None;
+        loop {
+            if SUCCESSOR.load(Ordering::Relaxed) {
+                successor_at.get_or_insert_with(Instant::now);
+            }
+            let impatient = successor_at.is_some_and(|at| at.elapsed() >= SUCCESSOR_GRACE)
+                && self.file.is_some();
+            end_orphans(&mut self.orphans, self.grace, impatient);
+            if self.orphans.is_empty() {
+                return;
+            }
+            if self.file.is_some() && !self.orphans.keys().any(|pid| procfs::listens(*pid)) {
+                self.file = None;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// Kills orphans whose time is over, and with `impatient` those that still listen after
+/// [`SUCCESSOR_GRACE`]. Forgets those that have ended.
+fn end_orphans(orphans: &mut Orphaned, grace: Duration, impatient: bool) {
+    orphans.retain(|pid, (watch, since)| {
+        let lives = watch.lives();
+        let waited = since.elapsed();
+        let hangs = || impatient && waited >= SUCCESSOR_GRACE && procfs::listens(*pid);
+        if !lives || waited >= grace || hangs() {
+            // Its children go with it.
+            process::signal_group(*pid, Signal::SIGKILL);
+        }
+        lives
+    });
 }
 
 fn own_file(path: &Path) -> Option<Flock<File>> {
@@ -230,90 +475,5 @@ fn own_file(path: &Path) -> Option<Flock<File>> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
         .ok()?;
-    let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
-    let _ = locked.write_all(std::process::id().to_string().as_bytes());
-    Some(locked)
-}
-
-fn end_orphans(mut workers: BTreeMap<Pid, Watch>, grace: Duration, lock: Option<Flock<File>>) {
-    let orphaned = Instant::now();
-    let mut successor_at = None;
-    let mut lock = lock;
-    loop {
-        workers.retain(|pid, watch| {
-            let lives = watch.lives();
-            if !lives {
-                // Its children go with it.
-                process::signal_group(*pid, Signal::SIGKILL);
-            }
-            lives
-        });
-        if workers.is_empty() {
-            return;
-        }
-        if lock.is_some() && !workers.keys().any(|pid| procfs::listens(*pid)) {
-            lock = None;
-        }
-        if SUCCESSOR.load(Ordering::Relaxed) {
-            let since = successor_at.get_or_insert_with(Instant::now);
-            if lock.is_some() && since.elapsed() >= SUCCESSOR_GRACE {
-                for pid in workers.keys().filter(|pid| procfs::listens(**pid)) {
-                    process::signal_group(*pid, Signal::SIGKILL);
-                }
-            }
-        }
-        if orphaned.elapsed() >= grace {
-            for pid in workers.keys() {
-                process::signal_group(*pid, Signal::SIGKILL);
-            }
-        }
-        std::thread::sleep(POLL);
-    }
-}
-
-/// Tells whether a process lives, without mistaking another one of the same number for it.
-#[derive(Debug)]
-struct Watch {
-    pid: Pid,
-    handle: Option<OwnedFd>,
-}
-
-impl Watch {
-    fn on(pid: Pid) -> Self {
-        Self {
-            pid,
-            handle: pidfd(pid),
-        }
-    }
-
-    fn lives(&self) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        match &self.handle {
-            // A pidfd becomes readable when its process ends (pidfd_open(2)).
-            Some(fd) => {
-                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-                !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
-            }
-            None => process::exists(self.pid),
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn pidfd(pid: Pid) -> Option<OwnedFd> {
-    use std::os::fd::{FromRawFd, RawFd};
-    // SAFETY: pidfd_open(2) takes two numbers and returns a new descriptor that is ours.
-    #[expect(unsafe_code)]
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid.0, 0);
-        RawFd::try_from(fd)
-            .ok()
-            .filter(|fd| *fd >= 0)
-            .map(|fd| OwnedFd::from_raw_fd(fd))
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pidfd(_pid: Pid) -> Option<OwnedFd> {
-    None
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }

@@ -22,6 +22,8 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
+use super::startup::AsInherited;
+
 /// Largest state that is read, in bytes.
 const MAX: u64 = 1 << 30;
 
@@ -177,7 +179,9 @@ fn prepared(
     };
     // From here to the exec nothing may start a child: it would have them too.
     mark(0);
+    let inherited = AsInherited::new();
     let failed = nix::unistd::execve(&program, &words, &variables);
+    drop(inherited);
     mark(libc::FD_CLOEXEC);
     failed.map_err(io::Error::from)
 }

@@ -120,7 +120,8 @@ impl Identity {
     }
 
     /// Becomes it, for good: groups, group, user, and no way back through a
-    /// set-user-id binary. Between fork and exec.
+    /// set-user-id binary. The key ring of our session stays here, and so do capabilities, unless it is root
+    /// that it becomes. Between fork and exec.
     ///
     /// # Errors
     /// The errno of the call that failed; the process must not go on.
@@ -129,6 +130,13 @@ impl Identity {
         // All are plain system calls, no lock is taken in a child that has one thread.
         #[expect(unsafe_code)]
         unsafe {
+            #[cfg(target_os = "linux")]
+            {
+                own_key_ring();
+                if self.uid != 0 {
+                    drop_capabilities()?;
+                }
+            }
             #[cfg(target_os = "linux")]
             let count = self.groups.len();
             #[cfg(not(target_os = "linux"))]
@@ -156,6 +164,68 @@ impl Identity {
 pub fn others_reach(folder: &Path) -> bool {
     let open = |folder: &Path| fs::metadata(folder).is_ok_and(|meta| meta.mode() & 0o001 != 0);
     folder.ancestors().all(open)
+}
+
+/// A session key ring of its own: who possesses ours could read root's keys (`session-keyring(7)`). Async-signal-safe.
+#[cfg(target_os = "linux")]
+fn own_key_ring() {
+    // SAFETY: keyctl(2) takes a number, and no name: the ring is anonymous.
+    #[expect(unsafe_code)]
+    unsafe {
+        // It fails where the kernel has no keys, or a sandbox forbids them to everybody.
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::c_long::from(libc::KEYCTL_JOIN_SESSION_KEYRING),
+            std::ptr::null::<libc::c_char>(),
+        );
+    }
+}
+
+/// Empties the bounding, ambient and inheritable sets (capabilities(7)); setuid(2) empties the others. Before
+/// setuid(2). Async-signal-safe.
+///
+/// # Errors
+/// The errno of prctl(2) or capset(2).
+#[cfg(target_os = "linux")]
+fn drop_capabilities() -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two words for each set.
+    const VERSION: u32 = 0x2008_0522;
+    // SAFETY: prctl(2) takes numbers here. capget(2) and capset(2) take the version and thread 0, which is the
+    // caller, and twice three words.
+    #[expect(unsafe_code)]
+    unsafe {
+        // Before Linux 4.3 there is no such set.
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        );
+        for capability in 0..64 {
+            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                let error = io::Error::last_os_error();
+                match error.raw_os_error() {
+                    // EINVAL: the kernel has no more. EPERM: a master without CAP_SETPCAP cannot, but
+                    // no_new_privs keeps the worker from gaining any.
+                    Some(libc::EINVAL | libc::EPERM) => break,
+                    _ => return Err(error),
+                }
+            }
+        }
+        let mut header = [VERSION, 0];
+        // Effective, permitted, inheritable, for the low and the high capabilities.
+        let mut sets = [[0u32; 3]; 2];
+        if libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) == 0 {
+            for set in &mut sets {
+                set[2] = 0;
+            }
+            if libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn find_user(name: &str) -> Result<Option<User>, IdentityError> {

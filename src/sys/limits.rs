@@ -1,12 +1,71 @@
 //! Limits of this process: what `ulimit` and the cgroup say.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
 
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Soft and hard limit of open files.
 pub fn files() -> (u64, u64) {
     getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0))
+}
+
+/// Descriptors that the start of a worker or of the guard opens at most, with pipes for its logs.
+const RESERVE: u64 = 16;
+
+/// Descriptors that are kept back, so that a worker can be replaced while clients of the API hold all
+/// others.
+#[derive(Debug, Default)]
+pub struct Reserve(Vec<OwnedFd>);
+
+impl Reserve {
+    /// Takes as many as are wanted, or as many as there are: at most an eighth of the limit.
+    pub fn refill(&mut self) {
+        let wanted = RESERVE.min(files().0 / 8) as usize;
+        if self.0.len() >= wanted {
+            return;
+        }
+        let Some(null) = fs::File::open("/dev/null").ok() else {
+            return;
+        };
+        self.0.push(null.into());
+        while self.0.len() < wanted {
+            match self.0[0].as_fd().try_clone_to_owned() {
+                Ok(fd) => self.0.push(fd),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Gives them back to the process, until [`Reserve::refill`]. Nothing may be waited for meanwhile.
+    pub fn lend(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Whether a thread can be started now. Libraries panic where the standard library gives an error: they are called
+/// after this. Waits for a thread that ends at once.
+///
+/// # Errors
+/// The errno of `clone(2)`: `EAGAIN` in a full pids cgroup.
+pub fn can_start_thread() -> io::Result<()> {
+    let thread = std::thread::Builder::new().spawn(nix::unistd::gettid)?;
+    let Ok(tid) = thread.join() else {
+        return Ok(());
+    };
+    // It counts until the kernel has released it, a moment after it can be joined.
+    let entry = PathBuf::from(format!("/proc/self/task/{tid}"));
+    for _ in 0..1000 {
+        if !entry.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
 }
 
 /// Most connections that may wait at one listening socket: `net.core.somaxconn` (listen(2)).

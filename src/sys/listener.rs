@@ -18,6 +18,7 @@ pub use super::reuse_port::{accept, has_reuse_port, is_listening, join, watch};
 use super::safe_path::{Refusal, Use};
 use super::socket_file::address;
 pub use super::socket_file::{SocketFile, SocketFileState, is_stale};
+use super::startup::with_umask_of_children;
 
 /// Where to bind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,10 +295,11 @@ fn bind_path(path: &Path, backlog: i32, file: &FileOptions) -> io::Result<Bound>
         let address = address(place)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        match socket.bind(&address) {
+        let bind = || with_umask_of_children(|| socket.bind(&address));
+        match bind() {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && is_stale(place) => {
                 place.remove()?;
-                socket.bind(&address)?;
+                bind()?;
             }
             other => other?,
         }

@@ -6,6 +6,7 @@
 mod account;
 pub mod blocked;
 pub mod cgroup;
+mod confine;
 pub mod control_dir;
 pub mod fd_pass;
 pub mod fd_queue;
@@ -27,6 +28,7 @@ pub mod safe_path;
 mod sock_diag;
 pub mod socket_file;
 pub mod spawn;
+pub mod startup;
 pub mod steer;
 pub mod terminal;
 pub mod tie;

@@ -1,9 +1,11 @@
 //! Reaping and signalling processes.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use nix::{
     errno::Errno,
     sys::{
-        signal::{Signal, kill, killpg},
+        signal::{SigSet, SigmaskHow, Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::Pid as NixPid,
@@ -44,6 +46,16 @@ pub fn reap(leads: impl Fn(Pid) -> bool) -> Option<(Pid, Exit)> {
     }
 }
 
+/// Makes this process the parent of descendants whose own parent ends (`PR_SET_CHILD_SUBREAPER`, prctl(2)): what
+/// workers leave behind can be found, reaped and ended. An exec keeps it. Process 1 has that task anyway.
+pub fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    {
+        // Cannot fail since Linux 3.4.
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+    }
+}
+
 /// Sends a signal to one process. A process that is gone is no error.
 pub fn signal(pid: Pid, signal: Signal) {
     let _ = kill(NixPid::from_raw(pid.0), signal);
@@ -60,17 +72,9 @@ pub fn exists(pid: Pid) -> bool {
 }
 
 /// Blocks the signals that the master handles, until [`unblock_signals`]: from
-/// the first instruction on none of them has its default action.
+/// the first instruction on none of them has its default action. All other signals are
+/// unblocked, whatever the parent had blocked.
 pub fn block_signals() {
-    mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
-}
-
-/// Lets the signals through that [`block_signals`] held back.
-pub fn unblock_signals() {
-    mask(nix::sys::signal::SigmaskHow::SIG_UNBLOCK);
-}
-
-fn mask(how: nix::sys::signal::SigmaskHow) {
     let set = [
         Signal::SIGHUP,
         Signal::SIGINT,
@@ -84,6 +88,64 @@ fn mask(how: nix::sys::signal::SigmaskHow) {
     ]
     .into_iter()
     .collect();
-    // Cannot fail: `how` is one of the three that sigprocmask(2) knows.
-    let _ = nix::sys::signal::sigprocmask(how, Some(&set), None);
+    set_mask(set);
+}
+
+/// Unblocks every signal.
+pub fn unblock_signals() {
+    set_mask(SigSet::empty());
+}
+
+fn set_mask(set: SigSet) {
+    // Cannot fail: SIG_SETMASK is one of the three that sigprocmask(2) knows.
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None);
+}
+
+/// Tells whether a process lives, without mistaking another one of the same number for it.
+#[derive(Debug)]
+pub struct Watch {
+    pid: Pid,
+    handle: Option<OwnedFd>,
+}
+
+impl Watch {
+    /// Begins to watch a process that lives now.
+    pub fn on(pid: Pid) -> Self {
+        Self {
+            pid,
+            handle: pidfd(pid),
+        }
+    }
+
+    /// Whether it has not ended. A zombie has.
+    pub fn lives(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        match &self.handle {
+            // A pidfd becomes readable when its process ends (pidfd_open(2)).
+            Some(fd) => {
+                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+                !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+            }
+            None => exists(self.pid),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn pidfd(pid: Pid) -> Option<OwnedFd> {
+    use std::os::fd::{FromRawFd, RawFd};
+    // SAFETY: pidfd_open(2) takes two numbers and returns a new descriptor that is ours.
+    #[expect(unsafe_code)]
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid.0, 0);
+        RawFd::try_from(fd)
+            .ok()
+            .filter(|fd| *fd >= 0)
+            .map(|fd| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_pid: Pid) -> Option<OwnedFd> {
+    None
 }

@@ -126,11 +126,71 @@ pub fn is_alive(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X")))
 }
 
+/// When a process started, in clock ticks since the boot of the machine: with its number it is one process.
+pub fn born(pid: Pid) -> Option<u64> {
+    // Field 22; the state is field 3.
+    stat(pid)?.get(22 - 3)?.parse().ok()
+}
+
 /// Clock ticks that the first thread of a process, Node's event loop, has spent on a CPU.
 pub fn loop_ticks(pid: Pid) -> Option<u64> {
     let fields = fields(&format!("/proc/{pid}/task/{pid}/stat"))?;
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     Some(number(14)? + number(15)?)
+}
+
+/// What tells a process apart from its relatives (`proc_pid_stat(5)`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kin {
+    /// The process.
+    pub pid: Pid,
+    /// Its process group.
+    pub group: Pid,
+    /// Its session.
+    pub session: Pid,
+    /// As [`born`] has it.
+    pub born: u64,
+}
+
+impl Kin {
+    /// What is known of a process that has not ended.
+    pub fn of(pid: Pid) -> Option<Self> {
+        let fields = stat(pid)?;
+        let number = |field: usize| fields.get(field - 3)?.parse().ok();
+        let ended = matches!(fields.first().map(String::as_str), Some("Z" | "X"));
+        (!ended).then_some(Self {
+            pid,
+            group: Pid(number(5)?),
+            session: Pid(number(6)?),
+            born: fields.get(22 - 3)?.parse().ok()?,
+        })
+    }
+}
+
+/// The name of a process, at most 15 bytes that it chooses itself.
+pub fn name(pid: Pid) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
+}
+
+/// The children of one thread of a process, the first one unless it is ours; of all threads of ours.
+pub fn pids_of_children(pid: Pid) -> Vec<Pid> {
+    let ours = u32::try_from(pid.0) == Ok(std::process::id());
+    let folder = format!("/proc/{pid}/task");
+    let threads: Vec<String> = if ours {
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    } else {
+        vec![pid.to_string()]
+    };
+    let text = |thread: &String| fs::read_to_string(format!("{folder}/{thread}/children")).ok();
+    let texts: Vec<String> = threads.iter().filter_map(text).collect();
+    let words = texts.iter().flat_map(|text| text.split_ascii_whitespace());
+    words
+        .filter_map(|word| word.parse().ok().map(Pid))
+        .collect()
 }
 
 /// The children of a process, each as `name (pid N)`.

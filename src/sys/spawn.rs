@@ -15,11 +15,17 @@ use std::{
 
 use nix::{
     fcntl::OFlag,
-    sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+    },
     unistd::{ForkResult, pipe2},
 };
 
-use super::identity::Identity;
+use super::{
+    identity::Identity,
+    startup::{self, Inherited},
+};
 use crate::supervisor::Pid;
 
 /// The descriptor on which a worker finds its channel.
@@ -46,6 +52,8 @@ pub struct Spawn {
     pub output: Option<Output>,
     /// Its channel to us, on [`CHANNEL_FD`], if it has one.
     pub channel: Option<OwnedFd>,
+    /// Its largest core file in bytes; else as our parent had it.
+    pub core: Option<u64>,
 }
 
 /// Where a process prints.
@@ -85,12 +93,13 @@ pub struct Started {
 pub struct ExecReport(OwnedFd);
 
 /// What a child does between `fork(2)` and `execve(2)`, and can fail at.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "set up its descriptors",
-    "enter its process group",
+    "make a session",
     "change to its working directory",
     "become its user",
     "run its program",
+    "set its limits",
 ];
 
 impl ExecReport {
@@ -107,7 +116,8 @@ impl ExecReport {
     }
 }
 
-/// Starts a process in a process group of its own, with the descriptors that [`Spawn`] names and no other.
+/// Starts a process in a session of its own, which has no terminal and is one process group, with the descriptors that
+/// [`Spawn`] names and no other. Umask and limits are those of our parent.
 ///
 /// Does not wait for `execve(2)`: the program may be on a file system that does not answer. What
 /// goes wrong there ends the child with exit code 127; then [`ExecReport::failure`] has the reason.
@@ -121,6 +131,8 @@ pub fn spawn(what: &Spawn) -> io::Result<Started> {
     let child = Child {
         program: &program,
         identity: what.identity.as_ref(),
+        inherited: startup::inherited(),
+        core: what.core,
         stdio: [
             Some(what.stdin.as_ref().map_or(null.as_fd(), AsFd::as_fd)),
             what.output.as_ref().map(|o| o.stdout.as_fd()),
@@ -210,6 +222,8 @@ const SHELL: &CStr = c"/bin/sh";
 struct Child<'a> {
     program: &'a Program,
     identity: Option<&'a Identity>,
+    inherited: Option<Inherited>,
+    core: Option<u64>,
     /// `None`: as ours.
     stdio: [Option<BorrowedFd<'a>>; 3],
     channel: Option<BorrowedFd<'a>>,
@@ -236,8 +250,13 @@ impl Child<'_> {
     fn become_program(&self) -> Result<Infallible, (u8, io::Error)> {
         let at = |step| move |error| (step, error);
         self.place_descriptors().map_err(at(0))?;
-        nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
-            .map_err(|errno| (1, errno.into()))?;
+        own_session().map_err(at(1))?;
+        if let Some(inherited) = self.inherited {
+            inherited.apply();
+        }
+        if let Some(bytes) = self.core {
+            setrlimit(Resource::RLIMIT_CORE, bytes, bytes).map_err(|errno| (5, errno.into()))?;
+        }
         let Program { path, cwd, .. } = self.program;
         nix::unistd::chdir(cwd.as_c_str()).map_err(|errno| (2, errno.into()))?;
         self.identity
@@ -273,6 +292,14 @@ impl Child<'_> {
         close_on_exec_from(first);
         Ok(())
     }
+}
+
+/// A session without a controlling terminal: nothing can be typed into the terminal that we were started
+/// in (TIOCSTI), and its signals do not reach the process. Async-signal-safe.
+pub(super) fn own_session() -> io::Result<()> {
+    // It fails for a leader of a process group, which a process that was just forked is not.
+    nix::unistd::setsid()?;
+    Ok(())
 }
 
 /// `dup2(2)` without close-on-exec, also where both numbers are the same.

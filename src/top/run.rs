@@ -60,13 +60,13 @@ async fn run(
     let (to_us, mut inputs) = mpsc::channel(64);
     let keys = to_us.clone();
     // Reading a terminal blocks; the thread ends with the process.
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         while let Ok(event) = event::read() {
             if keys.blocking_send(Input::Terminal(event)).is_err() {
                 return;
             }
         }
-    });
+    })?;
     let (asker, answers) = (Arc::clone(&client), to_us.clone());
     tokio::spawn(async move {
         loop {

@@ -18,8 +18,8 @@ pub(crate) use launch::{Ended, Launch, app, module, scratch};
 pub(crate) use master::{Master, Stopped, list, pid_in};
 pub(crate) use node::{Node, node_script};
 pub(crate) use process::{
-    Stat, backlog_of, can_be_somebody_else, fd_count, is_root, kill, rss_kib, running, skip,
-    state_of, tool,
+    Stat, backlog_of, can_be_somebody_else, fd_count, has_pending, is_root, kill, rss_kib, running,
+    skip, state_of, status_field, tool,
 };
 pub(crate) use screen::Screen;
 pub(crate) use status::{Status, Worker};

@@ -79,6 +79,29 @@ pub(crate) fn kill(pid: i32, signal: Signal) {
     let _ = signal::kill(Pid::from_raw(pid), signal);
 }
 
+/// A field of `/proc/PID/status`, its words separated by one space.
+#[track_caller]
+pub(crate) fn status_field(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let found = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let words = found
+        .unwrap_or_else(|| panic!("no {name} in {status}"))
+        .split_whitespace();
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Does a signal wait to be taken by `pid`? False for one that has ended.
+pub(crate) fn has_pending(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mut masks = status.lines().filter_map(|line| {
+        line.strip_prefix("ShdPnd:")
+            .or(line.strip_prefix("SigPnd:"))
+    });
+    masks.any(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) != 0)
+}
+
 /// How many descriptors `pid` holds.
 pub(crate) fn fd_count(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)

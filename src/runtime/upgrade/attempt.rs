@@ -135,6 +135,15 @@ pub(in crate::runtime) struct Upgrade {
 }
 
 impl Upgrade {
+    /// Accepts nobody any more, and waits until what was asked is answered. Streams of events end only with
+    /// the master: the caller sets a limit.
+    pub(in crate::runtime) async fn end_serving(&mut self) {
+        if let Some(Serving { stop, task }) = self.serving.take() {
+            drop(stop);
+            let _ = task.await;
+        }
+    }
+
     pub(in crate::runtime) fn new(
         hold: Hold,
         api: Api,

@@ -101,6 +101,7 @@ impl Probe {
             stdin: Some(sealed),
             output: Some(Output { stdout, stderr }),
             channel: None,
+            core: None,
         })
         .map_err(|e| cannot("run", &e))?;
         let (out, err) = (File::from(out), File::from(err));

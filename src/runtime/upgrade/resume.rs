@@ -160,8 +160,8 @@ pub(in crate::runtime) fn world(
     let shim = state.shim.take().map(ShimFile::resume).transpose()?;
     let guard = state.guard.take().map(|guard| {
         let path = state.config.control.with_extension("guard");
-        let pipe = unpacking.own(guard.pipe)?;
-        Ok::<_, io::Error>(Guard::resume(&path, guard.pid, pipe))
+        let pipe: OwnedFd = unpacking.own(guard.pipe)?;
+        Guard::resume(&path, guard.pid, pipe)
     });
     let guard = guard.transpose()?;
     let identity = state.config.identity.as_ref();
