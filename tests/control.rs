@@ -33,6 +33,22 @@ fn rcluster(words: &[&str], runtime: Option<&Path>) -> Output {
     command.output().expect("rcluster runs")
 }
 
+/// The same where no other test's master is listed: the kernel lists Unix sockets by network namespace.
+fn alone(words: &[&str], runtime: &Path) -> Output {
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.arg("--map-current-user");
+    }
+    command
+        .args(["--net", "--", env!("CARGO_BIN_EXE_rcluster")])
+        .args(words)
+        .stdin(Stdio::null())
+        .env_remove("RCLUSTER_NAME")
+        .env_remove("RCLUSTER_CONTROL")
+        .env("XDG_RUNTIME_DIR", runtime);
+    command.output().expect("unshare runs")
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -347,41 +363,63 @@ fn one_master_is_meant_and_several_are_listed() {
         master.wait_ready(2);
         master
     };
-    let none = rcluster(&["status"], Some(dir.path()));
+    let none = alone(&["status"], dir.path());
     assert_eq!(none.status.code(), Some(13), "{none:?}");
 
     let mut shop = named("shop");
-    let one = rcluster(&["status"], Some(dir.path()));
+    let one = alone(&["status"], dir.path());
     assert!(
         one.status.success() && text(&one.stdout).contains("shop"),
         "{one:?}"
     );
 
     let mut blog = named("blog");
-    let several = rcluster(&["status"], Some(dir.path()));
+    let several = alone(&["status"], dir.path());
     let said = format!("{}{}", text(&several.stdout), text(&several.stderr));
     assert!(
         said.contains("shop") && said.contains("blog"),
         "both are listed: {said}"
     );
-    let told = rcluster(&["stop"], Some(dir.path()));
+    let told = alone(&["stop"], dir.path());
     assert_eq!(told.status.code(), Some(2), "which one? {told:?}");
     assert_eq!(
         (shop.status().state, blog.status().state),
         ("serving".to_owned(), "serving".to_owned())
     );
 
-    let blog_only = rcluster(&["status", "--name", "blog", "--json"], Some(dir.path()));
+    let blog_only = alone(&["status", "--name", "blog", "--json"], dir.path());
     let shown: common::Status = serde_json::from_slice(&blog_only.stdout).expect("JSON");
     assert_eq!(shown.pid, blog.pid());
-    let told = rcluster(&["stop", "--name", "blog"], Some(dir.path()));
+    let told = alone(&["stop", "--name", "blog"], dir.path());
     assert!(told.status.success(), "{told:?}");
     assert_eq!(blog.wait_exit().code(), Some(0));
     blog.finish();
     assert_eq!(shop.status().state, "serving");
     shop.stop();
-    let unknown = rcluster(&["status", "--name", "shop"], Some(dir.path()));
+    let unknown = alone(&["status", "--name", "shop"], dir.path());
     assert_eq!(unknown.status.code(), Some(13), "{unknown:?}");
+}
+
+#[test]
+fn commands_find_a_master_wherever_its_control_path_is() {
+    // As that of a unit: in a folder of its own, below no default folder; and with a file name that is not its name.
+    let name = format!("elsewhere-{}", std::process::id());
+    let mut master = quick().options(["--name", &name]).start();
+    master.wait_ready(2);
+    assert!(!text(master.control.as_os_str().as_encoded_bytes()).contains(&name));
+    let empty = common::scratch();
+    let shown = rcluster(&["status", "--json", "--name", &name], Some(empty.path()));
+    let shown: common::Status =
+        serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {shown:?}"));
+    assert_eq!(shown.pid, master.pid());
+    let reload = rcluster(&["reload", "--name", &name], Some(empty.path()));
+    assert_eq!(reload.status.code(), Some(0), "{reload:?}");
+    let listed = rcluster(&["ls", "--json"], Some(empty.path()));
+    let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert!(listed.iter().any(|found| found["name"] == name.as_str()));
+    master.stop();
+    let gone = rcluster(&["status", "--name", &name], Some(empty.path()));
+    assert_eq!(gone.status.code(), Some(13), "{gone:?}");
 }
 
 #[test]
@@ -404,7 +442,7 @@ fn a_stale_socket_does_not_count_as_a_master() {
     dead.wait_no_process();
     dead.forget();
     let mut alive = start("alive");
-    let one = rcluster(&["status", "--json"], Some(dir.path()));
+    let one = alone(&["status", "--json"], dir.path());
     let shown: common::Status =
         serde_json::from_slice(&one.stdout).unwrap_or_else(|error| panic!("{error}: {one:?}"));
     assert_eq!(shown.name, "alive");

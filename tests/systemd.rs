@@ -2,8 +2,10 @@
 //! after a `kill -9` the port is not refused. A peer of our own plays the manager where that shows more; a real systemd does
 //! where one can be booted.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::common::{self, Addr, BOOT, Conn, Launch, app, kill, running, skip, tool, wait_until};
@@ -276,13 +278,95 @@ fn a_stored_socket_that_the_app_does_not_want_any_more_goes_at_the_next_reload()
 }
 
 fn unit(words: &[&str]) -> String {
+    unit_by(&std::env::var("PATH").expect("a PATH"), words)
+}
+
+/// As printed for somebody with this PATH.
+fn unit_by(path: &str, words: &[&str]) -> String {
     let out = Command::new(env!("CARGO_BIN_EXE_rcluster"))
         .arg("systemd-unit")
         .args(words)
+        .env("PATH", path)
         .output()
         .expect("rcluster runs");
     assert!(out.status.success(), "{out:?}");
     String::from_utf8(out.stdout).expect("UTF-8")
+}
+
+/// A program that prints this.
+fn program(folder: &Path, name: &str, prints: &str) {
+    fs::create_dir_all(folder).expect("a folder");
+    let path = folder.join(name);
+    fs::write(&path, format!("#!/bin/sh\necho '{prints}'\n")).expect("written");
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("chmod");
+}
+
+#[test]
+fn the_unit_fits_the_systemd_of_the_host() {
+    let dir = common::scratch();
+    let script = app("site.js");
+    let script = script.to_str().expect("UTF-8");
+    let path = dir.path().to_str().expect("UTF-8");
+    program(dir.path(), "node", "v22.0.0");
+    let kinds = || {
+        let text = unit_by(path, &[script]);
+        (
+            text.contains("\nType=notify-reload\n"),
+            text.contains("\nExecReload="),
+        )
+    };
+    // Without systemctl it could be any.
+    assert_eq!(kinds(), (false, true));
+    program(dir.path(), "systemctl", "systemd 252 (252.39-1~deb12u1)");
+    assert_eq!(kinds(), (false, true));
+    program(dir.path(), "systemctl", "systemd 257 (257.9-1~deb13u1)");
+    assert_eq!(kinds(), (true, false));
+    // The option counts more.
+    assert!(unit_by(path, &["--systemd", "252", script]).contains("\nType=notify\n"));
+}
+
+#[test]
+fn the_unit_names_the_node_that_whoever_wrote_it_has() {
+    let dir = common::scratch();
+    let folder = |name: &str| dir.path().join(name);
+    let script = app("site.js");
+    let script = script.to_str().expect("UTF-8");
+    program(&folder("versions/22"), "node", "v22.0.0");
+    program(&folder("own"), "node", "v20.0.0");
+    // As version managers do it: a link for a shell, in a folder that a boot empties.
+    std::os::unix::fs::symlink(folder("versions/22"), folder("shell")).expect("a link");
+    let start = |path: &Path, words: &[&str]| {
+        let text = unit_by(path.to_str().expect("UTF-8"), words);
+        let start = text.lines().find(|line| line.starts_with("ExecStart="));
+        start.expect("a command").to_owned()
+    };
+    let names = |start: &str, node: &Path| {
+        let word = format!(" --node={}", node.display());
+        assert_eq!(start.matches(" --node=").count(), 1, "{start}");
+        assert!(start.contains(&word), "{start}");
+    };
+    let real = folder("versions/22/node").canonicalize().expect("a file");
+    let link = folder("shell/node");
+    let fleeting = dir.path().starts_with("/tmp");
+    names(
+        &start(&folder("shell"), &[script]),
+        if fleeting { &real } else { &link },
+    );
+    let own = folder("own/node");
+    let own = if fleeting {
+        own.canonicalize().expect("a file")
+    } else {
+        own
+    };
+    let given = folder("own/node");
+    let given = given.to_str().expect("UTF-8");
+    names(&start(&folder("shell"), &["--node", given, script]), &own);
+    // The file says it anew at each reload; a flag would count more.
+    let config = folder("rcluster.toml");
+    fs::write(&config, format!("node = '{given}'\n")).expect("written");
+    let config = config.to_str().expect("UTF-8");
+    let text = start(&folder("shell"), &["--config", config, script]);
+    assert!(!text.contains("--node"), "{text}");
 }
 
 fn version() -> Option<u32> {
@@ -416,6 +500,13 @@ fn a_real_systemd_starts_reloads_restarts_and_stops_it_and_the_port_is_never_ref
         systemd.show("StatusText")
     );
     assert_eq!(systemd.show("NFileDescriptorStore"), "1");
+    // As the operator types it: the unit's control path is no default one.
+    let words = ["status", "--name", "site"];
+    let (code, told) = systemd.run(&[&[env!("CARGO_BIN_EXE_rcluster")], &words[..]].concat());
+    assert!(
+        code == Some(0) && told.contains("2 of 2 workers ready"),
+        "{told}"
+    );
     let old: i32 = systemd.main_pid();
     kill(old, SIGKILL);
     wait_until("the next master", BOOT, || {

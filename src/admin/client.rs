@@ -3,8 +3,7 @@
 use std::{
     io,
     ops::ControlFlow,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -19,13 +18,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use super::types::Readiness;
-use crate::{
-    cli::WhichMaster,
-    escape,
-    supervisor::Pid,
-    sys::{control_dir, procfs},
-};
+use super::{masters, types::Readiness};
+use crate::{cli::WhichMaster, escape, supervisor::Pid};
 
 /// Longest answer that is read, bytes: the status of 1,024 workers is 2 MiB.
 const LONGEST: usize = 8 * 1024 * 1024;
@@ -45,7 +39,7 @@ pub enum ClientError {
     #[error("no rcluster runs here (looked in {0}); name one with --name or --control")]
     NoneRuns(PathBuf),
     /// More than one runs.
-    #[error("several masters run here; name one with --name: {0}")]
+    #[error("several masters run here; name one with --name or --control: {0}")]
     Several(String),
     /// The master cannot do that, and says why.
     #[error("{0}")]
@@ -58,38 +52,6 @@ pub enum ClientError {
         /// What is wrong.
         why: String,
     },
-}
-
-/// Control sockets of this user's masters that answer, with their names.
-async fn find_masters(folder: &Path) -> Vec<(String, PathBuf)> {
-    let mut found = vec![];
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    for path in entries.map(|e| e.path()) {
-        if path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(&path).await.is_ok()
-        {
-            let name = path.file_stem().unwrap_or_default();
-            found.push((name.to_string_lossy().into_owned(), path));
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Control sockets of all masters of this host that this user may ask: also those with a `--control` of their own, and for root everybody's.
-/// Our own come first.
-pub fn all_masters() -> Vec<PathBuf> {
-    let us = nix::unistd::geteuid();
-    // Beside the socket of a master that lives are its lock and its guard.
-    let mut found: Vec<_> = (procfs::unix_listeners().into_iter())
-        .filter_map(|path| {
-            let beside = |what: &str| path.with_extension(what).exists();
-            let owner = std::fs::metadata(&path).ok()?.uid();
-            let may = us.is_root() || owner == us.as_raw();
-            (may && beside("lock") && beside("guard")).then_some((owner != us.as_raw(), path))
-        })
-        .collect();
-    found.sort();
-    found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// Asks one master.
@@ -133,24 +95,15 @@ impl Client {
         Self { longest, ..self }
     }
 
-    /// Finds the master that is meant: by control path, by name, or the only one.
+    /// Finds the master that is meant: by control path, by name, or the only one that this user may ask.
     ///
     /// # Errors
     /// [`ClientError::NoneRuns`] or [`ClientError::Several`].
     pub async fn find(which: &WhichMaster) -> Result<Self, ClientError> {
-        let folder = control_dir::default_folder();
         let path = match (&which.control, &which.name) {
             (Some(path), _) => path.clone(),
-            (None, Some(name)) => folder.join(format!("{name}.sock")),
-            (None, None) => {
-                let mut masters = find_masters(&folder).await;
-                if masters.len() > 1 {
-                    let names: Vec<_> = masters.into_iter().map(|(name, _)| name).collect();
-                    return Err(ClientError::Several(names.join(", ")));
-                }
-                let (_, path) = masters.pop().ok_or(ClientError::NoneRuns(folder))?;
-                path
-            }
+            (None, Some(name)) => masters::by_name(name).await?,
+            (None, None) => masters::only().await?,
         };
         Ok(Self::at(path))
     }

@@ -10,6 +10,7 @@ mod dashboard;
 mod events;
 mod figures;
 mod logs;
+mod masters;
 mod metrics;
 mod routes;
 mod server;
@@ -17,8 +18,9 @@ mod types;
 
 pub use access::{Token, TokenError};
 pub use balance::{BalanceStatus, Fairness, SlotShare};
-pub use client::{Client, ClientError, all_masters};
+pub use client::{Client, ClientError};
 pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigures};
+pub use masters::all_masters;
 pub use routes::{Api, SocketFile};
 pub use server::{serve, serve_tcp};
 pub use types::{

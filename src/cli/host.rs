@@ -111,7 +111,7 @@ pub struct UnitArgs {
     /// Print the socket unit that goes with it: systemd listens where --bind says.
     #[arg(long)]
     pub socket: bool,
-    /// The version of systemd that will read it; before 253 it has ExecReload=.
+    /// The version of systemd that will read it; before 253 the unit has ExecReload= [default: this host's; without systemctl, any].
     #[arg(long, value_name = "N")]
     pub systemd: Option<u32>,
     /// The master's own options, as it is to be started.

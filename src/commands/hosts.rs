@@ -60,7 +60,7 @@ enum Shown {
 
 /// `rcluster ls`: every master of this host that this user may ask.
 pub async fn ls(args: &LsArgs) -> ExitCode {
-    let controls = all_masters();
+    let controls = all_masters().await;
     if let Some(more) = controls.len().checked_sub(MOST + 1) {
         say::error(format_args!("{} masters are left out", more + 1));
     }

@@ -64,7 +64,7 @@ fn write_unit(args: &UnitArgs, loaded: &Loaded, line: &Line) -> Result<(), Strin
     run.host.user = None;
     run.host.group = None;
     let config = Config::new(&run, &line.pwd).map_err(|error| loaded.located(&error))?;
-    let text = unit(args, &config, line).map_err(|error| error.to_string())?;
+    let text = unit(args, &config, loaded, line).map_err(|error| error.to_string())?;
     say(&text)
 }
 

@@ -3,7 +3,9 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt::Write as _,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use clap::{Args, CommandFactory, parser::ValueSource};
@@ -12,14 +14,18 @@ use thiserror::Error;
 use crate::{
     cli::{Cli, RunArgs, UnitArgs},
     config::Config,
-    settings::Line,
+    settings::{Line, Loaded, Origin},
     sys::listener::Endpoint,
 };
 
 /// The first version of systemd that knows `Type=notify-reload`.
 const NOTIFY_RELOAD: u32 = 253;
 /// Options that the unit says in its own words.
-const OWN: [&str; 6] = ["user", "group", "control", "cwd", "pidfile", "log_file"];
+const OWN: [&str; 7] = [
+    "user", "group", "control", "cwd", "pidfile", "log_file", "node",
+];
+/// Folders that are empty after a boot: links in them that name a program do not last.
+const FLEETING: [&str; 3] = ["/run", "/tmp", "/var/run"];
 
 /// A unit that cannot be written.
 #[derive(Debug, Error)]
@@ -35,18 +41,65 @@ pub enum UnitError {
         "a socket unit needs to know where to listen: give --bind with addresses (fd:// is none)"
     )]
     NoBind,
+    /// The service's PATH is not that of whoever writes the unit, so the unit names the program.
+    #[error(
+        "failed to find {0} in PATH: install Node.js, or name its binary with --node /PATH/TO/node"
+    )]
+    NoNode(PathBuf),
 }
 
 /// The service unit, or with `--socket` the socket unit beside it.
 ///
 /// # Errors
 /// A [`UnitError`].
-pub fn unit(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, UnitError> {
+pub fn unit(
+    args: &UnitArgs,
+    config: &Config,
+    loaded: &Loaded,
+    line: &Line,
+) -> Result<String, UnitError> {
     if args.socket {
-        socket(config)
-    } else {
-        service(args, config, line)
+        return socket(config);
     }
+    let node = loaded.settings.iter().find(|setting| setting.key == "node");
+    // The file is read again by each reload, and a flag would count more.
+    let node = match node.map(|setting| &setting.origin) {
+        Some(Origin::File(_)) => None,
+        _ => Some(node_path(config.launch.node.as_deref())?),
+    };
+    service(args, config, line, node.as_deref())
+}
+
+/// The absolute path of the node binary, symbolic links as they are: an update of the package changes where they lead.
+fn node_path(given: Option<&Path>) -> Result<PathBuf, UnitError> {
+    let name = given.unwrap_or(Path::new("node"));
+    let path = if name.is_absolute() {
+        name.to_owned()
+    } else {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders)
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_absolute() && is_program(path))
+            .ok_or_else(|| UnitError::NoNode(name.to_owned()))?
+    };
+    // Version managers put a link for each shell there.
+    let lasts = !FLEETING.iter().any(|folder| path.starts_with(folder));
+    Ok(match path.canonicalize() {
+        Ok(real) if !lasts => real,
+        Ok(_) | Err(_) => path,
+    })
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// The version of this host's systemd, as `systemctl --version` says it: `systemd 257 (257.9-1)`.
+fn host_version() -> Option<u32> {
+    let output = Command::new("systemctl").arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn socket(config: &Config) -> Result<String, UnitError> {
@@ -71,8 +124,14 @@ fn socket(config: &Config) -> Result<String, UnitError> {
     Ok(text)
 }
 
-fn service(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, UnitError> {
-    let reload = args.systemd.is_none_or(|version| version >= NOTIFY_RELOAD);
+fn service(
+    args: &UnitArgs,
+    config: &Config,
+    line: &Line,
+    node: Option<&Path>,
+) -> Result<String, UnitError> {
+    let version = args.systemd.or_else(host_version);
+    let reload = version.is_some_and(|version| version >= NOTIFY_RELOAD);
     let binary = std::env::current_exe().map_err(UnitError::Binary)?;
     let binary = quoted(binary.as_os_str())?;
     let (name, launch, policy) = (&config.name, &config.launch, &config.policy);
@@ -87,6 +146,11 @@ fn service(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, Unit
         }
         None => String::new(),
     };
+    if let Some(node) = node {
+        let mut word = OsString::from("--node=");
+        word.push(node);
+        start.push(quoted(&word)?);
+    }
     let given = given(line);
     if !given.iter().any(|word| word == "--reap-detached") {
         start.push("--reap-detached".to_owned());
@@ -115,7 +179,7 @@ fn service(args: &UnitArgs, config: &Config, line: &Line) -> Result<String, Unit
         "Type=notify-reload".to_owned()
     } else {
         format!(
-            "Type=notify\n# Waits for the end of the reload, and fails if the new workers do.\nExecReload={binary} reload --control %t/rcluster-{name}/{name}.sock"
+            "# Also for systemd before 253, which does not know Type=notify-reload.\nType=notify\n# Waits for the end of the reload, and fails if the new workers do.\nExecReload={binary} reload --control %t/rcluster-{name}/{name}.sock"
         )
     };
     Ok(format!(

@@ -312,6 +312,11 @@ impl Booted {
 
     /// Exit code and output of a command.
     pub(crate) fn systemctl(&self, words: &[&str]) -> (Option<i32>, String) {
+        self.run(&[&["systemctl"], words].concat())
+    }
+
+    /// The same of any command.
+    pub(crate) fn run(&self, words: &[&str]) -> (Option<i32>, String) {
         let out = Command::new("nsenter")
             .args([
                 "-t",
@@ -321,7 +326,6 @@ impl Booted {
                 "--cgroup",
                 "--ipc",
                 "--uts",
-                "systemctl",
             ])
             .args(words)
             .stdin(Stdio::null())
