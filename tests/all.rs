@@ -71,6 +71,7 @@ mod systemd;
 mod terminal;
 mod top;
 mod unix_paths;
+mod top_figures;
 mod upgrade;
 mod upgrade_carries;
 mod watch;

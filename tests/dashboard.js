@@ -79,6 +79,13 @@ async function accessible(page, name) {
   await until('a rate of requests', () => parseFloat(document.querySelector('#charts .now').textContent) > 0);
   await until('a share', () => [...document.querySelectorAll('#workers meter')].some((meter) => meter.value > 0));
 
+  // What is shown of the rate from here on.
+  await page.evaluate(() => {
+    const shown = document.querySelector('#charts .now');
+    window.rates = [];
+    new MutationObserver(() => window.rates.push(shown.textContent)).observe(shown, { childList: true, characterData: true, subtree: true });
+  });
+
   // A reload, slot by slot.
   const reload = toMaster('/v1/reload');
   await until('both generations', () => /generation 1[^]*generation 2/.test(document.getElementById('slots').textContent));
@@ -88,6 +95,8 @@ async function accessible(page, name) {
   await text('facts', 'generation 2');
   await text('activity', 'generation 2 serves');
   await until('only the new generation', () => !document.getElementById('slots').textContent.includes('generation 1'));
+  await until('figures of the new workers', () => [...document.querySelectorAll('#workers tr')].every((row) => parseFloat(row.children[7].textContent) > 0));
+  assert.deepEqual((await page.evaluate(() => window.rates)).filter((rate) => !(parseFloat(rate) > 0)), []);
   loading = false;
   await load;
 

@@ -127,6 +127,9 @@ pub struct SlotFigures {
     /// Requests a second, over the last half minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_s: Option<f64>,
+    /// Responses a second by class, 1xx to 5xx, over the last half minute. Absent without data, and with `--no-request-metrics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses_per_s: Option<[f64; 5]>,
     /// Half of the requests of the last half minute took up to so long, microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_us: Option<u64>,
@@ -136,6 +139,18 @@ pub struct SlotFigures {
     /// Processors in use lately: 1 is a whole one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<f64>,
+}
+
+impl SlotFigures {
+    /// Client errors (4xx) a second, over the last half minute.
+    pub fn client_errors_per_s(&self) -> Option<f64> {
+        self.responses_per_s.map(|rates| rates[3])
+    }
+
+    /// Server errors (5xx) a second, over the last half minute.
+    pub fn server_errors_per_s(&self) -> Option<f64> {
+        self.responses_per_s.map(|rates| rates[4])
+    }
 }
 
 /// How reloads of this master ended.

@@ -6,9 +6,35 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
 use super::paint::{self, Paint};
 use crate::{
-    admin::{BalanceStatus, Status},
+    admin::{BalanceStatus, SlotFigures, Status},
     supervisor::{State, WorkerView},
 };
+
+/// Who sits where.
+const SEAT: [&str; 7] = [
+    "SLOT",
+    "PID",
+    "ID",
+    "GENERATION",
+    "STATE",
+    "UPTIME",
+    "RESTARTS",
+];
+/// What a worker carries.
+const LOAD: [&str; 11] = [
+    "CPU",
+    "RSS",
+    "HEAP",
+    "DELAY P99",
+    "CONNECTIONS",
+    "REQ/S",
+    "4XX/S",
+    SERVER_ERRORS,
+    "SHARE",
+    "P50",
+    "P99",
+];
+const SERVER_ERRORS: &str = "5XX/S";
 
 /// The status for people.
 pub(super) fn render(status: &Status, paint: Paint) -> String {
@@ -56,24 +82,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header([
-            "SLOT",
-            "PID",
-            "ID",
-            "GENERATION",
-            "STATE",
-            "UPTIME",
-            "RESTARTS",
-            "CPU",
-            "RSS",
-            "HEAP",
-            "DELAY P99",
-            "CONNECTIONS",
-            "REQ/S",
-            "SHARE",
-            "P50",
-            "P99",
-        ]);
+        .set_header(SEAT.into_iter().chain(LOAD));
     for worker in &fleet.workers {
         let state = if worker.spare {
             "spare"
@@ -89,7 +98,12 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             Cell::new(age(worker.uptime_ms)),
             Cell::new(worker.restarts),
         ];
-        let load = load(worker, status).map(Cell::new);
+        let load = load(worker, status).into_iter().zip(LOAD);
+        let load = load.map(|(text, title)| {
+            let fails = title == SERVER_ERRORS && text.starts_with(|c| ('1'..='9').contains(&c));
+            let cell = Cell::new(text);
+            if fails { cell.fg(Color::DarkRed) } else { cell }
+        });
         table.add_row(seat.into_iter().chain(load));
     }
     for (slot, failures, left) in &fleet.waiting {
@@ -124,7 +138,7 @@ fn balance(balance: &BalanceStatus) -> Option<String> {
 }
 
 /// What a worker carries. Rates and durations are its slot's, over the last half minute.
-fn load(worker: &WorkerView, status: &Status) -> [String; 9] {
+fn load(worker: &WorkerView, status: &Status) -> [String; 11] {
     let figures = status.figures.iter().find(|f| f.slot == worker.slot);
     let figures = figures.filter(|_| worker.state == State::Ready && !worker.spare);
     let shares = status.balance.shares.iter();
@@ -132,6 +146,7 @@ fn load(worker: &WorkerView, status: &Status) -> [String; 9] {
     let share = share.map(|share| share.requests);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
+    let rate = |rate: f64| format!("{rate:.1}");
     let ms = |us: u64| format!("{:.1}ms", us as f64 / 1000.0);
     [
         or_dash(
@@ -143,11 +158,9 @@ fn load(worker: &WorkerView, status: &Status) -> [String; 9] {
         or_dash(worker.beat.map(|b| size(b.heap_used))),
         or_dash(worker.beat.map(|b| ms(b.delay_p99_us))),
         or_dash(worker.beat.map(|b| b.connections.to_string())),
-        or_dash(
-            figures
-                .and_then(|f| f.requests_per_s)
-                .map(|rate| format!("{rate:.1}")),
-        ),
+        or_dash(figures.and_then(|f| f.requests_per_s).map(rate)),
+        or_dash(figures.and_then(SlotFigures::client_errors_per_s).map(rate)),
+        or_dash(figures.and_then(SlotFigures::server_errors_per_s).map(rate)),
         or_dash(share.map(|part| format!("{:.0}%", part * 100.0))),
         or_dash(figures.and_then(|f| f.p50_us).map(ms)),
         or_dash(figures.and_then(|f| f.p99_us).map(ms)),

@@ -198,6 +198,13 @@ impl Figures {
         let since = before.map(|(_, before)| totals.durations.since(&before.durations));
         let percentile = |share| since.as_ref()?.percentile_us(share);
         let rate = before.zip(seconds).filter(|(_, seconds)| *seconds >= 1.0);
+        let classes = rate.map(|((_, before), seconds)| {
+            let per_s = |(now, then): (u64, u64)| now.saturating_sub(then) as f64 / seconds;
+            let mut pairs = totals.responses.into_iter().zip(before.responses);
+            [(); 5].map(|()| pairs.next().map_or(0.0, per_s))
+        });
+        // Nobody counts them with --no-request-metrics.
+        let counted = totals.requests == 0 || totals.responses != [0; 5];
         let cpus: Vec<_> = seated
             .iter()
             .filter_map(|id| self.living.get(id)?.cpus)
@@ -213,6 +220,7 @@ impl Figures {
             requests_per_s: rate.map(|((_, before), seconds)| {
                 totals.requests.saturating_sub(before.requests) as f64 / seconds
             }),
+            responses_per_s: classes.filter(|_| counted),
             p50_us: percentile(0.5),
             p99_us: percentile(0.99),
             cpus: (!cpus.is_empty()).then(|| cpus.iter().sum()),

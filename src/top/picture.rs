@@ -16,7 +16,7 @@ use super::{
     words,
 };
 use crate::{
-    admin::Status,
+    admin::{SlotFigures, Status},
     supervisor::{FleetView, Incident, ReloadView, Slot, State, WorkerView},
 };
 
@@ -24,6 +24,27 @@ use crate::{
 const INCIDENTS: u16 = 6;
 /// Cells of a full balance bar.
 const BAR: usize = 12;
+
+/// The columns of the workers' table, and which go first where the terminal is narrow: those of the highest number. 0 always stays.
+const COLUMNS: [(&str, u8); 15] = [
+    ("SLOT", 0),
+    ("PID", 0),
+    ("GEN", 3),
+    ("STATE", 0),
+    ("UPTIME", 8),
+    ("RESTARTS", 9),
+    ("REQ/S", 1),
+    ("4XX/S", 12),
+    ("5XX/S", 2),
+    ("BUSY", 4),
+    ("DELAY", 5),
+    ("HEAP", 11),
+    ("RSS", 6),
+    ("CONNS", 7),
+    ("BALANCE", 10),
+];
+/// Where the state stands among them.
+const STATE: usize = 3;
 
 /// All that is shown.
 #[derive(Debug, Default)]
@@ -82,7 +103,7 @@ impl View {
         .areas(frame.area());
         frame.render_widget(self.head(status), head);
         self.charts(frame, charts);
-        self.workers(frame, table, fleet);
+        self.workers(frame, table, status);
         if let Some(reload) = &fleet.reload {
             frame.render_widget(progress(reload, fleet), going);
         }
@@ -107,6 +128,10 @@ impl View {
                 words::span(status.clock_ms)
             )),
         ];
+        let fails = errors(status, "5xx", SlotFigures::server_errors_per_s);
+        spans.extend(fails.map(|text| Span::from(text).red().bold()));
+        let refuses = errors(status, "4xx", SlotFigures::client_errors_per_s);
+        spans.extend(refuses.map(|text| Span::from(text).yellow()));
         if let Some(silence) = &self.silence {
             spans.push(Span::from(format!("  NO ANSWER: {silence}")).red().bold());
         }
@@ -164,28 +189,51 @@ impl View {
         }
     }
 
-    fn workers(&self, frame: &mut Frame<'_>, area: Rect, fleet: &FleetView) {
-        let titles = [
-            "SLOT", "PID", "GEN", "STATE", "UPTIME", "RESTARTS", "REQ/S", "BUSY", "DELAY", "HEAP",
-            "RSS", "CONNS", "BALANCE",
-        ];
-        let rows = fleet.workers.iter().map(|worker| self.row(worker));
-        let waiting = fleet.waiting.iter().map(|(slot, deaths, left)| {
-            let text = format!("crash loop, next in {}", words::span(*left));
-            let mut cells = vec![slot.to_string(), "-".into(), "-".into(), text];
-            cells.extend([String::new(), deaths.to_string()]);
-            Row::new(cells).style(Style::new().red())
+    /// As many columns as the width holds; a pid or a state that is cut would be a wrong one.
+    fn workers(&self, frame: &mut Frame<'_>, area: Rect, status: &Status) {
+        let fleet = &status.fleet;
+        let workers = fleet.workers.iter();
+        let mut rows: Vec<_> = workers.map(|worker| self.row(worker, status)).collect();
+        rows.extend(fleet.waiting.iter().map(waiting));
+        let width = |column: usize| {
+            let texts = rows.iter().map(|(cells, _)| cells[column].chars().count());
+            texts.chain([COLUMNS[column].0.len()]).max().unwrap_or(0)
+        };
+        let mut shown: Vec<_> = (0..COLUMNS.len())
+            .map(|column| (column, width(column)))
+            .collect();
+        while shown.iter().map(|(_, width)| width + 1).sum::<usize>() > usize::from(area.width) + 1
+        {
+            let last = shown.iter().map(|(column, _)| COLUMNS[*column].1).max();
+            if last.is_none_or(|rank| rank == 0) {
+                break;
+            }
+            shown.retain(|(column, _)| Some(COLUMNS[*column].1) != last);
+        }
+        let widths = shown
+            .iter()
+            .map(|(_, width)| Constraint::Length(*width as u16));
+        let rows = rows.iter().map(|(cells, style)| {
+            Row::new(shown.iter().map(|(column, _)| {
+                let text = cells[*column].clone();
+                let tone = if *column == STATE {
+                    tone(&text)
+                } else {
+                    Style::new()
+                };
+                Cell::from(text).style(tone)
+            }))
+            .style(*style)
         });
-        let widths = [4, 8, 4, 9, 8, 8, 6, 5, 7, 7, 7, 6].map(Constraint::Length);
-        let widths = widths.into_iter().chain([Constraint::Min(16)]);
-        let table = Table::new(rows.chain(waiting), widths)
+        let titles = shown.iter().map(|(column, _)| COLUMNS[*column].0);
+        let table = Table::new(rows, widths.collect::<Vec<_>>())
             .header(Row::new(titles).style(Style::new().dim()))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
         let mut state = TableState::new().with_selected(Some(self.row));
         frame.render_stateful_widget(table, area, &mut state);
     }
 
-    fn row(&self, worker: &WorkerView) -> Row<'static> {
+    fn row(&self, worker: &WorkerView, status: &Status) -> ([String; COLUMNS.len()], Style) {
         let none = || "-".to_owned();
         let beat = worker.beat.as_ref();
         let state = if worker.spare {
@@ -193,11 +241,12 @@ impl View {
         } else {
             worker.state.name()
         };
-        let (rate, share) = if worker.beat.is_some() {
-            let slot = worker.slot;
-            (self.history.rate_of(slot), self.history.share_of(slot))
+        let serves = seated(worker);
+        let rate = self.history.rate_of(worker.slot).filter(|_| serves);
+        let share = if serves {
+            self.history.share_of(worker.slot)
         } else {
-            (0, 0)
+            0
         };
         let filled = (share as usize * BAR).div_ceil(100).min(BAR);
         let bar = format!(
@@ -205,21 +254,28 @@ impl View {
             "█".repeat(filled),
             "░".repeat(BAR - filled)
         );
-        Row::new([
-            Cell::from(worker.slot.to_string()),
-            Cell::from(worker.pid.map_or_else(none, |pid| pid.to_string())),
-            Cell::from(worker.generation.to_string()),
-            Cell::from(state.to_owned()).style(tone(state)),
-            Cell::from(words::span(worker.uptime_ms)),
-            Cell::from(worker.restarts.to_string()),
-            Cell::from(rate.to_string()),
-            Cell::from(beat.map_or_else(none, |b| format!("{}%", b.busy / 10))),
-            Cell::from(beat.map_or_else(none, |b| words::delay(b.delay_us))),
-            Cell::from(beat.map_or_else(none, |b| words::bytes(b.heap_used))),
-            Cell::from(worker.usage.map_or_else(none, |u| words::bytes(u.memory))),
-            Cell::from(beat.map_or_else(none, |b| b.connections.to_string())),
-            Cell::from(bar),
-        ])
+        let figures = status.figures.iter().find(|f| f.slot == worker.slot);
+        let figures = figures.filter(|_| serves);
+        let per_s = |rate: Option<f64>| rate.map_or_else(none, words::rate);
+        let fails = per_s(figures.and_then(SlotFigures::server_errors_per_s));
+        let cells = [
+            worker.slot.to_string(),
+            worker.pid.map_or_else(none, |pid| pid.to_string()),
+            worker.generation.to_string(),
+            state.to_owned(),
+            words::span(worker.uptime_ms),
+            worker.restarts.to_string(),
+            rate.map_or_else(none, |rate| rate.to_string()),
+            per_s(figures.and_then(SlotFigures::client_errors_per_s)),
+            fails,
+            beat.map_or_else(none, |b| format!("{}%", b.busy / 10)),
+            beat.map_or_else(none, |b| words::delay(b.delay_us)),
+            beat.map_or_else(none, |b| words::bytes(b.heap_used)),
+            worker.usage.map_or_else(none, |u| words::bytes(u.memory)),
+            beat.map_or_else(none, |b| b.connections.to_string()),
+            bar,
+        ];
+        (cells, Style::new())
     }
 
     fn foot(&self) -> Line<'_> {
@@ -250,6 +306,29 @@ impl View {
             area,
         );
     }
+}
+
+/// A slot in a crash loop has no worker.
+fn waiting((slot, deaths, left): &(Slot, u32, u64)) -> ([String; COLUMNS.len()], Style) {
+    let mut cells = [(); COLUMNS.len()].map(|()| String::new());
+    let known = [
+        slot.to_string(),
+        "-".to_owned(),
+        "-".to_owned(),
+        "crash loop".to_owned(),
+        format!("next in {}", words::span(*left)),
+        deaths.to_string(),
+    ];
+    for (cell, known) in cells.iter_mut().zip(known) {
+        *cell = known;
+    }
+    (cells, Style::new().red())
+}
+
+/// Answers of a class a second, all slots, over the last half minute.
+fn errors(status: &Status, class: &str, of: fn(&SlotFigures) -> Option<f64>) -> Option<String> {
+    let rate: f64 = status.figures.iter().filter_map(of).sum();
+    (rate >= 0.05).then(|| format!("  {class} {}/s", words::rate(rate)))
 }
 
 fn seated(worker: &WorkerView) -> bool {
@@ -320,5 +399,63 @@ fn centre(area: Rect, width: u16, height: u16) -> Rect {
         y: area.y + (area.height - height) / 2,
         width,
         height,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+
+    /// What a terminal shows of two workers with the largest pids, one of which is hung.
+    fn screen(columns: u16) -> String {
+        let workers: Vec<_> = [4_194_302u32, 4_194_303]
+            .iter()
+            .zip(0u32..)
+            .map(|(pid, slot)| {
+                serde_json::json!({
+                    "slot": slot, "id": slot + 1, "pid": pid, "generation": 100, "state": "ready",
+                    "restarts": 12345, "uptime_ms": 1_000_000_000u64, "silent_ms": 0,
+                    "beat": {"requests": 9, "connections": 12345, "heap_used": 1u64 << 30,
+                        "heap_limit": 1u64 << 31, "delay_us": 123_456_789, "busy": 1000},
+                    "usage": {"memory": 1u64 << 30, "cpu_ms": 5, "fds": 20, "fd_limit": 1024},
+                })
+            })
+            .collect();
+        let status = serde_json::from_value(serde_json::json!({
+            "version": 1, "name": "shop", "pid": 4_194_301, "clock_ms": 5000, "state": "serving",
+            "generation": 100, "wanted": 3, "workers": workers, "reload": null, "reloads_done": 0,
+            "reloads_failed": 0, "last_reload_error": null, "drained_total": 0, "cut_total": 0,
+            "waiting": [[2, 4, 30000]], "slots": [], "incidents": [], "listeners": [], "unused_binds": [],
+        }));
+        let mut view = View::default();
+        view.take(Seen {
+            status: status.expect("a status"),
+            p99_us: None,
+        });
+        let mut terminal = Terminal::new(TestBackend::new(columns, 24)).expect("a terminal");
+        terminal.draw(|frame| view.draw(frame)).expect("drawn");
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_fewer_columns_and_cuts_none() {
+        for (columns, shown) in [(40, "REQ/S"), (80, "RSS"), (200, "BALANCE")] {
+            let text = screen(columns);
+            for whole in [
+                " 4194302 ",
+                " 4194303 ",
+                "pid 4194301",
+                " crash loop",
+                shown,
+            ] {
+                assert!(
+                    text.contains(whole),
+                    "{whole} at {columns} columns:\n{text}"
+                );
+            }
+            assert_eq!(text.contains("BALANCE"), columns > 110, "{text}");
+        }
     }
 }

@@ -23,6 +23,15 @@ pub(super) fn delay(us: u64) -> String {
     }
 }
 
+/// A number a second.
+pub(super) fn rate(per_s: f64) -> String {
+    if per_s < 9.95 {
+        format!("{per_s:.1}")
+    } else {
+        format!("{per_s:.0}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +42,10 @@ mod tests {
         assert_eq!(span(512), "512ms");
         assert_eq!(delay(1_250), "1.2ms");
         assert_eq!(delay(45_999), "45ms");
+        assert_eq!(
+            (rate(0.04), rate(9.94), rate(9.96)),
+            ("0.0".into(), "9.9".into(), "10".into())
+        );
         assert_eq!(bytes(64 * 1024 * 1024), "64.0M");
     }
 }

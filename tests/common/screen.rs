@@ -22,9 +22,14 @@ pub(crate) struct Screen {
 impl Screen {
     /// Runs `rcluster WORDS...` for this master.
     pub(crate) fn run(master: &Master, words: &[&str]) -> Self {
+        Self::run_in(110, master, words)
+    }
+
+    /// In a terminal of so many columns.
+    pub(crate) fn run_in(columns: u16, master: &Master, words: &[&str]) -> Self {
         let size = Winsize {
             ws_row: 30,
-            ws_col: 110,
+            ws_col: columns,
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
@@ -49,7 +54,7 @@ impl Screen {
             .spawn()
             .expect("rcluster top");
         let cells = |n: u16| NonZero::new(n).expect("not zero");
-        let parser = vt100::Parser::new(cells(30), cells(110), 0);
+        let parser = vt100::Parser::new(cells(30), cells(columns), 0);
         let parser = Arc::new(Mutex::new(parser));
         let seen = Arc::clone(&parser);
         let mut output = File::from(near.try_clone().expect("a descriptor"));
@@ -76,7 +81,7 @@ impl Screen {
     pub(crate) fn colour_of(&self, words: &str) -> Option<vt100::Color> {
         let parser = self.parser.lock().expect("a parser");
         let screen = parser.screen();
-        let rows = screen.rows(0, 110).zip(0..);
+        let rows = screen.rows(0, screen.size().1.into()).zip(0..);
         let mut found = rows.filter_map(|(text, row)| {
             let at = text[..text.find(words)?].chars().count();
             Some((row, u16::try_from(at).ok()?))

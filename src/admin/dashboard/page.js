@@ -40,40 +40,75 @@
 
   // What was seen, oldest first: {at, marks, values by name}.
   let samples = [];
-  let told = new Map();
+  let known = new Map(); // worker -> what it told since it serves, or since it does not
+  let seats = new Map(); // slot -> {rate, memory} over its workers
   let last = null;
 
-  function measure(status) {
-    const all = { rate: 0, delay: 0, busy: 0, memory: null, p50: null, p99: null };
-    const slots = new Map();
-    const seen = new Set();
-    let beats = 0;
-    for (const worker of status.workers) {
-      seen.add(worker.id);
-      if (worker.usage) all.memory = (all.memory || 0) + worker.usage.memory;
-      if (!worker.beat) continue;
-      beats++;
-      all.busy += worker.beat.busy / 10;
-      const delay = worker.beat.delay_p99_us === undefined ? worker.beat.delay_us : worker.beat.delay_p99_us;
-      all.delay = Math.max(all.delay, delay);
-      // A beat tells of the time since the one before it: the rate stays until the next one.
-      const at = status.clock_ms - (worker.silent_ms || 0);
-      const before = told.get(worker.id) || { at: status.clock_ms - worker.uptime_ms, requests: 0, rate: 0 };
-      const passed = at - before.at;
-      if (passed > 100) told.set(worker.id, { at, requests: worker.beat.requests, rate: Math.max(0, worker.beat.requests - before.requests) * 1000 / passed });
-      const rate = (told.get(worker.id) || before).rate;
-      slots.set(worker.slot, (slots.get(worker.slot) || 0) + rate);
-      all.rate += rate;
+  const serves = (worker) => worker.state === 'ready' && !worker.spare;
+
+  // A heartbeat tells of the time since the one before it: the rate stays until the next one.
+  function know(worker, now) {
+    let mine = known.get(worker.id);
+    if (!mine || mine.serves !== serves(worker)) {
+      // Before the first look it has served since its start, as far as is known.
+      const since = samples.length || mine ? now : now - worker.uptime_ms;
+      mine = { serves: serves(worker), since, told: since < now ? { at: since, requests: 0 } : null, rate: null };
+      known.set(worker.id, mine);
     }
-    for (const id of told.keys()) if (!seen.has(id)) told.delete(id);
-    if (beats) all.busy /= beats;
+    const at = now - (worker.silent_ms || 0);
+    if (!worker.beat || at < mine.since) return;
+    const { requests } = worker.beat;
+    if (mine.told && at <= mine.told.at + 100) return;
+    if (mine.told) mine.rate = Math.max(0, requests - mine.told.requests) * 1000 / (at - mine.told.at);
+    mine.told = { at, requests };
+  }
+
+  // The sum over a slot's workers. While one that serves has told nothing yet the slot goes on as it was, or a
+  // replacement would look like an outage.
+  function sum(workers, of, before) {
+    const told = workers.map(of).filter((value) => value !== null);
+    const waits = workers.some((worker) => serves(worker) && of(worker) === null);
+    const all = told.length ? told.reduce((a, b) => a + b, 0) : null;
+    return waits && before !== null && !(all > before) ? before : all;
+  }
+
+  function measure(status) {
+    const all = { rate: 0, delay: null, busy: null, memory: null, p50: null, p99: null, '5xx': null, '4xx': null };
+    const slots = new Map();
+    const beats = [];
+    for (const worker of status.workers) {
+      know(worker, status.clock_ms);
+      slots.set(worker.slot, [...(slots.get(worker.slot) || []), worker]);
+      if (worker.beat) beats.push(worker.beat);
+    }
+    const ids = new Set(status.workers.map((worker) => worker.id));
+    for (const id of known.keys()) if (!ids.has(id)) known.delete(id);
+    const before = seats;
+    seats = new Map();
+    for (const [slot, workers] of slots) {
+      const was = before.get(slot) || { rate: null, memory: null };
+      const rate = sum(workers, (worker) => known.get(worker.id).rate, was.rate);
+      const memory = sum(workers, (worker) => (worker.usage ? worker.usage.memory : null), was.memory);
+      seats.set(slot, { rate, memory });
+      all.rate += rate || 0;
+      if (memory !== null) all.memory += memory;
+    }
+    for (const beat of beats) {
+      all.busy += beat.busy / 10 / beats.length;
+      all.delay = Math.max(all.delay, beat.delay_p99_us === undefined ? beat.delay_us : beat.delay_p99_us);
+    }
     for (const figures of status.figures || []) {
       for (const key of ['p50', 'p99']) {
         const value = figures[`${key}_us`];
-        if (value !== undefined && value !== null) all[key] = Math.max(all[key] || 0, value);
+        if (value !== undefined && value !== null) all[key] = Math.max(all[key], value);
+      }
+      const classes = figures.responses_per_s;
+      if (classes) {
+        all['4xx'] += classes[3];
+        all['5xx'] += classes[4];
       }
     }
-    return { all, slots };
+    return all;
   }
 
   // One chart: a curve or two over the last five minutes, readable by pointer and by arrow keys.
@@ -125,46 +160,47 @@
     }
 
     draw() {
-      const known = samples.filter((s) => s.all[this.keys[0]] !== null);
-      this.node.hidden = known.length === 0;
-      if (!known.length) return;
+      const data = samples.filter((s) => s.all[this.keys[0]] !== null);
+      this.node.hidden = data.length === 0;
+      if (!data.length) return;
       const end = samples[samples.length - 1].at;
       const width = this.width();
       const x = (at) => 600 * (1 - (end - at) / width);
       say(this.when, `${span(width)} ago`);
-      const highest = Math.max(...known.map((s) => Math.max(...this.keys.map((k) => s.all[k]))));
+      const highest = Math.max(...data.map((s) => Math.max(...this.keys.map((k) => s.all[k]))));
       const ceiling = this.ceiling || highest * 1.15 || 1;
       const y = (value) => 98 - 94 * Math.min(1, value / ceiling);
       const parts = [shape('line', { class: 'grid', x1: 0, x2: 600, y1: 98, y2: 98 }), shape('line', { class: 'grid', x1: 0, x2: 600, y1: 51, y2: 51 })];
       for (const sample of samples) if (sample.mark) parts.push(shape('line', { class: 'mark', x1: x(sample.at), x2: x(sample.at), y1: 0, y2: 100 }));
       this.keys.forEach((key, i) => {
-        const points = known.map((s) => `${x(s.at).toFixed(1)},${y(s.all[key]).toFixed(1)}`);
-        if (!i) parts.push(shape('path', { class: 'area', d: `M${x(known[0].at).toFixed(1)},98 L${points.join(' L')} L600,98 Z` }));
+        const points = data.map((s) => `${x(s.at).toFixed(1)},${y(s.all[key]).toFixed(1)}`);
+        if (!i) parts.push(shape('path', { class: 'area', d: `M${x(data[0].at).toFixed(1)},98 L${points.join(' L')} L600,98 Z` }));
         parts.push(shape('polyline', { class: i ? 'curve b' : 'curve', points: points.join(' ') }));
       });
-      const chosen = this.at === null ? null : known.find((s) => s.at >= this.at);
+      const chosen = this.at === null ? null : data.find((s) => s.at >= this.at);
       if (chosen) parts.push(shape('line', { class: 'cross', x1: x(chosen.at), x2: x(chosen.at), y1: 0, y2: 100 }));
       this.svg.replaceChildren(...parts);
-      const shown = chosen || known[known.length - 1];
+      const shown = chosen || data[data.length - 1];
       const words = (sample) => this.keys.map((key) => (this.keys.length > 1 ? `${key} ` : '') + this.format(sample.all[key])).join(', ');
       say(this.now, words(shown) + (chosen ? `, ${span(end - chosen.at)} ago` : ''));
       say(this.top, this.format(ceiling));
-      this.svg.setAttribute('aria-label', `${this.title}: now ${words(known[known.length - 1])}; highest ${this.format(highest)} since ${this.when.textContent}. Arrow keys read older values.`);
+      this.svg.setAttribute('aria-label', `${this.title}: now ${words(data[data.length - 1])}; highest ${this.format(highest)} since ${this.when.textContent}. Arrow keys read older values.`);
     }
   }
   const charts = [
     new Chart('Requests a second', ['rate'], count),
+    new Chart('Errors a second', ['5xx', '4xx'], count),
     new Chart('Latency', ['p99', 'p50'], micros),
     new Chart('Event-loop delay', ['delay'], micros),
     new Chart('Event loops busy', ['busy'], percent, 100),
     new Chart('Memory (RSS)', ['memory'], bytes),
   ];
 
-  const columns = ['Slot', 'Worker', 'PID', 'Generation', 'State', 'Uptime', 'Restarts', 'Requests/s', 'p99', 'Busy', 'Loop delay', 'Heap', 'RSS', 'Connections', 'Share'];
+  const columns = ['Slot', 'Worker', 'PID', 'Generation', 'State', 'Uptime', 'Restarts', 'Requests/s', '4xx/s', '5xx/s', 'p99', 'Busy', 'Loop delay', 'Heap', 'RSS', 'Connections', 'Share'];
   by('titles').append(...columns.map((text) => make('th', { scope: 'col', textContent: text })));
   const rows = new Map();
 
-  function drawWorkers(status, slots, rate) {
+  function drawWorkers(status, rate) {
     const figures = new Map((status.figures || []).map((f) => [f.slot, f]));
     for (const worker of status.workers) {
       let row = rows.get(worker.id);
@@ -182,16 +218,18 @@
         rows.set(worker.id, row);
       }
       const beat = worker.beat;
-      const mine = slots.get(worker.slot) || 0;
-      const share = beat && rate > 0 ? mine * 100 / rate : 0;
-      const slot = figures.get(worker.slot);
+      const mine = serves(worker) ? seats.get(worker.slot).rate : null;
+      const share = mine !== null && rate > 0 ? mine * 100 / rate : 0;
+      const slot = serves(worker) ? figures.get(worker.slot) : null;
+      const classes = slot && slot.responses_per_s;
       const state = worker.spare ? 'spare' : worker.state;
       const values = [worker.slot, worker.id, worker.pid || '-', worker.generation, state, span(worker.uptime_ms), worker.restarts,
-        beat ? count(mine) : '-', slot && slot.p99_us ? micros(slot.p99_us) : '-', beat ? percent(beat.busy / 10) : '-',
+        mine !== null ? count(mine) : '-', classes ? count(classes[3]) : '-', classes ? count(classes[4]) : '-', slot && slot.p99_us ? micros(slot.p99_us) : '-', beat ? percent(beat.busy / 10) : '-',
         beat ? micros(beat.delay_p99_us === undefined ? beat.delay_us : beat.delay_p99_us) : '-', beat ? bytes(beat.heap_used) : '-',
         worker.usage ? bytes(worker.usage.memory) : '-', beat ? beat.connections : '-'];
       values.forEach((value, i) => say(row.children[i], String(value)));
       look(row.children[4], tone(state));
+      look(row.children[9], classes && classes[4] > 0 ? 'bad' : '');
       say(row.lastChild.firstChild, `${percent(share)} `);
       row.lastChild.lastChild.value = share;
     }
@@ -311,9 +349,9 @@
 
   function take(status) {
     const mark = compare(last, status);
-    if (last && last.pid !== status.pid) { samples = []; told = new Map(); }
+    if (last && last.pid !== status.pid) { samples = []; known = new Map(); seats = new Map(); }
     last = status;
-    const { all, slots } = measure(status);
+    const all = measure(status);
     const at = performance.now();
     samples.push({ at, all, mark });
     while (samples[0].at < at - KEEP_MS) samples.shift();
@@ -326,7 +364,7 @@
     say(by('facts'), `generation ${status.generation}, ${ready} of ${status.wanted} ready, up ${span(status.clock_ms)}, pid ${status.pid}${places ? `, on ${places}` : ''}`);
     for (const chart of charts) chart.draw();
     drawFleet(status);
-    drawWorkers(status, slots, all.rate);
+    drawWorkers(status, all.rate);
     drawIncidents(status);
   }
 
