@@ -30,7 +30,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, UnixListener, UnixStream, unix::SocketAddr},
+    net::{UnixListener, UnixStream, unix::SocketAddr},
     sync::{Notify, watch},
     task::AbortHandle,
     time::{sleep, timeout},
@@ -95,7 +95,7 @@ pub async fn serve(listener: UnixListener, api: Api, stop: impl Future<Output = 
 
 /// Serves `--admin` until `stop`, as [`serve`]: reading, and with the token everything.
 pub async fn serve_tcp(
-    listener: TcpListener,
+    listener: impl Listener,
     token: Option<Token>,
     api: Api,
     stop: impl Future<Output = ()>,

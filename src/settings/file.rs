@@ -92,7 +92,15 @@ impl File {
             path: path.to_owned(),
             error,
         })?;
-        Reader { path, text: &text }.file()
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a file; `path` is for errors, and its folder for the paths in the file.
+    ///
+    /// # Errors
+    /// [`FileError::Wrong`] for the first thing that is wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, FileError> {
+        Reader { path, text }.file()
     }
 }
 

@@ -57,10 +57,18 @@ fn read(path: &Path, node: &Path) -> Result<Value, String> {
     let text = || files::read_text(path, files::LONGEST).map_err(|error| error.to_string());
     match path.extension().and_then(|e| e.to_str()) {
         Some("json") => serde_json::from_str(&text()?).map_err(|error| error.to_string()),
-        Some("yaml" | "yml") => serde_saphyr::from_str(&text()?).map_err(|error| error.to_string()),
+        Some("yaml" | "yml") => yaml(&text()?),
         Some("js" | "cjs" | "mjs") => evaluate(path, node),
         _ => Err("the name must end in .js, .cjs, .mjs, .json, .yaml or .yml".to_owned()),
     }
+}
+
+/// Reads an ecosystem file in YAML.
+///
+/// # Errors
+/// What is wrong with its syntax.
+pub fn yaml(text: &str) -> Result<Value, String> {
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
 }
 
 fn evaluate(path: &Path, node: &Path) -> Result<Value, String> {

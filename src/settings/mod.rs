@@ -14,7 +14,8 @@ mod schema;
 mod show;
 
 pub use file::{File, FileError};
-pub use import::import;
+pub use import::{import, yaml};
 pub use line::{Line, LineError, Loaded, Origin, Setting};
+pub use pm2::{Made, convert};
 pub use schema::schema;
 pub use show::show;

@@ -11,17 +11,20 @@ use super::known;
 
 /// What came out.
 #[derive(Debug, Default)]
-pub(super) struct Made {
-    /// The file.
-    pub(super) toml: String,
+pub struct Made {
+    /// The text of `rcluster.toml`.
+    pub toml: String,
     /// What could not be carried over, a line each.
-    pub(super) lost: Vec<String>,
+    pub lost: Vec<String>,
     env: Vec<(String, String)>,
 }
 
 /// Converts what an ecosystem file exports. `app` chooses one of several by
 /// its name, `env` one of its `env_NAME` tables.
-pub(super) fn convert(value: &Value, app: Option<&str>, env: Option<&str>) -> Result<Made, String> {
+///
+/// # Errors
+/// What is wrong with its shape.
+pub fn convert(value: &Value, app: Option<&str>, env: Option<&str>) -> Result<Made, String> {
     let wrong = || "it is neither a list of apps nor an object that has one".to_owned();
     let inner = match value.as_object() {
         Some(map) => map.get("apps").or(map.get("pm2")).unwrap_or(value),
@@ -200,14 +203,19 @@ impl Made {
     }
 
     fn note(&mut self, text: &str) {
-        let _ = writeln!(self.toml, "# {}", text.replace('\n', " "));
+        let _ = writeln!(self.toml, "# {}", one_line(text));
     }
 
     fn lose(&mut self, key: &str, why: &str) {
         let line = format!("{key}: not carried over: {why}");
         self.note(&line);
-        self.lost.push(line);
+        self.lost.push(one_line(&line));
     }
+}
+
+/// For a comment, which ends at a line break and may hold no control character (TOML 1.0, "Comment"), and for a terminal.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// How a key of PM2's is carried over.
@@ -464,6 +472,18 @@ mod tests {
         let path = dir.path().join("rcluster.toml");
         std::fs::write(&path, &made.toml).unwrap();
         super::super::File::read(&path).unwrap();
+    }
+
+    #[test]
+    fn a_key_with_control_characters_stays_in_its_comment() {
+        let app = json!({ "script": "a.js", "x\ny = 1\r\u{1b}[2J\u{7f}": 1, "env_\r": {} });
+        let made = convert(&app, None, None).unwrap();
+        let table: toml::Table = toml::from_str(&made.toml).unwrap();
+        assert_eq!(
+            table.keys().collect::<Vec<_>>(),
+            ["script", "stop-signal", "workers"]
+        );
+        assert!(!made.lost.iter().any(|line| line.contains(char::is_control)));
     }
 
     #[test]

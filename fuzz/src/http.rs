@@ -1,0 +1,89 @@
+use std::io;
+
+use axum::serve::Listener;
+use rcluster::admin::{Api, Request, Token, serve_tcp};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    sync::{broadcast, mpsc},
+};
+
+/// The token that changes need.
+const TOKEN: &str = "0123456789abcdef";
+
+/// Turns of the scheduler in which everything is answered.
+const TURNS: usize = 100;
+
+/// Accepts one connection, which is in memory.
+struct One(Option<DuplexStream>);
+
+impl Listener for One {
+    type Io = DuplexStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (DuplexStream, ()) {
+        match self.0.take() {
+            Some(stream) => (stream, ()),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The bytes of one connection to the admin server.
+///
+/// What comes back is HTTP or nothing; and only who shows the token changes anything, reads what
+/// the workers print, or is told more than that it must not.
+pub fn http(input: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let (requests, mut asked) = mpsc::channel(16);
+        let api = Api {
+            requests,
+            happenings: broadcast::Sender::new(16),
+        };
+        let token = Token::from(TOKEN.to_owned());
+        tokio::spawn(serve_tcp(
+            One(Some(server)),
+            Some(token),
+            api,
+            std::future::pending(),
+        ));
+        let showed = input
+            .windows(TOKEN.len())
+            .any(|word| word == TOKEN.as_bytes());
+        let master = tokio::spawn(async move {
+            while let Some(request) = asked.recv().await {
+                // What only looks gets no answer: "the master is gone".
+                if !matches!(request, Request::Status(_) | Request::Readiness(_)) {
+                    assert!(
+                        !matches!(request, Request::Upgrade(..)),
+                        "an upgrade over TCP"
+                    );
+                    assert!(showed, "without the token: {request:?}");
+                }
+            }
+        });
+        // The server may close before it has read everything.
+        let _ = client.write_all(input).await;
+        // Until everybody is idle: nothing waits for a timer or a thread.
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+        let _ = client.shutdown().await;
+        let mut answer = vec![];
+        let _ = client.read_to_end(&mut answer).await;
+        assert!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1."),
+            "{answer:?}"
+        );
+        drop(client);
+        if master.is_finished() {
+            master.await.expect("only what is allowed");
+        }
+    });
+}
