@@ -62,6 +62,7 @@ mod reload;
 mod reload_bad;
 mod reload_moments;
 mod reload_steps;
+mod root_files;
 mod root_paths;
 mod scale;
 mod shim;

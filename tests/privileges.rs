@@ -274,7 +274,7 @@ fn what_cannot_be_is_told() {
     std::os::unix::fs::chown(&file, Some(65534), None).expect("chown");
     let log = told(Launch::new(&app).options(["--user", "nobody"]));
     assert!(
-        log.contains("cannot be used together with --user: it belongs to another user"),
+        log.contains("cannot be used by root: it belongs to another user"),
         "{log}"
     );
 }

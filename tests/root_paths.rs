@@ -15,17 +15,17 @@ const NOBODY: u32 = 65534;
 const NAMES: usize = 60;
 
 /// A folder that everybody can enter, with one of the app's user and one of root in it.
-struct Ground {
-    dir: tempfile::TempDir,
+pub(crate) struct Ground {
+    pub(crate) dir: tempfile::TempDir,
     /// The app's.
-    app: PathBuf,
+    pub(crate) app: PathBuf,
     /// Root's: what an attack is after.
-    secret: PathBuf,
+    pub(crate) secret: PathBuf,
 }
 
 impl Ground {
     /// `None` (and says so) where no other user can be had.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !common::can_be_somebody_else() || common::tool("python3").is_none() {
             return None;
         }
@@ -42,7 +42,7 @@ impl Ground {
     }
 
     /// A file of tests/apps where everybody can read it.
-    fn app_file(&self, name: &str) -> PathBuf {
+    pub(crate) fn app_file(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::copy(common::app(name), &path).expect("copied");
         fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
@@ -50,7 +50,7 @@ impl Ground {
     }
 
     /// Under --user nobody, in the app's folder.
-    fn launch(&self, script: &str) -> Launch {
+    pub(crate) fn launch(&self, script: &str) -> Launch {
         Launch::new(self.app_file(script))
             .workers(1)
             .options(["--user", "nobody"])
@@ -60,7 +60,7 @@ impl Ground {
 }
 
 /// Makes a path the app's.
-fn give(path: &Path) {
+pub(crate) fn give(path: &Path) {
     std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).expect("chown");
 }
 
@@ -165,7 +165,7 @@ fn listen(ground: &Ground, launch: Launch, paths: &[PathBuf]) -> (Master, Value)
     (master, told)
 }
 
-fn owner(path: &Path) -> u32 {
+pub(crate) fn owner(path: &Path) -> u32 {
     fs::symlink_metadata(path).expect("it is there").uid()
 }
 

@@ -11,7 +11,12 @@ use serde::Serialize;
 
 use crate::{
     config::Launch,
-    sys::{control_dir, limits},
+    sys::{
+        control_dir, files,
+        identity::Identity,
+        limits,
+        safe_path::{self, Refusal},
+    },
 };
 
 /// Connections that wait for `accept(2)` which the master asks the kernel for.
@@ -72,14 +77,18 @@ impl Finding {
     }
 }
 
-/// Looks at everything. `launch` is what would be run, as far as it is known.
-pub fn examine(node: Option<&Path>, launch: Option<&Launch>) -> Vec<Finding> {
+/// Looks at everything. `launch` is what would be run, as far as it is known, and `identity` as whom.
+pub fn examine(
+    node: Option<&Path>,
+    launch: Option<&Launch>,
+    identity: Option<&Identity>,
+) -> Vec<Finding> {
     let mut findings = vec![
-        files(),
+        open_files(),
         backlog(),
         Finding::good("CPUs", cpus()),
         memory(),
-        node_version(node),
+        node_version(node, identity),
         control(),
         fences(),
     ];
@@ -106,7 +115,7 @@ pub fn render(findings: &[Finding]) -> String {
     text
 }
 
-fn files() -> Finding {
+fn open_files() -> Finding {
     let about = "open files";
     let (soft, hard) = limits::files();
     let seen = format!("soft limit {soft}, hard limit {hard}");
@@ -161,11 +170,27 @@ fn memory() -> Finding {
     }
 }
 
-fn node_version(node: Option<&Path>) -> Finding {
+fn node_version(node: Option<&Path>, identity: Option<&Identity>) -> Finding {
     let about = "node";
-    let program = node.unwrap_or(Path::new("node"));
+    let program = find(node.unwrap_or(Path::new("node")));
     let install = "install Node.js 18 or later, or name its binary with --node";
-    let output = match Command::new(program).arg("--version").output() {
+    let mut command = Command::new(&program);
+    command.arg("--version").current_dir("/");
+    match identity {
+        Some(identity) => identity.become_in(&mut command),
+        None if nix::unistd::geteuid().is_root() => {
+            if let Err(refusal @ Refusal::Unsafe { .. }) = safe_path::check(&program) {
+                return Finding::wrong(
+                    Grade::Warning,
+                    about,
+                    format!("root does not run {}: {refusal}", program.display()),
+                    "let only root write there, or name the user of the workers with --user",
+                );
+            }
+        }
+        None => {}
+    }
+    let output = match command.output() {
         Ok(output) if output.status.success() => output,
         Ok(output) => {
             return Finding::wrong(
@@ -190,6 +215,18 @@ fn node_version(node: Option<&Path>) -> Finding {
         Some(major) if major >= OLDEST_NODE => Finding::good(about, version),
         _ => Finding::wrong(Grade::Bad, about, version, install),
     }
+}
+
+/// As a shell finds a program.
+fn find(name: &Path) -> PathBuf {
+    if name.components().count() > 1 {
+        return std::path::absolute(name).unwrap_or_else(|_| name.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    found
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| name.to_owned())
 }
 
 fn control() -> Finding {
@@ -222,7 +259,7 @@ fn fences() -> Finding {
 
 fn script(launch: &Launch) -> Finding {
     let about = "script";
-    match fs::File::open(&launch.script) {
+    match files::open(&launch.script) {
         Ok(_) => Finding::good(about, launch.script.display().to_string()),
         Err(error) => Finding::wrong(
             Grade::Bad,
@@ -250,7 +287,7 @@ fn unit() -> Vec<Finding> {
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "service"))
     {
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let text = files::read_text(&path, files::LONGEST).unwrap_or_default();
         let ours = text
             .lines()
             .any(|line| line.starts_with("ExecStart=") && line.contains("rcluster"));

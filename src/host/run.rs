@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     exit_code::ExitCode,
     settings::{self, Line, Loaded},
+    sys::identity::Identity,
 };
 
 /// Carries such a command out; `None` for one that needs a master.
@@ -71,7 +72,11 @@ fn write_unit(args: &UnitArgs, loaded: &Loaded, line: &Line) -> Result<(), Strin
 fn examine(args: &DoctorArgs, line: &Line) -> ExitCode {
     let config = Config::new(&args.run, &line.pwd).ok();
     let launch = config.as_ref().map(|config| &config.launch);
-    let findings = doctor::examine(args.run.node.as_deref(), launch);
+    // Also without a script.
+    let host = &args.run.host;
+    let identity = Identity::find(host.user.as_deref(), host.group.as_deref());
+    let identity = identity.ok().flatten();
+    let findings = doctor::examine(args.run.node.as_deref(), launch, identity.as_ref());
     let text = if args.json {
         serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n"
     } else {

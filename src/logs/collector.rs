@@ -33,7 +33,7 @@ use super::{
     sink::Sink,
     source::{Source, Turn, Way},
 };
-use crate::sys::{log_pipe::log_pipe, spawn::Output};
+use crate::sys::{log_pipe::log_pipe, safe_path::Use, spawn::Output};
 
 /// Time between two warnings of one kind.
 const QUIET: Duration = Duration::from_secs(60);
@@ -74,9 +74,12 @@ pub enum LogsError {
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOENT) => "its folder does not exist: make it first",
-        Some(libc::EACCES | libc::EPERM) => "let the master's user write there",
+        Some(libc::EACCES | libc::EPERM) => {
+            "let the master's user write there, or that of --user if others can write to the folder"
+        }
         Some(libc::EROFS) => "under systemd, ReadWritePaths= of its unit must name the folder",
-        Some(libc::ELOOP) => "a symbolic link is not followed when workers are another user's",
+        Some(libc::ELOOP) => "a symbolic link in a folder that others can write to is not followed",
+        None => "let only root write there, or let workers be another user (--user)",
         Some(libc::ENXIO) => "it is a FIFO that nobody reads",
         Some(libc::EISDIR) => "it is a folder",
         _ => "see --log-file",
@@ -114,16 +117,11 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the threads. `folder` is the master's own; `slots` files are opened at once;
-    /// `careful`: workers are another user's.
+    /// `how`: with whose rights.
     ///
     /// # Errors
     /// A [`LogsError`].
-    pub fn start(
-        plan: &Plan,
-        control: &Path,
-        slots: u32,
-        careful: bool,
-    ) -> Result<Self, LogsError> {
+    pub fn start(plan: &Plan, control: &Path, slots: u32, how: &Use) -> Result<Self, LogsError> {
         let news = Arc::new(Notify::new());
         let standard = |stream, news: &Arc<Notify>| {
             let (name, target) = match stream {
@@ -135,7 +133,7 @@ impl Logs {
         let files = match &plan.file {
             Some(path) => {
                 let target =
-                    Target::files(path, slots, careful).map_err(|(p, e)| LogsError::File(p, e))?;
+                    Target::files(path, slots, how).map_err(|(p, e)| LogsError::File(p, e))?;
                 Some(Sink::start("files", target, Arc::clone(&news))?)
             }
             None => None,

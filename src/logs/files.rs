@@ -2,17 +2,14 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, IoSlice, Write as _},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use super::{plan::PathPlan, render::Stream};
-use crate::sys::terminal;
+use crate::sys::{safe_path::Use, terminal};
 
 /// Which file: slot and stream. The same everywhere for a standard stream.
 pub(super) type Key = (u32, Stream);
@@ -25,8 +22,8 @@ pub(super) enum Target {
     /// `--log-file`.
     Files {
         plan: PathPlan,
-        /// Do not follow a symbolic link: the folder may be another user's.
-        careful: bool,
+        /// With whose rights they are opened.
+        how: Use,
         open: BTreeMap<PathBuf, File>,
     },
 }
@@ -42,14 +39,14 @@ impl Target {
     pub(super) fn files(
         plan: &PathPlan,
         slots: u32,
-        careful: bool,
+        how: &Use,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let mut open = BTreeMap::new();
         for slot in 0..slots {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 let path = plan.expand(slot, stream);
                 if let Entry::Vacant(vacant) = open.entry(path) {
-                    let file = open_file(vacant.key(), careful);
+                    let file = open_file(vacant.key(), how);
                     let file = file.map_err(|e| (vacant.key().clone(), e))?;
                     vacant.insert(file);
                 }
@@ -57,7 +54,7 @@ impl Target {
         }
         Ok(Self::Files {
             plan: plan.clone(),
-            careful,
+            how: how.clone(),
             open,
         })
     }
@@ -66,15 +63,11 @@ impl Target {
     pub(super) fn write(&mut self, key: Key, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Standard(file) => file.write_vectored(slices),
-            Self::Files {
-                plan,
-                careful,
-                open,
-            } => {
+            Self::Files { plan, how, open } => {
                 let file = match open.entry(plan.expand(key.0, key.1)) {
                     Entry::Occupied(file) => file.into_mut(),
                     Entry::Vacant(vacant) => {
-                        let file = open_file(vacant.key(), *careful)?;
+                        let file = open_file(vacant.key(), how)?;
                         vacant.insert(file)
                     }
                 };
@@ -86,12 +79,12 @@ impl Target {
     /// Opens each file anew, under its name: it was renamed by logrotate. One that
     /// cannot be opened stays as it is, and is named.
     pub(super) fn reopen(&mut self) -> Vec<(PathBuf, io::Error)> {
-        let Self::Files { careful, open, .. } = self else {
+        let Self::Files { how, open, .. } = self else {
             return vec![];
         };
         let mut failed = vec![];
         for (path, file) in open.iter_mut() {
-            match open_file(path, *careful) {
+            match open_file(path, how) {
                 Ok(fresh) => *file = fresh,
                 Err(error) => failed.push((path.clone(), error)),
             }
@@ -112,16 +105,7 @@ impl Target {
     }
 }
 
-fn open_file(path: &Path, careful: bool) -> io::Result<File> {
-    let mut flags = libc::O_NOCTTY;
-    if careful {
-        flags |= libc::O_NOFOLLOW;
-    }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        // A FIFO without a reader is an error now, not a wait for ever.
-        .custom_flags(flags | libc::O_NONBLOCK)
-        .open(path)
+fn open_file(path: &Path, how: &Use) -> io::Result<File> {
+    // A FIFO without a reader is an error now, not a wait for ever.
+    how.at(path, |place| place.open_to_append(0o640))
 }

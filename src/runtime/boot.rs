@@ -1,7 +1,12 @@
 //! From a configuration to a running master, and out again.
 
 use std::{
-    collections::BTreeMap, io, net::SocketAddr, net::TcpListener, path::PathBuf, sync::Arc,
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,11 +36,14 @@ use crate::{
     sys::{
         control_dir::{self, ControlError, Lock},
         guard::{self, Guard},
-        identity,
+        identity::{self, Identity},
         inherit::{self, Inherited},
         limits,
         listener::BindError,
-        process, spawn,
+        pidfile::Pidfile,
+        process,
+        safe_path::Use,
+        spawn,
     },
 };
 
@@ -94,16 +102,6 @@ impl BootError {
     }
 }
 
-/// The pid file, removed with this value.
-#[derive(Debug)]
-pub(super) struct Pidfile(pub(super) PathBuf);
-
-impl Drop for Pidfile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// Runs a master to its end; with `--watch` a first boot that fails waits for the next change.
 ///
 /// # Errors
@@ -152,7 +150,8 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         .map_err(|e| BootError::System("start a thread", e))?;
     identity::forbid_dumps();
     process::adopt_orphans();
-    let release = Release::resolve(&config.launch)?;
+    let worker = config.identity.as_ref().and_then(Identity::account);
+    let release = Release::resolve(&config.launch, worker.as_ref())?;
     let watch = config
         .watch
         .as_deref()
@@ -203,14 +202,14 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         admin: None,
     };
     if let Some(path) = &config.pidfile {
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .map_err(|e| BootError::Pidfile(path.clone(), e))?;
-        hold.pidfile = Some(Pidfile(path.clone()));
+        let pidfile = Pidfile::write(path.clone());
+        let pidfile = pidfile.map_err(|e| BootError::Pidfile(path.clone(), e))?;
+        hold.pidfile = Some(pidfile);
     }
     let logs = match &config.output {
         Some(plan) => {
-            let careful = config.identity.is_some();
-            let logs = Logs::start(plan, &config.control, config.policy.workers, careful)?;
+            let how = Use::option(worker.as_ref());
+            let logs = Logs::start(plan, &config.control, config.policy.workers, &how)?;
             Some(Arc::new(logs))
         }
         None => None,
@@ -406,7 +405,8 @@ async fn conclude(master: Master, inputs: Inputs) -> Verdict {
 pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
-    let release = Release::resolve(&config.launch)?;
+    let worker = config.identity.as_ref().and_then(Identity::account);
+    let release = Release::resolve(&config.launch, worker.as_ref())?;
     if config.control_is_default
         && let Some(folder) = config.control.parent()
     {
@@ -442,11 +442,17 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
 
 /// Binds `--admin` and reads its token, before anything is started that would have to be undone.
 fn open_admin(admin: &config::Admin) -> Result<(TcpListener, Option<Token>), BootError> {
-    let token = admin.token_file.as_deref().map(Token::read).transpose()?;
+    let token = admin.token_file.as_deref().map(read_token).transpose()?;
     let failed = |e| BootError::Admin(admin.address, e);
     let listener = TcpListener::bind(admin.address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok((listener, token))
+}
+
+/// Reads a token where only root (and we) can put one.
+fn read_token(path: &Path) -> Result<Token, TokenError> {
+    let read = Use::option(None).run(path, || Ok(Token::read(path)));
+    read.map_err(|error| TokenError::Read(path.to_owned(), error.into()))?
 }
 
 /// The shim's files and the guard.

@@ -37,7 +37,9 @@ use crate::{
         Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
         Ticket, Time, WorkerId,
     },
-    sys::{guard::Guard, limits::Reserve, path_thread, process, spawn::ExecReport},
+    sys::{
+        guard::Guard, identity::Identity, limits::Reserve, path_thread, process, spawn::ExecReport,
+    },
 };
 
 /// Part of the drain timeout that is left for the worker's report to arrive.
@@ -260,7 +262,8 @@ impl World {
     /// What the configuration says now, and the release that it names.
     fn fresh_release(&mut self, generation: Generation) -> Result<Release, String> {
         let (policy, launch) = self.reread.read()?;
-        let release = Release::resolve(&launch).map_err(|e| e.to_string())?;
+        let worker = self.config.identity.as_ref().and_then(Identity::account);
+        let release = Release::resolve(&launch, worker.as_ref()).map_err(|e| e.to_string())?;
         self.configured = Some(Event::Configured {
             generation,
             policy: Box::new(policy),

@@ -16,7 +16,10 @@ use thiserror::Error;
 
 use crate::{
     config::{Launch, dotenv},
-    sys::files::{self, plain},
+    sys::{
+        files::{self, plain},
+        safe_path::{Account, Use},
+    },
 };
 
 /// Why a release cannot be used.
@@ -75,11 +78,11 @@ pub struct Release {
 }
 
 impl Release {
-    /// Follows all paths as they are now.
+    /// Follows all paths as they are now. `worker` is whose rights workers have, if not ours.
     ///
     /// # Errors
     /// A [`ReleaseError`] for the first thing that is missing.
-    pub fn resolve(launch: &Launch) -> Result<Self, ReleaseError> {
+    pub fn resolve(launch: &Launch, worker: Option<&Account>) -> Result<Self, ReleaseError> {
         let (script, real_script) = script(&launch.script)?;
         let cwd_error = |error: &io::Error| ReleaseError::Cwd {
             path: launch.cwd.clone(),
@@ -91,7 +94,7 @@ impl Release {
         }
         let mut env = launch.env.clone();
         if let Some(path) = &launch.env_file {
-            env.extend(env_file(path)?);
+            env.extend(env_file(path, &Use::for_workers(worker))?);
         }
         Ok(Self {
             script,
@@ -192,8 +195,10 @@ fn runnable(path: &Path) -> Result<(), String> {
 }
 
 /// See [`dotenv`]. What is not UTF-8 becomes U+FFFD, as in Node.
-fn env_file(path: &Path) -> Result<Vec<(OsString, OsString)>, ReleaseError> {
-    let bytes = files::read(path, files::LONGEST).map_err(|error| ReleaseError::EnvFile {
+fn env_file(path: &Path, how: &Use) -> Result<Vec<(OsString, OsString)>, ReleaseError> {
+    let bytes = how.run(path, || Ok(files::read(path, files::LONGEST)));
+    let bytes = bytes.unwrap_or_else(|error| Err(error.into()));
+    let bytes = bytes.map_err(|error| ReleaseError::EnvFile {
         path: path.to_owned(),
         why: error.to_string(),
     })?;

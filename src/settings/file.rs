@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
+    fs, io,
     ops::Range,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -19,7 +19,10 @@ use super::known;
 use crate::{
     cli::one_line,
     config::absolute,
-    sys::files::{self, ReadError},
+    sys::{
+        files::{self, ReadError},
+        safe_path::{self, Refusal},
+    },
 };
 
 /// How alike an unknown key and a known one must be to be suggested (Jaro-Winkler, 0 to 1).
@@ -49,13 +52,15 @@ pub enum FileError {
     },
     /// Another user could make the master do what they want.
     #[error(
-        "{path} cannot be used together with --user: {why}; chown it to root and chmod go-w, or keep it elsewhere and name it with --config"
+        "{path} cannot be used {by}: {why}; chown it to root and chmod go-w, or keep it elsewhere and name it with --config"
     )]
     Unsafe {
-        /// The file, or its folder.
+        /// The file.
         path: PathBuf,
+        /// By whom it cannot be used.
+        by: &'static str,
         /// Who could.
-        why: &'static str,
+        why: String,
     },
 }
 
@@ -104,33 +109,29 @@ impl File {
     }
 }
 
-impl File {
-    /// Whether nobody but root and we can change the file: with `--user`, an
-    /// app that can write it would decide what a root master does.
-    ///
-    /// # Errors
-    /// [`FileError::Unsafe`].
-    pub(super) fn is_trusted(&self) -> Result<(), FileError> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        for path in [self.path.as_path(), folder] {
-            let meta = fs::metadata(path).map_err(|error| FileError::Read {
-                path: path.to_owned(),
-                error: error.into(),
-            })?;
-            let why = if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
-                "it belongs to another user"
-            } else if meta.mode() & 0o022 != 0 && meta.mode() & libc::S_ISVTX == 0 {
-                "others can write to it"
-            } else {
-                continue;
-            };
-            return Err(FileError::Unsafe {
-                path: path.to_owned(),
-                why,
-            });
+/// Whether nobody but root and we can change a file, or put another one in its place.
+///
+/// # Errors
+/// [`FileError::Unsafe`], with who cannot use it.
+pub(super) fn is_trusted(path: &Path, by: &'static str) -> Result<(), FileError> {
+    let read = |error: io::Error| FileError::Read {
+        path: path.to_owned(),
+        error: error.into(),
+    };
+    let meta = fs::metadata(path).map_err(read)?;
+    let why = if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
+        "it belongs to another user".to_owned()
+    } else if meta.mode() & 0o022 != 0 {
+        "others can write to it".to_owned()
+    } else {
+        match safe_path::check(path) {
+            Ok(()) => return Ok(()),
+            Err(Refusal::Io(error)) => return Err(read(error)),
+            Err(refusal @ Refusal::Unsafe { .. }) => refusal.to_string(),
         }
-        Ok(())
-    }
+    };
+    let path = path.to_owned();
+    Err(FileError::Unsafe { path, by, why })
 }
 
 struct Reader<'a> {

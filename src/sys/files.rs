@@ -49,6 +49,8 @@ pub fn plain(error: &io::Error) -> String {
         Some(libc::ETIMEDOUT) => {
             "its file system does not answer (a dead NFS server, FUSE?)".to_owned()
         }
+        // Not the kernel's.
+        None => error.to_string(),
         _ => {
             let text = error.to_string();
             text.split(" (os error").next().unwrap_or("").to_lowercase()

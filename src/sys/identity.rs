@@ -3,8 +3,9 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -117,6 +118,16 @@ impl Identity {
                 self.uid == 0 || meta.mode() & class != 0
             })
         })
+    }
+
+    /// Lets a command run as it.
+    pub fn become_in(&self, command: &mut Command) {
+        let identity = self.clone();
+        // SAFETY: the closure runs between fork and exec and calls async-signal-safe functions only.
+        #[expect(unsafe_code)]
+        unsafe {
+            command.pre_exec(move || identity.assume());
+        }
     }
 
     /// Becomes it, for good: groups, group, user, and no way back through a

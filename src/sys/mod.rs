@@ -20,6 +20,7 @@ pub mod limits;
 pub mod listener;
 pub mod log_pipe;
 pub mod path_thread;
+pub mod pidfile;
 pub mod process;
 pub mod procfs;
 pub mod reuse_port;

@@ -287,6 +287,15 @@ impl Place {
         Ok(File::from(file))
     }
 
+    /// Opens it to append to it; makes it with this mode if it is not there.
+    ///
+    /// # Errors
+    /// As [`Place::open`].
+    pub fn open_to_append(&self, mode: u32) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
+        self.open(flags, mode)
+    }
+
     /// Adds permissions to a socket's file, if it is still this one.
     ///
     /// # Errors
@@ -453,3 +462,6 @@ fn is_procfs(folder: &OwnedFd) -> bool {
     nix::sys::statfs::fstatfs(folder)
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,11 +28,8 @@ use super::{
 use crate::{
     admin::{self, Api, Token, UpgradeReply, UpgradeView, UpgradeWish},
     logs::{Held, OwnLog},
-    runtime::{
-        boot::Pidfile,
-        master::{Inputs, Master},
-    },
-    sys::{control_dir::Lock, handover, path_thread, process},
+    runtime::master::{Inputs, Master},
+    sys::{control_dir::Lock, handover, path_thread, pidfile::Pidfile, process},
 };
 
 /// How long answers that are on their way may take to be written.

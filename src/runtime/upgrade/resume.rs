@@ -23,7 +23,7 @@ use crate::{
     ipc::Outgoing,
     logs::{Held, Logs},
     runtime::{
-        boot::{BootError, Pidfile},
+        boot::BootError,
         clock::Clock,
         effects::World,
         endings::Endings,
@@ -35,7 +35,10 @@ use crate::{
         shim_file::ShimFile,
     },
     supervisor::WorkerId,
-    sys::{control_dir::Lock, guard::Guard, handover},
+    sys::{
+        control_dir::Lock, guard::Guard, handover, identity::Identity, pidfile::Pidfile,
+        safe_path::Use,
+    },
 };
 
 /// Tells the next program where the state is: our pid, its descriptor, and that of the program to go back to.
@@ -206,8 +209,9 @@ fn logs(state: &mut State, unpacking: &mut Unpacking) -> io::Result<Option<Arc<L
     let (Some(log), Some(plan)) = (state.logs.take(), &state.config.output) else {
         return Ok(None);
     };
-    let careful = state.config.identity.is_some();
-    let logs = Logs::start(plan, &state.config.control, 0, careful).map_err(io::Error::other)?;
+    let worker = state.config.identity.as_ref().and_then(Identity::account);
+    let how = Use::option(worker.as_ref());
+    let logs = Logs::start(plan, &state.config.control, 0, &how).map_err(io::Error::other)?;
     logs.keep(log.kept);
     let held = log.streams.into_iter().map(|stream| {
         Ok(Held {
@@ -251,7 +255,7 @@ pub(in crate::runtime) fn hold(
             .pidfile
             .clone()
             .filter(|_| state.pidfile)
-            .map(Pidfile),
+            .map(Pidfile::resume),
         admin: admin(state, unpacking).map_err(taken)?,
     })
 }
