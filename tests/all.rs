@@ -24,6 +24,7 @@ mod balance;
 mod balance_falls_back;
 mod balance_ledger;
 mod blocking;
+mod bounds;
 mod channel;
 mod cli;
 mod config;

@@ -83,13 +83,13 @@ impl Durations {
 
     /// The end of the bucket that this share of all lies in, microseconds; none without any.
     pub fn percentile_us(&self, share: f64) -> Option<u64> {
-        let total: u64 = self.0.iter().sum();
+        let total = self.0.iter().fold(0u64, |sum, n| sum.saturating_add(*n));
         // A count of requests is far from where f64 loses one.
         #[expect(clippy::cast_sign_loss)]
         let wanted = (total as f64 * share).ceil().max(1.0) as u64;
-        let mut seen = 0;
+        let mut seen = 0u64;
         let reaches = |n: &u64| {
-            seen += n;
+            seen = n.saturating_add(seen);
             total > 0 && seen >= wanted
         };
         self.0.iter().position(reaches).map(upper_us)
@@ -97,11 +97,11 @@ impl Durations {
 
     /// Counts for each of [`BOUNDS_US`](Self::BOUNDS_US), and above the last.
     pub fn coarse(&self) -> Vec<u64> {
-        let mut coarse = vec![0; Self::BOUNDS_US.len() + 1];
+        let mut coarse = vec![0u64; Self::BOUNDS_US.len() + 1];
         for (bucket, count) in self.0.iter().enumerate() {
             let upper = upper_us(bucket);
             let at = Self::BOUNDS_US.partition_point(|bound| *bound < upper);
-            coarse[at] += count;
+            coarse[at] = count.saturating_add(coarse[at]);
         }
         coarse
     }

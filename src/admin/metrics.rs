@@ -150,7 +150,9 @@ impl EncodeMetric for Histogram<'_> {
             .chain([f64::MAX])
             .zip(self.0.durations.iter().copied())
             .collect();
-        let count = buckets.iter().map(|(_, n)| n).sum();
+        let count = buckets
+            .iter()
+            .fold(0u64, |sum, (_, n)| sum.saturating_add(*n));
         let sum = self.0.duration_us as f64 / 1e6;
         encoder.encode_histogram::<Labels<'_>>(sum, count, &buckets, None)
     }

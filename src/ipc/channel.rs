@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Bytes that may wait for one worker.
-const MAX_QUEUED: usize = 1 << 20;
+use super::bounds::MAX_QUEUED;
 /// How often a refused handle is sent again (`MAX_HANDLE_RETRANSMISSIONS` in Node).
 const MAX_RESENDS: u32 = 3;
 

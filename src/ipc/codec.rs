@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Longest line that is kept, in bytes, without its newline.
-pub const MAX_LINE: usize = 1 << 20;
+use super::bounds::MAX_LINE;
 
 /// A decoded line.
 #[derive(Debug, PartialEq, Eq)]

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use thiserror::Error;
 
+use super::{
+    bounds::{MAX_ADDRESS, MAX_DATA, MAX_KEY, MAX_TREE},
+    numbers::{buckets, classes, count, name, text, thousandths},
+};
+
 /// A line that is no message.
 #[derive(Debug, Error)]
 #[error("malformed message: {0}")]
@@ -128,19 +133,19 @@ pub struct Listening {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Told {
     /// HTTP/1 requests answered.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub requests: u64,
     /// Connections accepted.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub accepted: u64,
     /// The responses by class, 1xx first; empty with `--no-request-metrics`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "classes")]
     pub classes: Vec<u64>,
     /// Their durations added up, microseconds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub duration_us: u64,
     /// How many took so long; buckets as in `bucketOf` of the shim.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "buckets")]
     pub durations: Vec<u64>,
 }
 
@@ -151,7 +156,7 @@ pub enum ShimMessage {
     /// The shim is loaded.
     Hello {
         /// Node's version.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "name")]
         node: String,
         /// It takes connections from a queue of their own.
         #[serde(default)]
@@ -160,19 +165,19 @@ pub enum ShimMessage {
     /// The drain has begun.
     Draining {
         /// Connections that were open.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         connections: u64,
     },
     /// The drain goes on; told when the number changes, and not more often than ten times a second.
     Left {
         /// Connections that are still open.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         connections: u64,
     },
     /// Nothing is left to drain.
     Drained {
         /// Connections cut at the deadline.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         cut: u64,
     },
     /// A server listens on a socket that the worker bound by itself (`exclusive`, `reusePort`).
@@ -183,34 +188,34 @@ pub enum ShimMessage {
         #[serde(flatten)]
         told: Told,
         /// Connections open now.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         connections: u64,
         /// Bytes of heap in use.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         heap_used: u64,
         /// Bytes that the heap may grow to.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         heap_limit: u64,
         /// How late the loop was for this beat, microseconds.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         delay_us: u64,
         /// How late it was half of the time since the last beat, microseconds.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         delay_p50_us: u64,
         /// The same for 99 of 100 looks.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         delay_p99_us: u64,
         /// Share of the time in which the loop was busy, thousandths.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "thousandths")]
         busy: u32,
     },
     /// What is open changed; told between two beats where connections are steered by it.
     Load {
         /// Connections accepted since the start.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         accepted: u64,
         /// Connections open now.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
         connections: u64,
     },
     /// The last figures, before its end.
@@ -218,13 +223,13 @@ pub enum ShimMessage {
     /// An uncaught error is about to end the process.
     Error {
         /// `TypeError` and the like.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "name")]
         name: String,
         /// Its message.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "text")]
         message: String,
         /// Its stack.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "text")]
         stack: String,
         /// The app handles uncaught errors itself: the process lives on.
         #[serde(default)]
@@ -233,10 +238,10 @@ pub enum ShimMessage {
     /// The shim itself failed; told once, with the first fault.
     Fault {
         /// Its message.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "text")]
         message: String,
         /// Its stack.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "text")]
         stack: String,
     },
     /// An act of a later version of the shim.
@@ -251,6 +256,8 @@ pub enum Inbound {
     Online,
     /// Wants a listening socket.
     Query(Query),
+    /// A query whose address or data are too long; it is refused under this seq.
+    TooLong(Value),
     /// A server listens.
     Listening(Listening),
     /// It closed the handle of this key.
@@ -281,45 +288,83 @@ pub enum Inbound {
 }
 
 impl Inbound {
-    /// Reads one line.
+    /// Reads one line. What is kept of it is bounded, see [`bounds`](super::bounds).
+    ///
+    /// # Errors
+    /// It is no JSON.
     pub fn parse(line: &[u8]) -> Result<Self, Malformed> {
+        let malformed = |e: serde_json::Error| Malformed(e.to_string());
         if line == br#""ready""# {
             return Ok(Self::Ready);
         }
         // Every internal message holds this; looking is cheaper than parsing,
         // and most lines are the app's own.
         let internal = line.windows(6).any(|w| w == b"\"NODE_");
-        if !internal {
+        let object = line.trim_ascii_start().starts_with(b"{");
+        if !internal || !object {
             // RawValue checks the syntax without building anything, at any depth.
             return serde_json::from_slice::<&RawValue>(line)
                 .map(|_| Self::App)
-                .map_err(|e| Malformed(e.to_string()));
+                .map_err(malformed);
         }
-        let value: Value = serde_json::from_slice(line).map_err(|e| Malformed(e.to_string()))?;
-        Ok(match value.get("cmd").and_then(Value::as_str) {
-            Some("NODE_CLUSTER") => Self::cluster(&value),
-            Some("NODE_HANDLE_ACK") => Self::HandleAck,
-            Some("NODE_HANDLE_NACK") => Self::HandleNack,
-            Some("NODE_HANDLE") => Self::Handle,
-            Some("NODE_RCLUSTER") => {
-                ShimMessage::deserialize(value).map_or(Self::Unknown, Self::Shim)
+        let head: Head<'_> = serde_json::from_slice(line).map_err(malformed)?;
+        let cmd = head.cmd.and_then(word);
+        let act = head.act.and_then(word);
+        Ok(match (cmd.as_deref(), act.as_deref()) {
+            (Some("NODE_HANDLE_ACK"), _) => Self::HandleAck,
+            (Some("NODE_HANDLE_NACK"), _) => Self::HandleNack,
+            (Some("NODE_HANDLE"), _) => Self::Handle,
+            (Some("NODE_RCLUSTER"), Some("error")) => {
+                serde_json::from_slice(line).map_or(Self::Unknown, |error: ErrorText| {
+                    Self::Shim(ShimMessage::Error {
+                        name: error.name,
+                        message: error.message,
+                        stack: error.stack,
+                        handled: error.handled,
+                    })
+                })
             }
-            Some(cmd) if cmd.starts_with("NODE_") => Self::Unknown,
-            Some(_) | None => Self::App,
+            (Some("NODE_RCLUSTER"), Some("fault")) => {
+                serde_json::from_slice(line).map_or(Self::Unknown, |error: ErrorText| {
+                    Self::Shim(ShimMessage::Fault {
+                        message: error.message,
+                        stack: error.stack,
+                    })
+                })
+            }
+            (Some("NODE_CLUSTER"), Some("queryServer")) if line.len() > MAX_TREE => head
+                .seq
+                .and_then(number)
+                .map_or(Self::Unknown, Self::TooLong),
+            (Some("NODE_CLUSTER" | "NODE_RCLUSTER"), _) if line.len() > MAX_TREE => Self::Unknown,
+            (Some("NODE_CLUSTER"), _) => {
+                Self::cluster(&serde_json::from_slice(line).map_err(malformed)?)
+            }
+            (Some("NODE_RCLUSTER"), _) => serde_json::from_slice::<Value>(line)
+                .and_then(ShimMessage::deserialize)
+                .map_or(Self::Unknown, Self::Shim),
+            (Some(cmd), _) if cmd.starts_with("NODE_") => Self::Unknown,
+            (Some(_) | None, _) => Self::App,
         })
     }
 
     fn cluster(value: &Value) -> Self {
         match value.get("act").and_then(Value::as_str) {
             Some("online") => Self::Online,
-            Some("queryServer") => query(value).map_or(Self::Unknown, Self::Query),
+            Some("queryServer") => match query(value) {
+                Some(query) if is_long(&query) => Self::TooLong(query.seq),
+                Some(query) => Self::Query(query),
+                None => Self::Unknown,
+            },
             Some("listening") => listening(value).map_or(Self::Unknown, Self::Listening),
             Some("close") => value
                 .get("key")
                 .and_then(Value::as_str)
+                .filter(|key| key.len() <= MAX_KEY)
                 .map_or(Self::Unknown, |key| Self::Close(key.to_owned())),
             Some("exitedAfterDisconnect") => {
-                Self::ExitedAfterDisconnect(value.get("seq").cloned().unwrap_or(Value::Null))
+                let seq = value.get("seq").filter(|seq| seq.is_number());
+                Self::ExitedAfterDisconnect(seq.cloned().unwrap_or(Value::Null))
             }
             // The only one that says what became of something of ours (`onconnection` in `child.js`).
             None => match (value.get("ack"), value.get("accepted")) {
@@ -334,6 +379,47 @@ impl Inbound {
             Some(_) => Self::Unknown,
         }
     }
+}
+
+/// What of a message is read first; the rest may be as long as a line.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, default)]
+    cmd: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    act: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    seq: Option<&'a RawValue>,
+}
+
+/// An error of the app or of the shim.
+#[derive(Deserialize)]
+struct ErrorText {
+    #[serde(default, deserialize_with = "name")]
+    name: String,
+    #[serde(default, deserialize_with = "text")]
+    message: String,
+    #[serde(default, deserialize_with = "text")]
+    stack: String,
+    #[serde(default)]
+    handled: bool,
+}
+
+/// A short word.
+fn word(raw: &RawValue) -> Option<String> {
+    let text = raw.get();
+    (text.len() <= 64).then(|| serde_json::from_str(text).ok())?
+}
+
+/// A whole number.
+fn number(raw: &RawValue) -> Option<Value> {
+    let number: Option<u64> = raw.get().parse().ok();
+    number.map(Value::from)
+}
+
+fn is_long(query: &Query) -> bool {
+    let length = query.address.as_ref().map_or(0, String::len);
+    length > MAX_ADDRESS || (!query.data.is_null() && query.data.to_string().len() > MAX_DATA)
 }
 
 fn address(value: &Value) -> Option<String> {
@@ -360,7 +446,7 @@ fn query(value: &Value) -> Option<Query> {
     // `SharedHandle` in lib/internal/cluster/shared_handle.js passes it on, and `bind` takes nothing for 0.
     let no_port = address_type.is_udp() && value.get("port").is_none_or(Value::is_null);
     Some(Query {
-        seq: value.get("seq")?.clone(),
+        seq: value.get("seq").filter(|seq| seq.is_number())?.clone(),
         address: address(value),
         port: if no_port {
             0
@@ -392,7 +478,7 @@ fn query(value: &Value) -> Option<Query> {
 
 fn listening(value: &Value) -> Option<Listening> {
     Some(Listening {
-        address: address(value),
+        address: address(value).filter(|address| address.len() <= MAX_ADDRESS),
         port: port(value).unwrap_or(-1),
         address_type: AddressType::parse(value.get("addressType")?)?,
     })

@@ -4,12 +4,14 @@
 //! framing, the vocabulary and the order of handles. It must not touch
 //! sockets or know what the master does with a message.
 
+pub mod bounds;
 mod channel;
 mod codec;
 mod message;
+mod numbers;
 pub mod outbound;
 mod text;
 
 pub use channel::{Channel, Outgoing, Overflow, UnexpectedAck};
-pub use codec::{Line, LineDecoder, MAX_LINE};
+pub use codec::{Line, LineDecoder};
 pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, Told};

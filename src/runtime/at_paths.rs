@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{effects::World, link::FromLink, listeners::PathJob};
 use crate::{
-    ipc::{AddressType, Query},
+    ipc::{AddressType, Query, bounds::MAX_WITHHELD},
     supervisor::{Fact, Supervisor, Worker},
     sys::{
         listener::{BindError, Bound},
@@ -24,6 +24,12 @@ impl World {
             return self.answer(worker, &query);
         }
         let key = query.key();
+        let all = self.at_paths.values().flatten();
+        if all.filter(|(id, _)| *id == worker.id).count() >= MAX_WITHHELD {
+            let hint = "too many Unix paths of this worker are being made";
+            let error = BindError::refused(&key, libc::EMFILE, hint);
+            return self.refuse(worker.id, &query, &error);
+        }
         let waiting = self.at_paths.entry(key.clone()).or_default();
         waiting.push_back((worker.id, query));
         if waiting.len() == 1 {

@@ -270,7 +270,7 @@ impl World {
                 known.eligible = turns || mode == Balance::SourceIp;
                 for worker in workers {
                     let (open, busy) = self.hands.load(*worker);
-                    known.connections += open;
+                    known.connections = known.connections.saturating_add(open);
                     known.busy = known.busy.max(busy);
                 }
             }

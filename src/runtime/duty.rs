@@ -1,6 +1,11 @@
 //! A primary's duties towards its workers: what Node's own primary answers,
 //! and which facts the supervisor learns from it.
 
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
 use tracing::{debug, info, warn};
 
 use super::{
@@ -9,17 +14,15 @@ use super::{
     listeners::{Asker, Grant, Granted},
 };
 use crate::{
+    escape,
+    ipc::bounds::{MAX_REFUSED, MAX_TEXT, MAX_WITHHELD},
     ipc::{Inbound, Query, ShimMessage, outbound},
-    supervisor::{Beat, Event, Fact, Gate, State, Supervisor, Worker, WorkerId},
+    supervisor::{Beat, Event, Fact, Finding, Gate, State, Supervisor, Worker, WorkerId},
     sys::{listener::BindError, spawn},
 };
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
 const OWN: &str = "its own socket";
-/// Refused queries that are remembered, so that the log tells of each once.
-const MAX_REFUSED: usize = 1024;
-/// Longest error text that is kept of a worker, in bytes.
-const MAX_ERROR: usize = 8 * 1024;
 
 impl World {
     /// Takes what a link says; returns what the supervisor should know.
@@ -41,7 +44,7 @@ impl World {
                     // Should it come to itself, nobody else shall find its inspector open.
                     self.send(id, outbound::close_inspector());
                 }
-                fact
+                bounded(fact)
             }
             FromLink::AtPath { key, outcome } => self.at_path(&key, outcome, supervisor)?,
             FromLink::Message(message) => {
@@ -68,10 +71,32 @@ impl World {
                 self.lacks_shim(id, supervisor);
                 let worker = supervisor.worker(id)?;
                 if worker.gate == Gate::Closed {
-                    self.withheld.entry(id).or_default().push(query);
-                    return Some(Fact::AtGate);
+                    let withheld = self.withheld.entry(id).or_default();
+                    if withheld.len() < MAX_WITHHELD {
+                        withheld.push(query);
+                        return Some(Fact::AtGate);
+                    }
+                    self.send_refusal(id, &query, libc::EMFILE);
+                    self.complain(
+                        id,
+                        &query.key(),
+                        format_args!(
+                            "more than {MAX_WITHHELD} queries for listeners wait at the gate"
+                        ),
+                    );
+                    return None;
                 }
                 self.query(worker, query)
+            }
+            Inbound::TooLong(seq) => {
+                self.send(
+                    id,
+                    outbound::refusal(&seq, "", libc::ENAMETOOLONG, &serde_json::Value::Null),
+                );
+                if self.chatter.may(id) {
+                    warn!(event = "query_too_long", worker = %id, "refused a query for a listener: its address or data is too long");
+                }
+                None
             }
             Inbound::Listening(told) => {
                 let address = self.listeners.listening(id, &told);
@@ -153,12 +178,14 @@ impl World {
                 None
             }
             ShimMessage::Draining { connections } => {
-                info!(worker = %id, connections, "worker drains");
+                if self.chatter.may(id) {
+                    info!(worker = %id, connections, "worker drains");
+                }
                 Some(Fact::Closed(OWN.to_owned()))
             }
             ShimMessage::Left { connections } => Some(Fact::Left(connections)),
             ShimMessage::Drained { cut } => {
-                if cut > 0 {
+                if cut > 0 && self.chatter.may(id) {
                     warn!(worker = %id, cut, "connections had to be cut at the drain timeout");
                 }
                 Some(Fact::Drained { cut })
@@ -175,9 +202,11 @@ impl World {
                 } else {
                     stack
                 };
-                truncate(&mut text, MAX_ERROR);
+                escape::cut(&mut text, MAX_TEXT);
                 if handled {
-                    warn!(worker = %id, error = text, "uncaught error; the app goes on");
+                    if self.chatter.may(id) {
+                        warn!(worker = %id, error = text, "uncaught error; the app goes on");
+                    }
                     return None;
                 }
                 Some(Fact::Failed(text))
@@ -206,7 +235,7 @@ impl World {
 
     fn shim_failed(&mut self, id: WorkerId, mut error: String, supervisor: &Supervisor) {
         if self.tells_of_shim(id, supervisor) {
-            truncate(&mut error, MAX_ERROR);
+            escape::cut(&mut error, MAX_TEXT);
             warn!(
                 event = "shim_fault",
                 worker = %id,
@@ -226,6 +255,24 @@ impl World {
                 "the app listens, but the shim was not loaded: no lossless drain, no hang detection; \
                  check that `--node` passes `--require` on, or use --no-shim"
             );
+        }
+    }
+
+    fn send_refusal(&self, id: WorkerId, query: &Query, errno: i32) {
+        let line = outbound::refusal(&query.seq, &query.key(), errno, &query.data);
+        self.send(id, line);
+    }
+
+    /// Logs a refusal, once a worker and key: an app may ask in a loop, for ever new keys too. Of a key a number is kept.
+    fn complain(&mut self, id: WorkerId, key: &str, error: fmt::Arguments<'_>) {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let digest = format!("{:016x}", hasher.finish());
+        if self.refused.len() < MAX_REFUSED
+            && self.refused.insert((id, digest))
+            && self.chatter.may(id)
+        {
+            warn!(worker = %id, "{error}");
         }
     }
 
@@ -276,22 +323,19 @@ impl World {
             libc::ENOENT => libc::EACCES,
             other => other,
         };
-        self.send(
-            id,
-            outbound::refusal(&query.seq, &query.key(), errno, &query.data),
-        );
-        // Once a worker and key: an app may ask in a loop, for ever new keys too.
-        if self.refused.len() < MAX_REFUSED && self.refused.insert((id, query.key())) {
-            warn!(worker = %id, "{error}");
-        }
+        self.send_refusal(id, query, errno);
+        self.complain(id, &query.key(), format_args!("{error}"));
         // The app may ask twice for one key; only a new bind can fail for good.
         (!self.listeners.has(&query.key())).then(|| Fact::BindFailed(error.to_string()))
     }
 }
 
-fn truncate(text: &mut String, max: usize) {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i));
-        text.truncate(end.unwrap_or(0));
+/// What the master found out by asking a worker's own servers is a worker's text, too.
+fn bounded(mut fact: Fact) -> Fact {
+    if let Fact::Examined(Finding::Busy { stack: text } | Finding::Unknown(text))
+    | Fact::Probed(Err(text)) = &mut fact
+    {
+        escape::cut(text, MAX_TEXT);
     }
+    fact
 }

@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use super::{
     balance::Balancer,
+    chatter::Chatter,
     detached::Detached,
     endings::Endings,
     figures::Figures,
@@ -77,6 +78,7 @@ pub(super) struct World {
     pub(super) endings: Endings,
     /// Refused queries that the log has told of.
     pub(super) refused: HashSet<(WorkerId, String)>,
+    pub(super) chatter: Chatter,
     pub(super) verdict: Option<Verdict>,
     /// What a new configuration says, on its way to the supervisor.
     pub(super) configured: Option<Event>,
@@ -137,6 +139,7 @@ impl World {
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),
+            chatter: Chatter::default(),
             verdict: None,
             configured: None,
             reread,
@@ -369,6 +372,7 @@ impl World {
         self.links.remove(&id);
         self.withheld.remove(&id);
         self.refused.retain(|(worker, _)| *worker != id);
+        self.chatter.forget(id);
         self.listeners.forget(id);
         self.forget_hands(id);
     }

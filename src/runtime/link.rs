@@ -370,6 +370,7 @@ impl Task {
             }
             message @ (Inbound::Online
             | Inbound::Query(_)
+            | Inbound::TooLong(_)
             | Inbound::Listening(_)
             | Inbound::Close(_)
             | Inbound::ExitedAfterDisconnect(_)

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::{manager, rights::Rights};
 use crate::{
     cli::Balance,
+    ipc::bounds::MAX_KEYS,
     ipc::{Listening, Query},
     supervisor::{Generation, Slot, WorkerId},
     sys::listener::{self, BindError, Bound, Endpoint, FileOptions},
@@ -276,6 +277,11 @@ impl Listeners {
     }
 
     fn open(&mut self, query: &Query) -> Result<Listener, BindError> {
+        if self.by_key.len() >= MAX_KEYS {
+            // One declared address can be written in many ways.
+            let hint = "the workers have too many listeners already";
+            return Err(BindError::refused(query.key(), libc::EMFILE, hint));
+        }
         let group = match query.fd {
             Some(fd) => self.take_handed(query, fd)?,
             None => self.take_or_bind(&asked::endpoint(query)?)?,
@@ -287,7 +293,10 @@ impl Listeners {
         self.opened += 1;
         Listener {
             group,
-            query: query.clone(),
+            query: Query {
+                data: Value::Null,
+                ..query.clone()
+            },
             data: query.data.clone(),
             holders: BTreeMap::new(),
             generations: BTreeSet::new(),

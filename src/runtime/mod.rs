@@ -8,6 +8,9 @@ mod at_paths;
 mod autopsy;
 mod balance;
 pub mod boot;
+#[cfg(test)]
+mod bounds_test;
+mod chatter;
 mod clock;
 mod detached;
 mod duty;

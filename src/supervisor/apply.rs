@@ -129,7 +129,8 @@ impl Supervisor {
             })
             .flatten();
         // One that had to be ended in the middle of its drain cannot tell any more what that cut.
-        self.cut_total += worker.drained.map_or(worker.left, |_| 0);
+        let told = worker.drained.map_or(worker.left, |_| 0);
+        self.cut_total = self.cut_total.saturating_add(told);
         let cut = worker.drained.unwrap_or(worker.left);
         let detail = worker
             .last_error
@@ -254,7 +255,7 @@ impl Supervisor {
                     let linger = self.now + Policy::LINGER;
                     worker.deadline = Some(worker.deadline.map_or(linger, |d| d.min(linger)));
                     self.drained_total += 1;
-                    self.cut_total += cut;
+                    self.cut_total = self.cut_total.saturating_add(cut);
                 }
             }
             Fact::Leaving => worker.leaving = true,

@@ -35,10 +35,10 @@ impl Load {
     /// Connections that are open now, as far as one can know.
     pub(super) fn open(&self) -> u64 {
         let since = self.said.map_or(0, |at| at.elapsed().as_millis() as u64);
-        let closed = self.closing() * since / 1000;
+        let closed = self.closing().saturating_mul(since) / 1000;
         // What it was given since it last said how many it has.
         let more = self.given.saturating_sub(self.accepted);
-        (self.open + more)
+        (self.open.saturating_add(more))
             .saturating_sub(closed)
             .max(self.untaken.into())
     }
@@ -62,7 +62,8 @@ impl Load {
         if let Some(at) = self.said {
             let elapsed = at.elapsed().as_millis() as u64;
             let came = accepted.saturating_sub(self.accepted);
-            let closed = (self.open + came).saturating_sub(open) * 1000;
+            let closed = self.open.saturating_add(came).saturating_sub(open);
+            let closed = closed.saturating_mul(1000);
             if let Some(closing) = closed.checked_div(elapsed) {
                 self.closing = u64::midpoint(self.closing, closing);
             }
