@@ -35,7 +35,7 @@ const MAX_BAKE: Duration = Duration::from_hours(24);
 const MAX_WORKERS: u32 = 1024;
 
 /// Where and what to run; resolved anew for each generation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Launch {
     /// The script, absolute, symbolic links as given.
     pub script: PathBuf,

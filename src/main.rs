@@ -27,9 +27,15 @@ fn main() -> process::ExitCode {
         Some(Ok(resumption)) => {
             sys::startup::reset_limits();
             log(resumption.log());
-            let result = on_runtime(async { Ok(end(Box::pin(boot::resume(resumption)).await)) });
+            let result = runtime().map(|runtime| {
+                if let Err(error) = keep_a_thread(&runtime) {
+                    // Work that blocks fails until there is one; all else goes on.
+                    tracing::warn!(event = "no_thread", %error, "failed to start a thread");
+                }
+                runtime.block_on(async { end(Box::pin(boot::resume(resumption)).await) })
+            });
             OwnLog::drain();
-            return finish(result);
+            return finish(result.map_err(Into::into));
         }
         Some(Err(error)) => {
             say::error(error);
@@ -97,13 +103,29 @@ fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
 }
 
 fn on_runtime(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(future)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     turn_watchdog::watch(&mut builder);
-    // A pool that has a thread never panics for want of one (`boot::keep_a_thread`).
+    // Threads of the pool stay: see `keep_a_thread`.
     builder
         .thread_keep_alive(Duration::MAX)
         .max_blocking_threads(16);
-    builder.enable_all().build()?.block_on(future)
+    builder.enable_all().build()
+}
+
+/// Starts the first thread of the pool for blocking work. In a pool without threads `spawn_blocking` panics when none can be
+/// started, as in a full pids cgroup; in any other the work waits.
+///
+/// # Errors
+/// The errno of `clone(2)`.
+fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> std::io::Result<()> {
+    // The standard library gives an error where tokio panics.
+    sys::limits::can_start_thread()?;
+    drop(runtime.spawn_blocking(|| ()));
+    Ok(())
 }
 
 async fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
@@ -156,7 +178,13 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
     sys::startup::reset_limits();
     log(config.log);
     config.line = line;
-    let result = on_runtime(async {
+    let runtime = runtime()?;
+    if let Err(error) = keep_a_thread(&runtime) {
+        complain(&format!("failed to start a thread: {error}"));
+        OwnLog::drain();
+        return Ok(ExitCode::Internal);
+    }
+    let result = runtime.block_on(async {
         let verdict = match mode {
             Mode::Serve => boot::run(config).await,
             Mode::Check => boot::check(config).await,

@@ -38,7 +38,6 @@ use crate::{
         guard::{self, Guard},
         identity::{self, Identity},
         inherit::{self, Inherited},
-        limits,
         listener::BindError,
         pidfile::Pidfile,
         process,
@@ -145,9 +144,6 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     // First, so that from here on no signal has its default action.
     let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
-    keep_a_thread()
-        .await
-        .map_err(|e| BootError::System("start a thread", e))?;
     identity::forbid_dumps();
     process::adopt_orphans();
     let worker = config.identity.as_ref().and_then(Identity::account);
@@ -269,16 +265,6 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     Ok(Box::pin(conclude(master, inputs)).await)
 }
 
-/// Starts the first thread of tokio's pool for blocking work. It stays: `spawn_blocking` panics in a pool without a
-/// thread when none can be started, as in a full pids cgroup, and waits in any other.
-async fn keep_a_thread() -> io::Result<()> {
-    // The standard library gives an error where tokio panics.
-    limits::can_start_thread()?;
-    // Fails only when the runtime ends.
-    let _ = tokio::task::spawn_blocking(|| ()).await;
-    Ok(())
-}
-
 /// Goes on with a master whose program was replaced by this one.
 ///
 /// # Errors
@@ -289,10 +275,6 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     process::adopt_orphans();
-    if let Err(error) = keep_a_thread().await {
-        // Work that blocks is refused until there is one; all else goes on.
-        warn!(event = "no_thread", %error, "failed to start a thread");
-    }
     let mut unpacking = Unpacking::default();
     let hold = upgrade::hold(&state, &mut unpacking)?;
     let (requests_in, requests) = mpsc::channel(REQUESTS);

@@ -44,6 +44,9 @@ pub(super) struct Reread {
     launch: Launch,
     settings: Vec<Setting>,
     told: BTreeSet<String>,
+    /// `--watch` as it was at the start: other defaults follow from it.
+    #[serde(default)]
+    watch: Option<Vec<String>>,
 }
 
 impl Reread {
@@ -55,6 +58,7 @@ impl Reread {
             // It was read a moment ago; if it has changed since, the next reload compares with that.
             settings: config.line.load().map(|l| l.settings).unwrap_or_default(),
             told: BTreeSet::new(),
+            watch: Some(config.watch.clone().unwrap_or_default()),
         }
     }
 
@@ -71,7 +75,13 @@ impl Reread {
             None => Some(&loaded.cli.run),
             Some(command) => command.run_args().map(|args| &*args),
         };
-        let args = args.ok_or("the command line has no options of a master")?;
+        let mut args = args
+            .ok_or("the command line has no options of a master")?
+            .clone();
+        if let Some(watch) = &self.watch {
+            args.host.watch.clone_from(watch);
+        }
+        let args = &args;
         let config = Config::again(args, &self.line.pwd);
         let config = config.map_err(|error| loaded.located(&error))?;
         self.tell(&loaded.settings);
@@ -108,53 +118,128 @@ impl Reread {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    /// A new option is here or it is not, but somebody has thought about it:
-    /// what follows it at a reload is `Policy`, `Launch`, or nothing.
-    const FREE: &[&str] = &[
-        "workers",
-        "node",
-        "node-arg",
-        "cwd",
-        "ready",
-        "ready-timeout",
-        "drain-timeout",
-        "kill-timeout",
-        "min-uptime",
-        "bake",
-        "surge",
-        "switch",
-        "stop-signal",
-        "env-file",
-        "shutdown-message",
-        "hang-timeout",
-        "boot-hang-timeout",
-        "no-autopsy",
-        "health-path",
-        "health-interval",
-        "health-timeout",
-        "health-threshold",
-        "max-requests",
-        "max-lifetime",
-        "max-rss",
-        "max-heap",
-        "spares",
-        "balance",
-        "config",
-        "help",
-        "version",
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::Cli;
+
+    /// A value for each option that is not its default. A new option needs one.
+    const VALUES: &[(&str, &str)] = &[
+        ("workers", "3"),
+        ("bind", "127.0.0.1:4321"),
+        ("name", "other"),
+        ("control", "/tmp/other/c.sock"),
+        ("node", "/opt/node"),
+        ("node-arg", "--trace-gc"),
+        ("cwd", "/"),
+        ("ready", "message"),
+        ("ready-timeout", "7s"),
+        ("drain-timeout", "7s"),
+        ("kill-timeout", "7s"),
+        ("min-uptime", "7s"),
+        ("bake", "7s"),
+        ("surge", "2"),
+        ("switch", "atomic"),
+        ("stop-signal", "INT"),
+        ("env-file", "/etc/app.env"),
+        ("pidfile", "/run/app.pid"),
+        ("backlog", "17"),
+        ("balance", "spread"),
+        ("log-format", "json"),
+        ("log-level", "debug"),
+        ("log-file", "/var/log/app.log"),
+        ("admin", "127.0.0.1:4322"),
+        ("admin-token-file", "/etc/token"),
+        ("hang-timeout", "7s"),
+        ("boot-hang-timeout", "7s"),
+        ("health-path", "/health"),
+        ("health-interval", "7s"),
+        ("health-timeout", "7s"),
+        ("health-threshold", "7"),
+        ("max-requests", "1000"),
+        ("max-lifetime", "1h"),
+        ("max-rss", "500MiB"),
+        ("max-heap", "500MiB"),
+        ("spares", "1"),
+        ("user", "nobody"),
+        ("group", "nogroup"),
+        ("core-limit", "0"),
+        ("pre-stop", "7s"),
+        ("watch", "*.txt"),
     ];
+    /// What these change is seen only beside another option.
+    const WITH: &[(&str, &str)] = &[
+        ("admin-token-file", "--admin=127.0.0.1:4322"),
+        ("health-interval", "--health-path=/"),
+        ("health-timeout", "--health-path=/"),
+        ("health-threshold", "--health-path=/"),
+    ];
+    /// They say where and what to read, and are no settings.
+    const NONE: [&str; 3] = ["config", "help", "version"];
+
+    fn of(words: &[String]) -> (Policy, Launch) {
+        let words = ["rcluster".to_owned()]
+            .iter()
+            .chain(words)
+            .chain([&"app.js".to_owned()])
+            .cloned()
+            .collect::<Vec<_>>();
+        let cli = Cli::try_parse_from(&words).unwrap_or_else(|e| panic!("{words:?}: {e}"));
+        let config = Config::again(&cli.run, Path::new("/srv"));
+        let config = config.unwrap_or_else(|e| panic!("{words:?}: {e}"));
+        (config.policy, config.launch)
+    }
 
     #[test]
-    fn every_option_says_what_a_reload_does_to_it() {
-        use clap::CommandFactory;
-        for arg in crate::cli::Cli::command().get_arguments() {
-            let Some(long) = arg.get_long() else { continue };
-            assert!(
-                FIXED.contains(&long) || FREE.contains(&long),
-                "--{long}: does it change on a reload (it is in Policy or Launch: list it in FREE) or not (list it in FIXED)?"
+    fn an_option_is_fixed_if_and_only_if_a_reload_does_not_follow_it() {
+        for arg in Cli::command().get_arguments() {
+            let Some(long) = arg.get_long().filter(|long| !NONE.contains(long)) else {
+                continue;
+            };
+            let word = if arg.get_action().takes_values() {
+                let value = VALUES.iter().find(|(option, _)| *option == long);
+                let (_, value) = value.unwrap_or_else(|| panic!("--{long}: add a value to VALUES"));
+                format!("--{long}={value}")
+            } else {
+                format!("--{long}")
+            };
+            let with = WITH.iter().filter(|(option, _)| *option == long);
+            let mut words: Vec<_> = with.map(|(_, word)| (*word).to_owned()).collect();
+            let without = of(&words);
+            words.push(word);
+            // A master that watches keeps to what that changes: `Reread::watch`.
+            let follows = without != of(&words) && long != "watch";
+            assert_eq!(
+                follows,
+                !FIXED.contains(&long),
+                "--{long}: what is in Policy or Launch changes on a reload; list all else in FIXED"
             );
         }
+    }
+
+    #[test]
+    fn what_watching_changes_stays_as_it_was_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rcluster.toml");
+        std::fs::write(&file, "workers = 4\n").unwrap();
+        let line = || Line {
+            words: vec![
+                "rcluster".into(),
+                "--config".into(),
+                file.clone().into(),
+                "app.js".into(),
+            ],
+            pwd: folder.path().to_owned(),
+        };
+        let loaded = line().load().unwrap();
+        let mut config = Config::again(&loaded.cli.run, folder.path()).unwrap();
+        config.line = line();
+        let mut reread = Reread::new(&config);
+        let before = reread.read().unwrap();
+        assert_eq!(before.0.workers, 4);
+        std::fs::write(&file, "workers = 4\nwatch = ['*.js']\n").unwrap();
+        assert_eq!(reread.read().unwrap(), before);
     }
 }

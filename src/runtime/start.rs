@@ -130,6 +130,7 @@ impl World {
         set.push(("PWD".into(), cwd.into()));
         Ok(Spawn {
             program: release.node.clone(),
+            name: None,
             args,
             cwd: cwd.to_owned(),
             set,

@@ -21,27 +21,24 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::{FileExt, OpenOptionsExt},
-            process::CommandExt,
-        },
+        unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use nix::{
-    fcntl::{Flock, FlockArg},
+    fcntl::{Flock, FlockArg, OFlag},
     sys::signal::Signal,
+    unistd::pipe2,
 };
 
 use super::{
     files,
     process::{self, Watch},
     procfs,
-    spawn::{close_on_exec_from, own_session},
+    spawn::{Output, Spawn, spawn},
 };
 use crate::supervisor::Pid;
 
@@ -58,15 +55,15 @@ const POLL: Duration = Duration::from_millis(25);
 #[derive(Debug)]
 pub struct Guard {
     pid: Pid,
-    pipe: std::process::ChildStdin,
+    pipe: File,
     path: PathBuf,
 }
 
 impl Guard {
-    /// Starts the guard. `path` is its file beside the control socket.
+    /// Starts the guard. `path` is its file beside the control socket. Does not wait for `execve(2)`: one that fails there ends.
     ///
     /// # Errors
-    /// The errno of `fork(2)` or `execve(2)`.
+    /// The errno of `pipe(2)`, `open(2)` or `fork(2)`.
     pub fn start(path: &Path, grace: Duration) -> io::Result<Self> {
         let program = if cfg!(target_os = "linux") {
             // Still there when the file was replaced by a newer release.
@@ -74,35 +71,32 @@ impl Guard {
         } else {
             std::env::current_exe()?
         };
-        let mut command = Command::new(program);
-        command
-            .arg0("rcluster-guard")
-            .arg(COMMAND)
-            .arg(path)
-            .arg(grace.as_millis().to_string())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        // SAFETY: setsid(2) and close_range(2) are plain system calls: async-signal-safe.
-        #[expect(unsafe_code)]
-        unsafe {
-            command.pre_exec(|| {
-                close_on_exec_from(3);
-                own_session()
-            });
-        }
-        let mut child = command.spawn()?;
-        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        let pipe = child
-            .stdin
-            .take()
-            .ok_or_else(|| io::Error::other("no pipe to the guard"))?;
-        never_wait_for(&pipe)?;
+        let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
+        never_wait_for(&ours)?;
+        let null = || OpenOptions::new().write(true).open("/dev/null");
+        let started = spawn(&Spawn {
+            program,
+            name: Some("rcluster-guard".into()),
+            args: vec![
+                COMMAND.into(),
+                path.into(),
+                grace.as_millis().to_string().into(),
+            ],
+            cwd: "/".into(),
+            set: vec![],
+            remove: std::env::vars_os().map(|(name, _)| name).collect(),
+            identity: None,
+            stdin: Some(theirs),
+            output: Some(Output {
+                stdout: null()?.into(),
+                stderr: null()?.into(),
+            }),
+            channel: None,
+            core: Some(0),
+        })?;
         Ok(Self {
-            pid: Pid(pid),
-            pipe,
+            pid: started.pid,
+            pipe: ours.into(),
             path: path.to_owned(),
         })
     }
@@ -196,7 +190,7 @@ impl Guard {
 
 /// A guard that is stopped must not stop the master.
 fn never_wait_for(pipe: impl AsFd) -> io::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::fcntl::{FcntlArg, fcntl};
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(())
 }

@@ -36,6 +36,8 @@ pub const CHANNEL_FD: RawFd = 3;
 pub struct Spawn {
     /// The program.
     pub program: PathBuf,
+    /// Its zeroth argument; else its path.
+    pub name: Option<OsString>,
     /// Its arguments, without the zeroth.
     pub args: Vec<OsString>,
     /// Its working directory.
@@ -205,11 +207,13 @@ impl Program {
         let env = (variables.into_iter())
             .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
             .collect::<Result<_, _>>()?;
+        let name = what.name.as_ref().map(|name| CString::new(name.as_bytes()));
+        let name = name.transpose()?.unwrap_or_else(|| path.clone());
         let script = [SHELL.to_owned(), path.clone()].into_iter();
         Ok(Self {
             cwd: CString::new(what.cwd.as_os_str().as_bytes())?,
             as_script: Strings::new(script.chain(args.iter().cloned()).collect()),
-            args: Strings::new([path.clone()].into_iter().chain(args).collect()),
+            args: Strings::new([name].into_iter().chain(args).collect()),
             env: Strings::new(env),
             path,
         })
@@ -296,7 +300,7 @@ impl Child<'_> {
 
 /// A session without a controlling terminal: nothing can be typed into the terminal that we were started
 /// in (TIOCSTI), and its signals do not reach the process. Async-signal-safe.
-pub(super) fn own_session() -> io::Result<()> {
+fn own_session() -> io::Result<()> {
     // It fails for a leader of a process group, which a process that was just forked is not.
     nix::unistd::setsid()?;
     Ok(())

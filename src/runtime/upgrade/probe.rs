@@ -93,6 +93,7 @@ impl Probe {
         }
         let Started { pid, exec } = spawn::spawn(&Spawn {
             program: binary.to_owned(),
+            name: None,
             args: vec![ASK.into()],
             cwd: "/".into(),
             set: vec![],
