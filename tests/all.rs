@@ -32,6 +32,7 @@ mod container;
 mod control;
 mod corpora;
 mod dashboard;
+mod dead_files;
 mod detached;
 mod drain;
 mod drain_sockets;

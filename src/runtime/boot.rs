@@ -19,6 +19,7 @@ use super::{
     listeners::Listeners,
     manager::Manager,
     master::{Inputs, Master, Verdict},
+    prepare,
     release::{Release, ReleaseError},
     rights::Rights,
     shim_file::ShimFile,
@@ -142,12 +143,14 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
 /// A [`BootError`] when it cannot start; what goes wrong later is in the [`Verdict`].
 async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, BootError> {
     // First, so that from here on no signal has its default action.
-    let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+    let mut signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     process::adopt_orphans();
     let worker = config.identity.as_ref().and_then(Identity::account);
-    let release = Release::resolve(&config.launch, worker.as_ref())?;
+    let Some(release) = first_release(&config, &mut signals).await? else {
+        return Ok(STOPPED);
+    };
     let watch = config
         .watch
         .as_deref()
@@ -313,6 +316,23 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
     Ok(Box::pin(conclude(master, inputs)).await)
 }
 
+/// A stop was asked for before there was anything to stop.
+const STOPPED: Verdict = Verdict {
+    code: ExitCode::Ok,
+    reason: None,
+};
+
+/// The release of the start; `None` if a stop is asked for meanwhile.
+async fn first_release(
+    config: &Config,
+    signals: &mut Signals,
+) -> Result<Option<Release>, ReleaseError> {
+    tokio::select! {
+        release = prepare::first(config) => release.map(Some),
+        () = signals.stopped() => Ok(None),
+    }
+}
+
 fn serve(hold: &Hold, api: &Api) -> Result<Serving, BootError> {
     Serving::start(hold, api).map_err(|e| BootError::System("listen on the control socket", e))
 }
@@ -385,10 +405,11 @@ async fn conclude(master: Master, inputs: Inputs) -> Verdict {
 /// # Errors
 /// A [`BootError`] when it cannot even be tried.
 pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
-    let signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+    let mut signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
-    let worker = config.identity.as_ref().and_then(Identity::account);
-    let release = Release::resolve(&config.launch, worker.as_ref())?;
+    let Some(release) = first_release(&config, &mut signals).await? else {
+        return Ok(STOPPED);
+    };
     if config.control_is_default
         && let Some(folder) = config.control.parent()
     {

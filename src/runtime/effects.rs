@@ -23,6 +23,7 @@ use super::{
     listeners::Listeners,
     master::Verdict,
     overview::Bus,
+    prepare::{Prepared, Preparer},
     release::Release,
     reread::Reread,
     senses::OomCounter,
@@ -80,9 +81,8 @@ pub(super) struct World {
     pub(super) refused: HashSet<(WorkerId, String)>,
     pub(super) chatter: Chatter,
     pub(super) verdict: Option<Verdict>,
-    /// What a new configuration says, on its way to the supervisor.
-    pub(super) configured: Option<Event>,
     pub(super) reread: Reread,
+    pub(super) preparer: Preparer,
     pub(super) oom: OomCounter,
     /// Connections that were given to workers so far, by `seq`; health checks too.
     pub(super) probes: u64,
@@ -141,8 +141,8 @@ impl World {
             refused: HashSet::new(),
             chatter: Chatter::default(),
             verdict: None,
-            configured: None,
             reread,
+            preparer: Preparer::default(),
             oom: OomCounter::start(),
             probes: 0,
             leaving: false,
@@ -169,9 +169,8 @@ impl World {
         match action {
             Action::Prepare { generation, from } => {
                 self.reserve.lend();
-                let event = self.prepare(generation, from);
-                self.reserve.refill();
-                Some(event)
+                self.prepare(generation, from);
+                None
             }
             Action::Spawn {
                 id,
@@ -243,35 +242,40 @@ impl World {
         }
     }
 
-    fn prepare(&mut self, generation: Generation, from: Option<Generation>) -> Event {
-        let release = match from.and_then(|from| self.releases.get(&from)) {
-            Some(release) if release.exists() => Ok(release.clone()),
-            Some(release) => Err(format!(
-                "the previous release in {} is gone",
-                release.folder().display()
-            )),
-            None => self.fresh_release(generation),
-        };
-        match release {
-            Ok(release) => {
-                info!(%generation, folder = %release.folder().display(), "release resolved");
-                self.releases.insert(generation, release);
-                Event::Prepared { generation }
-            }
-            Err(reason) => Event::PrepareFailed { generation, reason },
+    fn prepare(&self, generation: Generation, from: Option<Generation>) {
+        if let Some(release) = from.and_then(|from| self.releases.get(&from)) {
+            self.preparer.look(generation, release.clone());
+        } else {
+            let worker = self.config.identity.as_ref().and_then(Identity::account);
+            self.preparer.read(generation, self.reread.clone(), worker);
         }
     }
 
-    /// What the configuration says now, and the release that it names.
-    fn fresh_release(&mut self, generation: Generation) -> Result<Release, String> {
-        let (policy, launch) = self.reread.read()?;
-        let worker = self.config.identity.as_ref().and_then(Identity::account);
-        let release = Release::resolve(&launch, worker.as_ref()).map_err(|e| e.to_string())?;
-        self.configured = Some(Event::Configured {
-            generation,
-            policy: Box::new(policy),
+    /// Takes over what was read for a generation, if it is still wanted.
+    pub(super) fn prepared(&mut self, prepared: Prepared, supervisor: &Supervisor) -> Vec<Event> {
+        self.reserve.refill();
+        let Prepared { generation, result } = prepared;
+        if !supervisor.awaits(generation) {
+            debug!(%generation, "what was read for a reload is not wanted any more");
+            return vec![];
+        }
+        let (release, fresh) = match result {
+            Ok(read) => read,
+            Err(reason) => return vec![Event::PrepareFailed { generation, reason }],
+        };
+        info!(%generation, folder = %release.folder().display(), "release resolved");
+        self.releases.insert(generation, release);
+        let configured = fresh.map(|fresh| {
+            self.reread.follow(&fresh.settings);
+            Event::Configured {
+                generation,
+                policy: Box::new(fresh.policy),
+            }
         });
-        Ok(release)
+        configured
+            .into_iter()
+            .chain([Event::Prepared { generation }])
+            .collect()
     }
 
     /// Takes over what the supervisor wants from now on.

@@ -14,6 +14,7 @@ use super::{
     effects::World,
     link::FromLink,
     manager::Manager,
+    prepare::Prepared,
     signals::{Signals, Told},
     upgrade::Upgrade,
 };
@@ -68,6 +69,8 @@ enum Input {
     Arrival,
     /// A listening socket that was shut down listens again.
     Reopened(RawFd),
+    /// What a reload reads was read, or could not be.
+    Prepared(Box<Prepared>),
     Tick,
     /// The last answer before an upgrade is written.
     Left,
@@ -176,6 +179,11 @@ impl Master {
                     self.world.balancer.stale = true;
                     self.world.follow_balance(&self.supervisor);
                 }
+                Input::Prepared(prepared) => {
+                    for event in self.world.prepared(*prepared, &self.supervisor) {
+                        self.dispatch(event);
+                    }
+                }
                 Input::Tick if self.world.tend_detached() => {}
                 Input::Tick if self.world.look() && !self.is_due() => {}
                 Input::Tick => {
@@ -231,6 +239,7 @@ impl Master {
             Some(request) = inputs.requests.recv() => Input::Request(request),
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Input::Tick,
             () = self.upgrade.left() => Input::Left,
+            prepared = self.world.preparer.next() => Input::Prepared(Box::new(prepared)),
             socket = self.world.sentries.repaired() => Input::Reopened(socket),
             () = self.world.hands.answer() => Input::Hand,
             () = self.world.hands.arrival(), if self.world.has_a_hand() => Input::Arrival,
@@ -267,7 +276,6 @@ impl Master {
             self.world.bus.now = self.clock.now();
             for action in self.supervisor.step(self.world.bus.now, event) {
                 let result = self.world.execute(action, &self.supervisor);
-                events.extend(self.world.configured.take());
                 events.extend(result);
             }
         }

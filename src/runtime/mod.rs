@@ -25,6 +25,7 @@ mod listeners;
 mod manager;
 mod master;
 mod overview;
+mod prepare;
 mod release;
 mod report;
 mod reread;

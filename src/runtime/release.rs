@@ -52,6 +52,9 @@ pub enum ReleaseError {
         /// What is wrong with it.
         why: String,
     },
+    /// Nothing is known of it.
+    #[error("{0}")]
+    Unread(String),
     /// The environment file.
     #[error("failed to read the environment file {path}: {why}")]
     EnvFile {
@@ -78,12 +81,19 @@ pub struct Release {
 }
 
 impl Release {
-    /// Follows all paths as they are now. `worker` is whose rights workers have, if not ours.
+    /// Follows all paths as they are now. For a thread that may wait: `reading` is told each path before it is looked at.
+    /// `worker` is whose rights workers have, if not ours.
     ///
     /// # Errors
     /// A [`ReleaseError`] for the first thing that is missing.
-    pub fn resolve(launch: &Launch, worker: Option<&Account>) -> Result<Self, ReleaseError> {
+    pub fn resolve(
+        launch: &Launch,
+        worker: Option<&Account>,
+        reading: impl Fn(&Path),
+    ) -> Result<Self, ReleaseError> {
+        reading(&launch.script);
         let (script, real_script) = script(&launch.script)?;
+        reading(&launch.cwd);
         let cwd_error = |error: &io::Error| ReleaseError::Cwd {
             path: launch.cwd.clone(),
             why: plain(error),
@@ -94,8 +104,10 @@ impl Release {
         }
         let mut env = launch.env.clone();
         if let Some(path) = &launch.env_file {
+            reading(path);
             env.extend(env_file(path, &Use::for_workers(worker))?);
         }
+        reading(launch.node.as_deref().unwrap_or(Path::new("node")));
         Ok(Self {
             script,
             real_script,

@@ -1,6 +1,6 @@
 //! The configuration, read anew for each reload.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -49,6 +49,14 @@ pub(super) struct Reread {
     watch: Option<Vec<String>>,
 }
 
+/// The configuration as it was read.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub(super) policy: Policy,
+    pub(super) launch: Launch,
+    pub(super) settings: Vec<Setting>,
+}
+
 impl Reread {
     pub(super) fn new(config: &Config) -> Self {
         Self {
@@ -62,15 +70,20 @@ impl Reread {
         }
     }
 
-    /// The numbers and the app, as the file says now. Says what it cannot change.
+    /// Reads the configuration, for a thread that may wait. `reading` is told the file before it is read.
     ///
     /// # Errors
     /// What is wrong with the file; then nothing changes.
-    pub(super) fn read(&mut self) -> Result<(Policy, Launch), String> {
+    pub(super) fn read(&self, reading: impl FnOnce(&Path)) -> Result<Fresh, String> {
         if self.line.words.is_empty() {
-            return Ok((self.policy.clone(), self.launch.clone()));
+            return Ok(Fresh {
+                policy: self.policy.clone(),
+                launch: self.launch.clone(),
+                settings: self.settings.clone(),
+            });
         }
-        let mut loaded = self.line.load().map_err(|error| error.to_string())?;
+        let loaded = self.line.load_patiently(reading);
+        let mut loaded = loaded.map_err(|error| error.to_string())?;
         let args = match &mut loaded.cli.command {
             None => Some(&loaded.cli.run),
             Some(command) => command.run_args().map(|args| &*args),
@@ -84,11 +97,15 @@ impl Reread {
         let args = &args;
         let config = Config::again(args, &self.line.pwd);
         let config = config.map_err(|error| loaded.located(&error))?;
-        self.tell(&loaded.settings);
-        Ok((config.policy, config.launch))
+        Ok(Fresh {
+            policy: config.policy,
+            launch: config.launch,
+            settings: loaded.settings,
+        })
     }
 
-    fn tell(&mut self, settings: &[Setting]) {
+    /// Remembers what was read as in force, and says what it cannot change.
+    pub(super) fn follow(&mut self, settings: &[Setting]) {
         for (old, new) in self.settings.iter().zip(settings) {
             if old.values == new.values {
                 continue;
@@ -236,10 +253,14 @@ mod tests {
         let loaded = line().load().unwrap();
         let mut config = Config::again(&loaded.cli.run, folder.path()).unwrap();
         config.line = line();
-        let mut reread = Reread::new(&config);
-        let before = reread.read().unwrap();
+        let reread = Reread::new(&config);
+        let read = || {
+            let fresh = reread.read(|_| {}).unwrap();
+            (fresh.policy, fresh.launch)
+        };
+        let before = read();
         assert_eq!(before.0.workers, 4);
         std::fs::write(&file, "workers = 4\nwatch = ['*.js']\n").unwrap();
-        assert_eq!(reread.read().unwrap(), before);
+        assert_eq!(read(), before);
     }
 }

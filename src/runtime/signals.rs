@@ -68,6 +68,15 @@ impl Signals {
         }
     }
 
+    /// Waits for TERM, INT or QUIT; others stay for [`next`](Self::next). Cancel-safe.
+    pub(super) async fn stopped(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+            _ = self.quit.recv() => {}
+        }
+    }
+
     /// The next signal. Cancel-safe.
     pub(super) async fn next(&mut self) -> Told {
         tokio::select! {

@@ -106,11 +106,29 @@ impl Loaded {
 }
 
 impl Line {
-    /// Parses the line, finds and reads the file, and puts both together.
+    /// Parses the line, finds and reads the file, and puts both together. Waits [`files::PATIENCE`] for the file at most.
     ///
     /// # Errors
     /// A [`LineError`] for the first thing that is wrong.
     pub fn load(&self) -> Result<Loaded, LineError> {
+        self.load_by(Place::read_in_time)
+    }
+
+    /// The same without a limit of time, for a thread that may wait. `reading` is told the file before it is read.
+    ///
+    /// # Errors
+    /// A [`LineError`] for the first thing that is wrong.
+    pub fn load_patiently(&self, reading: impl FnOnce(&Path)) -> Result<Loaded, LineError> {
+        self.load_by(|place| {
+            reading(&place.path);
+            place.read()
+        })
+    }
+
+    fn load_by(
+        &self,
+        read: impl FnOnce(Place) -> Result<Option<File>, FileError>,
+    ) -> Result<Loaded, LineError> {
         let command = command(self.words.iter().map(OsString::as_os_str));
         let first = command.clone().try_get_matches_from(&self.words)?;
         let sub = first.subcommand_name().map(str::to_owned);
@@ -128,7 +146,7 @@ impl Line {
                 settings: vec![],
             });
         }
-        let file = self.find(given).map_or(Ok(None), Place::read)?;
+        let file = self.find(given).map_or(Ok(None), read)?;
         let entries = file.as_ref().map_or(vec![], |file| effective(file, given));
         let with_file = |command: clap::Command| {
             entries.iter().fold(command, |command, entry| {
@@ -205,18 +223,20 @@ struct Place {
 impl Place {
     /// Reads the file, if there is one.
     fn read(self) -> Result<Option<File>, FileError> {
+        // What cannot be seen is not there.
+        if !self.named && fs::metadata(&self.path).is_err() {
+            return Ok(None);
+        }
+        // Nobody named it: it may be anybody's who knew where root would be.
+        if !self.named && nix::unistd::geteuid().is_root() {
+            is_trusted(&self.path, "by root")?;
+        }
+        File::read(&self.path).map(Some)
+    }
+
+    fn read_in_time(self) -> Result<Option<File>, FileError> {
         let place = self.clone();
-        let read = files::within(files::PATIENCE, move || {
-            // What cannot be seen is not there.
-            if !place.named && fs::metadata(&place.path).is_err() {
-                return Ok(None);
-            }
-            // Nobody named it: it may be anybody's who knew where root would be.
-            if !place.named && nix::unistd::geteuid().is_root() {
-                is_trusted(&place.path, "by root")?;
-            }
-            File::read(&place.path).map(Some)
-        });
+        let read = files::within(files::PATIENCE, || place.read());
         read.unwrap_or_else(|error| {
             Err(FileError::Read {
                 path: self.path,

@@ -144,6 +144,9 @@ impl Policy {
     pub const EXAMINATION: Duration = Duration::from_millis(2700);
     /// Time between two looks at what the kernel counts for a worker.
     pub const MEASURE: Duration = Duration::from_secs(10);
+    /// What a reload reads (configuration, release) must be read within this time, or the reload fails: a disk that spins
+    /// up takes a few seconds, a dead file server for ever.
+    pub const PREPARATION: Duration = Duration::from_secs(10);
     /// SIGKILL is repeated at this interval until the process is reaped.
     pub const KILL_REPEAT: Duration = Duration::from_secs(10);
 
@@ -162,7 +165,7 @@ impl Policy {
     /// A silence is believed when it has lasted so much longer than its limit:
     /// a beat that waits in the socket is read before.
     pub const DOUBT: Duration = Duration::from_millis(250);
-    /// A health check and a look into a silent worker end by themselves at their limits. So long after that the supervisor
+    /// A health check, the reading for a reload and a look into a silent worker end by themselves at their limits. So long after that the supervisor
     /// gives them up: an answer that waits in the inbox while the master is slow must be heard first, no worker killed
     /// while it is looked into, and no answer taken for the next question's.
     pub const ANSWER_GRACE: Duration = Duration::from_secs(5);

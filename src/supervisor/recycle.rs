@@ -84,7 +84,8 @@ impl Supervisor {
 
     pub(super) fn recycle(&mut self) {
         let under_way = self.fleet.iter().any(|w| w.trouble == Some(Kind::Recycled));
-        if under_way || self.reload.is_some() || self.parked || self.recycles_at() > self.now {
+        let reloads = self.reload.is_some() || self.pending.is_some();
+        if under_way || reloads || self.parked || self.recycles_at() > self.now {
             return;
         }
         let spent = self

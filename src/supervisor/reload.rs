@@ -113,13 +113,19 @@ impl Reload {
         policy: &'a Policy,
         workers: impl Iterator<Item = &'a Worker> + 'a,
     ) -> impl Iterator<Item = Time> + 'a {
-        let bake = match self.stage {
+        let stage = match self.stage {
+            Stage::Preparing => Some(self.given_up_at()),
             Stage::Baking(until) => Some(until),
-            Stage::Preparing | Stage::Replacing | Stage::Switching => None,
+            Stage::Replacing | Stage::Switching => None,
         };
         workers
             .filter_map(|w| self.switchable_at(w, policy))
-            .chain(bake)
+            .chain(stage)
+    }
+
+    /// When nobody will say any more whether its release can be had. The runtime gives up before, and says why.
+    fn given_up_at(&self) -> Time {
+        self.started + Policy::PREPARATION + Policy::ANSWER_GRACE
     }
 }
 
@@ -204,6 +210,12 @@ impl Supervisor {
         self.out.push(Action::Prepare { generation, from });
     }
 
+    /// Whether a reload waits for the release of this generation.
+    pub fn awaits(&self, generation: Generation) -> bool {
+        let waits = |r: &Reload| r.generation == generation && r.stage == Stage::Preparing;
+        self.reload.as_ref().is_some_and(waits)
+    }
+
     pub(super) fn prepared(&mut self, generation: Generation) {
         if let Some(reload) = &mut self.reload
             && reload.generation == generation
@@ -246,7 +258,11 @@ impl Supervisor {
             return;
         };
         match reload.stage {
-            Stage::Preparing => {}
+            Stage::Preparing => {
+                if reload.given_up_at() <= self.now {
+                    self.fail_reload("its release was not read in time");
+                }
+            }
             Stage::Replacing if reload.switch == Switch::Rolling => self.roll(),
             Stage::Replacing => self.gather(),
             Stage::Switching => {

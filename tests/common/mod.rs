@@ -3,6 +3,7 @@
 //! It must not know what a test proves; it starts, asks, waits and cleans up.
 
 mod addr;
+mod dead;
 mod http;
 mod launch;
 mod master;
@@ -13,6 +14,7 @@ mod status;
 mod wait;
 
 pub(crate) use addr::Addr;
+pub(crate) use dead::Dead;
 pub(crate) use http::Conn;
 pub(crate) use launch::{Ended, Launch, app, module, scratch};
 pub(crate) use master::{Master, Stopped, list, pid_in};

@@ -221,6 +221,11 @@ impl Master {
         if !self.world.at_paths.is_empty() {
             return Some(Hindrance::Later("the file of a Unix socket is being made"));
         }
+        if self.world.preparer.is_reading() {
+            // Its thread would have to end before the program can be replaced.
+            let why = "files of a release are being read, or their file system does not answer";
+            return Some(Hindrance::Later(why));
+        }
         self.world.somebody_waits().then_some(Hindrance::Later(
             "somebody waits for the end of a reload (old workers still drain)",
         ))
