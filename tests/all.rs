@@ -30,6 +30,7 @@ mod cli;
 mod config;
 mod container;
 mod control;
+mod control_lost;
 mod corpora;
 mod dashboard;
 mod dead_files;

@@ -21,7 +21,7 @@ pub use balance::{BalanceStatus, Fairness, SlotShare};
 pub use client::{Client, ClientError};
 pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigures};
 pub use masters::all_masters;
-pub use routes::{Api, SocketFile};
+pub use routes::Api;
 pub use server::{serve, serve_tcp};
 pub use types::{
     DetachedStatus, Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish,

@@ -1,6 +1,6 @@
 //! The routes: the same on the control socket and on `--admin`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -25,16 +25,6 @@ use crate::supervisor::Slot;
 
 /// The API's description of itself.
 const OPENAPI: &str = include_str!("openapi.json");
-
-/// The control socket's file, removed with this value.
-#[derive(Debug)]
-pub struct SocketFile(pub PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 /// What routes need: where to ask, and where to hear.
 #[derive(Clone, Debug)]

@@ -15,11 +15,14 @@ use crate::{
         FleetView, Generation, Incident, Policy, ReloadOutcome, Report, Scale, Slot, WorkerId,
         WorkerView,
     },
+    sys::control_dir::Repaired,
 };
 
 /// A request to the loop, with the place for its answer.
 #[derive(Debug)]
 pub enum Request {
+    /// The control socket or its lock was removed and is made again.
+    Repaired(Repaired),
     /// The status document.
     Status(oneshot::Sender<Status>),
     /// Whether new traffic should come.

@@ -192,10 +192,11 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     }
     listeners.declare_handed(&config.handed)?;
     listeners.declare(&config.binds)?;
-    let socket = control_dir::bind_socket(&config.control, &lock)?;
+    let (socket, socket_file) = control_dir::bind_socket(&config.control, &lock)?;
     let mut hold = Hold {
         pidfile: None,
-        _socket_file: admin::SocketFile(config.control.clone()),
+        socket_file,
+        own_folder: config.control_is_default,
         socket,
         lock,
         admin: None,

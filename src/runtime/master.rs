@@ -436,6 +436,7 @@ impl Master {
                 }
                 let _ = reply.send(worker.map(|worker| RestartReply { slot, worker }));
             }
+            Request::Repaired(repaired) => self.upgrade.repaired(repaired),
             Request::Upgrade(wish, reply) => self.upgrade.ask(wish, reply),
             Request::Stop { now, reply } => {
                 self.world.wait_for_stop(reply);

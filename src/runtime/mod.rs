@@ -12,6 +12,7 @@ pub mod boot;
 mod bounds_test;
 mod chatter;
 mod clock;
+mod control_keeper;
 mod detached;
 mod duty;
 mod effects;

@@ -5,7 +5,10 @@ use std::{
     io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
 };
@@ -203,10 +206,116 @@ impl Lock {
     }
 }
 
+impl Lock {
+    fn inode(&self) -> Option<Inode> {
+        let meta = self.file.metadata().ok()?;
+        Some((meta.dev(), meta.ino()))
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While still locked: nobody else can have taken it.
-        let _ = fs::remove_file(&self.path);
+        // Another master's, if somebody removed ours: then it took the name.
+        if inode(&self.path).is_some_and(|there| Some(there) == self.inode()) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device and number of a file.
+pub type Inode = (u64, u64);
+
+fn inode(path: &Path) -> Option<Inode> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// The control socket's file, removed with this value, unless it was replaced.
+#[derive(Debug)]
+pub struct ControlFile {
+    path: PathBuf,
+    inode: Option<Inode>,
+}
+
+impl ControlFile {
+    /// The one that the program before this one of this process made. Old programs did not say which it was.
+    pub fn resume(path: &Path, made: Option<Inode>) -> Self {
+        Self {
+            path: path.to_owned(),
+            inode: made.or_else(|| inode(path)),
+        }
+    }
+
+    /// Which file it is.
+    pub fn inode(&self) -> Option<Inode> {
+        self.inode
+    }
+}
+
+impl Drop for ControlFile {
+    fn drop(&mut self) {
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Which files a master's control socket and lock are.
+#[derive(Clone, Debug)]
+pub struct ControlFiles {
+    control: PathBuf,
+    socket: Option<Inode>,
+    lock: Option<Inode>,
+    own_folder: bool,
+}
+
+/// Files that were made again.
+#[derive(Debug)]
+pub struct Repaired {
+    /// The socket, if it was gone.
+    pub socket: Option<(UnixListener, ControlFile)>,
+    /// The lock, if it was gone.
+    pub lock: Option<Lock>,
+}
+
+impl ControlFiles {
+    /// Those of this socket and lock. `own_folder`: the folder is the default one, which is made if it is not there.
+    pub fn new(socket: &ControlFile, lock: &Lock, own_folder: bool) -> Self {
+        Self {
+            control: socket.path.clone(),
+            socket: socket.inode,
+            lock: lock.inode(),
+            own_folder,
+        }
+    }
+
+    /// The path of the socket.
+    pub fn path(&self) -> &Path {
+        &self.control
+    }
+
+    /// Makes again what somebody has removed. `None`: nothing was.
+    ///
+    /// # Errors
+    /// A [`ControlError`]: [`ControlError::Taken`] when another master has the name meanwhile.
+    pub fn repair(&self) -> Result<Option<Repaired>, ControlError> {
+        let has_socket = inode(&self.control) == self.socket;
+        let has_lock = inode(&self.control.with_extension("lock")) == self.lock;
+        if has_socket && has_lock {
+            return Ok(None);
+        }
+        if self.own_folder
+            && let Some(folder) = self.control.parent()
+        {
+            prepare_default(folder)?;
+        }
+        check_path(&self.control)?;
+        let name = self.control.file_stem().unwrap_or_default();
+        let take = || Lock::take(&self.control, &name.to_string_lossy());
+        let lock = (!has_lock).then(take).transpose()?;
+        let bind = || bind_locked(&self.control);
+        let socket = (!has_socket).then(bind).transpose()?;
+        Ok(Some(Repaired { socket, lock }))
     }
 }
 
@@ -216,11 +325,12 @@ impl Drop for Lock {
 /// # Errors
 /// [`ControlError::InTheWay`] for a file that is no socket, [`ControlError::InUse`]
 /// for a socket that somebody listens on, [`ControlError::Folder`] otherwise.
-pub fn bind_socket(
-    path: &Path,
-    _lock: &Lock,
-) -> Result<std::os::unix::net::UnixListener, ControlError> {
-    use std::os::unix::{fs::FileTypeExt, net::UnixListener};
+pub fn bind_socket(path: &Path, _lock: &Lock) -> Result<(UnixListener, ControlFile), ControlError> {
+    bind_locked(path)
+}
+
+fn bind_locked(path: &Path) -> Result<(UnixListener, ControlFile), ControlError> {
+    use std::os::unix::fs::FileTypeExt;
     let failed = |error| ControlError::Folder(path.to_owned(), error);
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
@@ -238,7 +348,7 @@ pub fn bind_socket(
     let listener = UnixListener::bind(path).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    Ok((listener, ControlFile::resume(path, None)))
 }
 
 fn is_stale(path: &Path) -> io::Result<bool> {

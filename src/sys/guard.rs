@@ -161,7 +161,12 @@ impl Guard {
     /// [`Guard::has_ended`] or the end of this process.
     pub fn finish(&self) {
         process::signal(self.pid, Signal::SIGKILL);
-        let _ = fs::remove_file(&self.path);
+        // If somebody removed it, another master's guard may have made one there: the first line says whose it is.
+        let there = files::read_text(&self.path, MAX_FILE).unwrap_or_default();
+        let whose = there.lines().next().and_then(|line| line.parse().ok());
+        if whose.is_none_or(|pid: i32| pid == self.pid.0) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     /// Reaps it if it has ended. Does not wait.

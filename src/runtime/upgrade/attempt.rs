@@ -3,33 +3,28 @@
 //! this one goes on.
 
 use std::{
-    io, mem,
-    net::TcpListener,
-    os::unix::net::UnixListener,
+    mem,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
-use tokio::{
-    sync::{oneshot, watch},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tracing::{info, warn};
 
 use super::{
     Packing,
     freeze::{Still, freeze, thaw},
+    hold::{Hold, Serving},
     pack, probe,
     probe::Probe,
     resume,
 };
 use crate::{
-    admin::{self, Api, Token, UpgradeReply, UpgradeView, UpgradeWish},
+    admin::{Api, UpgradeReply, UpgradeView, UpgradeWish},
     logs::{Held, OwnLog},
     runtime::master::{Inputs, Master},
-    sys::{control_dir::Lock, handover, path_thread, pidfile::Pidfile, process},
+    sys::{handover, path_thread, process},
 };
 
 /// How long answers that are on their way may take to be written.
@@ -38,51 +33,6 @@ const GOODBYE: Duration = Duration::from_millis(500);
 const LOG_TIME: Duration = Duration::from_millis(500);
 /// How often the links are asked to stand still before it is another time's turn.
 const ROUNDS: u32 = 64;
-
-/// What a master holds besides its workers. In this order it lets go.
-#[derive(Debug)]
-pub(in crate::runtime) struct Hold {
-    pub(in crate::runtime) pidfile: Option<Pidfile>,
-    pub(in crate::runtime) _socket_file: admin::SocketFile,
-    /// The control socket.
-    pub(in crate::runtime) socket: UnixListener,
-    pub(in crate::runtime) lock: Lock,
-    /// `--admin`, and its token.
-    pub(in crate::runtime) admin: Option<(TcpListener, Option<Token>)>,
-}
-
-/// The routes, being served.
-#[derive(Debug)]
-pub(in crate::runtime) struct Serving {
-    stop: watch::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Serving {
-    /// # Errors
-    /// The errno of `dup(2)` or `epoll_ctl(2)`.
-    pub(in crate::runtime) fn start(hold: &Hold, api: &Api) -> io::Result<Self> {
-        let socket = tokio::net::UnixListener::from_std(hold.socket.try_clone()?)?;
-        let (stop, stopped) = watch::channel(());
-        let over = |mut stopped: watch::Receiver<()>| async move {
-            // It never changes; its end is the sign.
-            let _ = stopped.changed().await;
-        };
-        let local = admin::serve(socket, api.clone(), over(stopped.clone()));
-        let task = match &hold.admin {
-            Some((listener, token)) => {
-                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-                let token = token.clone();
-                let remote = admin::serve_tcp(listener, token, api.clone(), over(stopped));
-                tokio::spawn(async {
-                    tokio::join!(local, remote);
-                })
-            }
-            None => tokio::spawn(local),
-        };
-        Ok(Self { stop, task })
-    }
-}
 
 /// How far it is.
 #[derive(Debug, Default)]
@@ -119,8 +69,8 @@ impl Hindrance {
 /// The master's part that can replace it. Without a hold (`rcluster check`) it never does.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Upgrade {
-    parts: Option<(Hold, Api)>,
-    serving: Option<Serving>,
+    pub(super) parts: Option<(Hold, Api)>,
+    pub(super) serving: Option<Serving>,
     stage: Stage,
     /// SIGUSR2 came.
     pub(in crate::runtime) wanted: bool,
@@ -135,7 +85,7 @@ impl Upgrade {
     /// Accepts nobody any more, and waits until what was asked is answered. Streams of events end only with
     /// the master: the caller sets a limit.
     pub(in crate::runtime) async fn end_serving(&mut self) {
-        if let Some(Serving { stop, task }) = self.serving.take() {
+        if let Some(Serving { stop, task, .. }) = self.serving.take() {
             drop(stop);
             let _ = task.await;
         }
@@ -357,7 +307,7 @@ impl Master {
                     binary: probe.binary,
                     identity: probe.identity,
                     until: Instant::now() + GOODBYE,
-                    task: serving.map(|Serving { stop, task }| {
+                    task: serving.map(|Serving { stop, task, .. }| {
                         drop(stop);
                         task
                     }),

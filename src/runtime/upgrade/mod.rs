@@ -4,13 +4,15 @@
 mod attempt;
 mod fds;
 mod freeze;
+mod hold;
 mod pack;
 mod probe;
 mod resume;
 mod state;
 
-pub(in crate::runtime) use attempt::{Hold, Serving, Upgrade};
+pub(in crate::runtime) use attempt::Upgrade;
 pub(in crate::runtime) use fds::{Fd, Packing, Unpacking};
+pub(in crate::runtime) use hold::{Hold, Serving};
 pub use probe::{ASK, answer};
 pub use resume::{Resumption, resumption};
 pub(in crate::runtime) use resume::{clock, hold, view, world};

@@ -182,6 +182,7 @@ pub(super) fn pack(
             packing.carry(&hold.socket),
             packing.carry(&hold.lock.file()),
         ),
+        control_inode: hold.socket_file.inode(),
         pidfile: hold.pidfile.is_some(),
         admin: hold.admin.as_ref().map(|(listener, token)| AdminState {
             listener: packing.carry(listener),

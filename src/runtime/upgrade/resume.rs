@@ -18,7 +18,7 @@ use super::{
     state::{LinkState, State, StateError},
 };
 use crate::{
-    admin::{SocketFile, Token, UpgradeView},
+    admin::{Token, UpgradeView},
     cli::{LogFormat, LogLevel},
     ipc::Outgoing,
     logs::{Held, Logs},
@@ -36,7 +36,11 @@ use crate::{
     },
     supervisor::WorkerId,
     sys::{
-        control_dir::Lock, guard::Guard, handover, identity::Identity, pidfile::Pidfile,
+        control_dir::{ControlFile, Lock},
+        guard::Guard,
+        handover,
+        identity::Identity,
+        pidfile::Pidfile,
         safe_path::Use,
     },
 };
@@ -249,7 +253,8 @@ pub(in crate::runtime) fn hold(
     Ok(Hold {
         lock: Lock::resume(control, unpacking.own(lock).map_err(taken)?)?,
         socket: unpacking.own(socket).map_err(taken)?.into(),
-        _socket_file: SocketFile(control.clone()),
+        socket_file: ControlFile::resume(control, state.control_inode),
+        own_folder: state.config.control_is_default,
         pidfile: state
             .config
             .pidfile

@@ -22,6 +22,7 @@ use crate::{
         shim_file::ShimState,
     },
     supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
+    sys::control_dir::Inode,
 };
 
 /// The version that is written.
@@ -220,6 +221,9 @@ pub(in crate::runtime) struct State {
     pub(super) guarding: Guarding,
     /// The control socket, and its lock.
     pub(super) control: (Fd, Fd),
+    /// Which file the socket has.
+    #[serde(default)]
+    pub(super) control_inode: Option<Inode>,
     /// Whether the pid file is there.
     #[serde(default)]
     pub(super) pidfile: bool,
