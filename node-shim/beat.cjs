@@ -6,6 +6,7 @@
 const { setTimeout, setInterval, clearInterval, performance, uptime, builtin, attempt, fault, guard } = require('./base.cjs');
 
 const DELAY_MS = 100;
+const AFTERWARDS_MS = 10000; // what was asked of a loop that hung may be heard when it turns again
 
 /** What a histogram of nanoseconds says, less the time between two looks, in us. */
 function delay(histogram, percentile) {
@@ -20,7 +21,8 @@ function delay(histogram, percentile) {
 function create(tracked, send, ms, beginMs, atOnce) {
   let timer;
   let every = ms;
-  let due;
+  let due = uptime() + beginMs;
+  let hungUntil = 0;
   let delays;
   let busyBefore = performance.eventLoopUtilization();
 
@@ -51,6 +53,7 @@ function create(tracked, send, ms, beginMs, atOnce) {
     const now = uptime();
     const late = Math.max(0, now - due);
     due = now + every;
+    if (late > every) hungUntil = now + AFTERWARDS_MS;
     let figures;
     try {
       figures = measured(late);
@@ -67,6 +70,7 @@ function create(tracked, send, ms, beginMs, atOnce) {
   }
 
   const begin = guard(() => {
+    if (uptime() > due + every) hungUntil = uptime() + AFTERWARDS_MS;
     restart();
     if (atOnce) beat();
     // Ten looks a second cost nothing that can be measured; what is shorter than one is seen by chance.
@@ -81,6 +85,8 @@ function create(tracked, send, ms, beginMs, atOnce) {
       every = wanted;
       if (timer) restart();
     },
+    /** Whether a beat is overdue by more than one interval, or was so until lately. */
+    isSilent: () => uptime() > (timer ? due + every : due) || uptime() < hungUntil,
   };
 }
 

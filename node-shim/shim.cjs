@@ -6,6 +6,7 @@
 //   base.cjs    Node's own timers, clocks and modules, taken before the app can replace them
 //   hooks.cjs   which servers listen, which connections they hold
 //   beat.cjs    the heartbeat
+//   stack.cjs   where the event loop hangs
 //   queue.cjs   connections that the master hands over
 //   drain.cjs   finish what was promised, then report and let the process end
 //
@@ -24,6 +25,7 @@ const FIRST_BEAT_MS = 1000; // at most, after the start
 const hooks = require('./hooks.cjs');
 const beat = require('./beat.cjs');
 const queue = require('./queue.cjs');
+const stack = require('./stack.cjs');
 const drains = require('./drain.cjs');
 
 const { attempt, builtin, debug, fault, guard, noop, onFirstFault, symbolOf } = hooks;
@@ -55,7 +57,8 @@ function hideFromExecArgv() {
   };
   const args = process.execArgv;
   for (let i = args.length - 1; i >= 0; i--) {
-    if (args[i] === '--inspect-port=127.0.0.1:0') args.splice(i, 1); // the master's: where SIGUSR1 would open the inspector
+    // The master's: where SIGUSR1 would open the inspector, and who is told of it.
+    if (args[i] === '--inspect-port=127.0.0.1:0' || args[i] === '--inspect-publish-uid=stderr') args.splice(i, 1);
     if (i >= args.length) continue;
     const [, flag, path] = /^(--require|-r)(?:=(.*))?$/s.exec(args[i]) || [];
     if (flag === undefined) continue;
@@ -118,9 +121,14 @@ function run(settings, cluster) {
   const beats = settings.beat_ms > 0
     && beat.create(tracked, send, settings.beat_ms, Math.min(settings.beat_ms, FIRST_BEAT_MS), settings.load_ms > 0);
 
+  // Where stacks are not wanted SIGUSR1 opens nothing: not for whoever else may send it, either.
+  const tellsStack = settings.stack === true && beats && stack.canTell();
+  if (tellsStack) stack.tell(beats.isSilent, send);
+  else if (settings.stack === false) process.on('SIGUSR1', noop);
+
   /** What the master may ask for. */
   const acts = {
-    uninspect: () => builtin('inspector').close(),
+    uninspect: () => process._debugEnd(),
     pace: (message) => beats && beats.pace(message.every_ms),
     slot: (message) => takeSlot(message.slot),
     queue: ({ key }, socket) => socket && queue.take(socket, () => tracked.handleOf(key)),
@@ -181,7 +189,7 @@ function run(settings, cluster) {
   // well; signal listeners do not hold the event loop.
   process.on('SIGHUP', noop);
   process.on('exit', guard(sum)); // written at once, or not at all
-  send({ act: 'hello', v: 1, node: process.version, queues: takesQueues() });
+  send({ act: 'hello', v: 1, node: process.version, queues: takesQueues(), stack: tellsStack });
   onFirstFault((err) => send({ act: 'fault', ...describe(err) }));
   if (settings.load_ms > 0) tracked.reportLoad(send, settings.load_ms);
 

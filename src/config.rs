@@ -15,7 +15,11 @@ use crate::{
     logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
-    sys::{control_dir, files, identity::Identity, listener::Endpoint},
+    sys::{
+        control_dir, files,
+        identity::{Identity, is_root},
+        listener::Endpoint,
+    },
 };
 
 mod admin;
@@ -231,7 +235,8 @@ impl Config {
             env: args.host.env.clone(),
             shutdown_message: args.shutdown_message,
             health_path: health_path(args.health.health_path.as_deref())?,
-            autopsy: !args.health.no_autopsy,
+            // A master that is root should open nothing in its workers that others could try to use.
+            autopsy: !args.health.no_autopsy && (args.health.autopsy || !is_root()),
             stop_signal: stop_signal(&args.stop_signal)?,
             balance: args.balance.balance,
         };

@@ -45,6 +45,7 @@ mod hang;
 mod health;
 mod heartbeat;
 mod input;
+mod inspector;
 mod isolation;
 mod ledger;
 mod ledger_reload;

@@ -12,6 +12,8 @@ fn fleet(node: Node, workers: u32, hang_timeout: &str, min_uptime: &str) -> Laun
         .node(node)
         .workers(workers)
         .options(["--hang-timeout", hang_timeout, "--min-uptime", min_uptime])
+        // The tests' master may be root.
+        .option("--autopsy")
 }
 
 fn launch(node: Node) -> Launch {

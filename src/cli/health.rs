@@ -18,7 +18,13 @@ pub struct HealthArgs {
     #[arg(long, value_name = "DUR", default_value = "2m", value_parser = duration, env = "RCLUSTER_BOOT_HANG_TIMEOUT")]
     pub boot_hang_timeout: Duration,
 
-    /// Do not look for the JavaScript stack of a worker that hangs (by its inspector, on a loopback port, for a moment).
+    /// Capture the JavaScript stack of a hung worker when the master is root, too (default: only if it is not).
+    ///
+    /// The worker's inspector opens a loopback port for less than a millisecond; nobody connects to it.
+    #[arg(long, env = "RCLUSTER_AUTOPSY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub autopsy: bool,
+
+    /// Never capture the JavaScript stack of a hung worker; SIGUSR1 then opens no inspector in a worker.
     #[arg(long, env = "RCLUSTER_NO_AUTOPSY", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_autopsy: bool,
 

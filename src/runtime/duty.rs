@@ -41,7 +41,8 @@ impl World {
             }
             FromLink::Fact(fact) => {
                 if matches!(fact, Fact::Examined(_)) {
-                    // Should it come to itself, nobody else shall find its inspector open.
+                    // Native code was not interrupted, and the signal still waits: should it come to itself, nobody else
+                    // shall find its inspector open.
                     self.send(id, outbound::close_inspector());
                 }
                 bounded(fact)
@@ -134,11 +135,16 @@ impl World {
         supervisor: &Supervisor,
     ) -> Option<Fact> {
         match message {
-            ShimMessage::Hello { node, queues } => {
+            ShimMessage::Hello {
+                node,
+                queues,
+                stack,
+            } => {
                 debug!(worker = %id, node, "the shim is loaded");
                 if let Some(link) = self.links.get_mut(&id) {
                     link.has_shim = true;
                     link.has_queues = queues;
+                    link.has_stack = stack;
                 }
                 Some(Fact::Hello)
             }
@@ -210,6 +216,10 @@ impl World {
                     return None;
                 }
                 Some(Fact::Failed(text))
+            }
+            ShimMessage::Stack { mut stack } => {
+                escape::cut(&mut stack, MAX_TEXT);
+                Some(Fact::Examined(Finding::Busy { stack }))
             }
             ShimMessage::Fault { message, stack } => {
                 self.shim_failed(

@@ -211,6 +211,10 @@ impl World {
             }
             Action::Probe { id } => self.probe(id, supervisor),
             Action::Measure { id } => self.measure(id),
+            Action::CheckIdle { id } => {
+                self.check_idle(id);
+                None
+            }
             Action::Examine { id } => self.examine(id, supervisor),
             Action::ReloadEnded {
                 tickets,

@@ -95,6 +95,8 @@ pub(super) struct Link {
     pub(super) has_shim: bool,
     /// Its shim takes connections from a queue of their own.
     pub(super) has_queues: bool,
+    /// Its shim tells where it hangs when it gets SIGUSR1.
+    pub(super) has_stack: bool,
 }
 
 impl Link {
@@ -127,6 +129,7 @@ impl Link {
             orders,
             has_shim: false,
             has_queues: false,
+            has_stack: false,
         }
     }
 

@@ -100,6 +100,7 @@ impl World {
             Report::Moved { .. }
             | Report::Ended { .. }
             | Report::Condemned { .. }
+            | Report::NoHeartbeat { .. }
             | Report::Examined { .. }
             | Report::Promoted { .. }
             | Report::Scaled { .. }

@@ -39,7 +39,27 @@ pub(super) fn log(report: &Report, reload: Option<&str>) {
         Report::Condemned { id, slot, reason } => {
             warn!(%slot, worker = %id, reason, reload, "worker will be replaced");
         }
+        Report::NoHeartbeat {
+            id,
+            slot,
+            silent,
+            before,
+        } => {
+            let (silent_ms, before) = (silent.as_millis(), *before);
+            warn!(
+                event = "heartbeat_missing",
+                %slot,
+                worker = %id,
+                silent_ms,
+                before,
+                reload,
+                "the worker sends no heartbeat, but its event loop is idle, not blocked: it stays"
+            );
+        }
         Report::Examined { id, slot, finding } => match finding {
+            Finding::Idle => {
+                warn!(%slot, worker = %id, reload, "the worker's event loop is idle, not blocked; it will drain");
+            }
             Finding::Busy { stack } => {
                 error!(%slot, worker = %id, stack, reload, "the worker hangs here");
             }

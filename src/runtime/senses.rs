@@ -120,28 +120,51 @@ impl World {
         if procfs::is_stopped(pid) {
             return found(Finding::Stopped);
         }
-        let launch = self.launch_of(id, supervisor);
-        if !launch.autopsy {
-            return found(Finding::Unknown("--no-autopsy".to_owned()));
-        }
-        if !procfs::catches(pid, Signal::SIGUSR1) {
-            let why = "node does not listen to SIGUSR1 (--disable-sigusr1?)";
-            return found(Finding::Unknown(why.to_owned()));
-        }
+        let why_not = self.no_stack(id, pid, supervisor);
         let report = self.report(id);
-        let open = procfs::ports(pid);
         let ticks = procfs::loop_ticks(pid);
-        crate::sys::process::signal(pid, Signal::SIGUSR1);
+        if why_not.is_none() {
+            // The stack comes through the channel, before the look ends.
+            crate::sys::process::signal(pid, Signal::SIGUSR1);
+        }
         tokio::spawn(async move {
-            let look = autopsy::examine(pid, &open);
-            let finding = match autopsy::within(Policy::EXAMINATION, look).await {
-                Some(Ok(stack)) => Finding::Busy { stack },
-                Some(Err(why)) => Finding::Unknown(why),
-                None => Finding::Unknown(autopsy::native(pid, ticks)),
+            let limit = if why_not.is_some() {
+                autopsy::GLANCE
+            } else {
+                Policy::EXAMINATION
             };
+            autopsy::pass(limit).await;
+            let finding = autopsy::native(pid, ticks, why_not).await;
             report(Fact::Examined(finding)).send().await;
         });
         None
+    }
+
+    /// Why a worker cannot be asked for its stack. Without a handler SIGUSR1 would kill it.
+    fn no_stack(&self, id: WorkerId, pid: Pid, supervisor: &Supervisor) -> Option<String> {
+        let why = if !self.launch_of(id, supervisor).autopsy {
+            "stacks are not captured: --no-autopsy, or a root master without --autopsy"
+        } else if !procfs::catches(pid, Signal::SIGUSR1) {
+            "node does not listen to SIGUSR1: --disable-sigusr1 or --permission"
+        } else if self.links.get(&id).is_none_or(|link| !link.has_stack) {
+            "its inspector is open (--inspect: attach to it), or its shim is of an older version"
+        } else {
+            return None;
+        };
+        Some(why.to_owned())
+    }
+
+    /// Looks whether a silent worker's event loop is idle.
+    pub(super) fn check_idle(&self, id: WorkerId) {
+        let Some(pid) = self.pid_of(id) else {
+            return;
+        };
+        let report = self.report(id);
+        tokio::spawn(async move {
+            if autopsy::is_idle_soon(pid).await {
+                report(Fact::Idle).send().await;
+            }
+        });
     }
 
     /// What must be told of a worker's end before the end itself: that the kernel

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::identity::{Identity, others_reach};
+use crate::sys::identity::{Identity, is_root, others_reach};
 
 const NAME: &str = "shim.cjs";
 
@@ -34,6 +34,7 @@ const TEXT: &str = concat!(
     module!("hooks.cjs"),
     module!("beat.cjs"),
     module!("queue.cjs"),
+    module!("stack.cjs"),
     module!("drain.cjs"),
     module!("shim.cjs"),
 );
@@ -68,7 +69,7 @@ impl ShimFile {
         let folder = match identity {
             Some(identity) if identity.uid != 0 && identity.reaches(beside) => own(),
             Some(identity) if identity.uid != 0 => open()?,
-            Some(_) | None if !nix::unistd::geteuid().is_root() || others_reach(beside) => own(),
+            Some(_) | None if !is_root() || others_reach(beside) => own(),
             Some(_) | None => open().unwrap_or_else(|_: io::Error| own()),
         };
         let shim = Self {

@@ -12,8 +12,9 @@ use crate::{
     },
 };
 
-/// A port that the kernel chooses when the inspector is opened; the shim hides it from `process.execArgv`.
-const INSPECT: &str = "--inspect-port=127.0.0.1:0";
+/// What SIGUSR1 opens: a port that the kernel chooses then, and an inspector whose id is not published over HTTP, so
+/// that no other user can connect to it. The shim hides both from `process.execArgv`.
+const INSPECT: [&str; 2] = ["--inspect-port=127.0.0.1:0", "--inspect-publish-uid=stderr"];
 /// What a service manager tells the master, and is not for its workers (`sd_notify(3)`, `sd_listen_fds(3)`, `sd_watchdog_enabled(3)`).
 pub(super) const MANAGERS: [&str; 9] = [
     "NOTIFY_SOCKET",
@@ -26,6 +27,14 @@ pub(super) const MANAGERS: [&str; 9] = [
     "FDSTORE",
     "MAINPID",
 ];
+
+/// `NODE_OPTIONS` as the workers of a release get it.
+fn node_options(release: &Release) -> String {
+    let own = release.env.iter().rfind(|(name, _)| name == "NODE_OPTIONS");
+    let value = own.map(|(_, value)| value.clone());
+    let value = value.or_else(|| std::env::var_os("NODE_OPTIONS"));
+    value.map_or_else(String::new, |v| v.to_string_lossy().into_owned())
+}
 
 impl World {
     /// Starts a worker's process, with its channel.
@@ -82,11 +91,18 @@ impl World {
             args.extend(["--require".into(), path.into()]);
             let inspects = args
                 .iter()
-                .any(|a| a.as_encoded_bytes().starts_with(b"--inspect"));
-            if launch.autopsy && !inspects {
+                .any(|a| a.as_encoded_bytes().starts_with(b"--inspect"))
+                || node_options(release).contains("--inspect");
+            if !inspects {
                 // Opens nothing: it says where SIGUSR1 would.
-                args.push(INSPECT.into());
+                args.extend(INSPECT.map(OsString::from));
             }
+            // `false`: SIGUSR1 shall open nothing at all.
+            let stack = match (launch.autopsy, inspects) {
+                (true, _) => "true",
+                (false, false) => "false",
+                (false, true) => "null",
+            };
             let beat_ms = self.config.policy.beat().as_millis();
             let drain_ms = self.config.policy.drain_timeout.as_millis();
             let message = launch.shutdown_message;
@@ -101,7 +117,7 @@ impl World {
             variable(
                 "RCLUSTER_SHIM",
                 format!(
-                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics},"load_ms":{load_ms}}}"#
+                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics},"load_ms":{load_ms},"stack":{stack}}}"#
                 ),
             );
         }

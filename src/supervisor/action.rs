@@ -1,5 +1,7 @@
 //! What the supervisor can order.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -96,6 +98,17 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// No heartbeat comes from a worker whose event loop turns.
+    NoHeartbeat {
+        /// The worker.
+        id: WorkerId,
+        /// Its slot.
+        slot: Slot,
+        /// How long it has sent none.
+        silent: Duration,
+        /// It has sent one before.
+        before: bool,
+    },
     /// What a look into a silent worker found.
     Examined {
         /// The worker.
@@ -190,6 +203,12 @@ pub enum Action {
     },
     /// Look what the kernel counts for a worker; answered by `Fact::Measured`, or not if it is gone.
     Measure {
+        /// The worker.
+        id: WorkerId,
+    },
+    /// A worker has been silent for too long: look whether its event loop is idle; answered by `Fact::Idle` within
+    /// [`Policy::DOUBT`](super::Policy::DOUBT) if it is, else not at all.
+    CheckIdle {
         /// The worker.
         id: WorkerId,
     },

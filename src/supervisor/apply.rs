@@ -282,6 +282,7 @@ impl Supervisor {
             Fact::Beat(beat) => self.beat(id, beat),
             Fact::Measured(usage) => self.measured(id, usage),
             Fact::Probed(answer) => self.probed(id, answer),
+            Fact::Idle => self.is_idle(id),
             Fact::Examined(finding) => self.examined(id, finding),
             Fact::OutOfMemory { kills } => worker.oom_kills = Some(kills),
         }

@@ -104,6 +104,8 @@ pub enum Finding {
     },
     /// Its process is stopped (SIGSTOP, a debugger).
     Stopped,
+    /// Its event loop waits for events: it is idle.
+    Idle,
     /// Nothing could be learnt, and why.
     Unknown(String),
 }
@@ -155,6 +157,8 @@ pub enum Fact {
     Measured(Usage),
     /// Its health check was answered well (`Ok`) or not, and why not. Answers [`Action::Probe`](super::Action::Probe).
     Probed(Result<(), String>),
+    /// Its event loop waits for events, although no heartbeat comes. Answers [`Action::CheckIdle`](super::Action::CheckIdle).
+    Idle,
     /// Answers [`Action::Examine`](super::Action::Examine).
     Examined(Finding),
     /// It was killed, and the `oom_kill` counter of its memory cgroup rose by so much. Comes before its exit.

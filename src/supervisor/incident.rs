@@ -178,6 +178,10 @@ impl Supervisor {
                 incident.kind = Kind::Stopped;
                 "its process is stopped (SIGSTOP or a debugger)".clone_into(&mut incident.reason);
             }
+            Finding::Idle => {
+                incident.reason =
+                    format!("{} (its event loop is idle, not blocked)", incident.reason);
+            }
             Finding::Unknown(why) => {
                 incident.reason = format!("{} (no stack: {why})", incident.reason);
             }

@@ -42,6 +42,7 @@ impl Supervisor {
         if let Some(worker) = self.fleet.worker_mut(id) {
             worker.heard = Some(now);
             worker.doubted = None;
+            worker.mute = false;
             // It is condemned still, but it can drain.
             worker.hung = false;
             worker.beat = Some(beat);
@@ -75,11 +76,20 @@ impl Supervisor {
             let Some(worker) = self.fleet.worker_mut(id) else {
                 continue;
             };
-            let since = *worker.doubted.get_or_insert(now);
+            let Some(since) = worker.doubted else {
+                worker.doubted = Some(now);
+                self.out.push(Action::CheckIdle { id });
+                continue;
+            };
             if now < since + Policy::DOUBT {
                 continue;
             }
             let silence = worker.heard.map_or_else(Default::default, |h| now.since(h));
+            let never = if worker.beat.is_none() {
+                ", and none since its start"
+            } else {
+                ""
+            };
             worker.hung = true;
             worker.examined_by = Some(now + Policy::EXAMINATION + Policy::ANSWER_GRACE);
             self.out.push(Action::Examine { id });
@@ -87,8 +97,31 @@ impl Supervisor {
             self.condemn(
                 id,
                 Kind::Hung,
-                &format!("hung: no heartbeat for {seconds:.1} s"),
+                &format!("hung: no heartbeat for {seconds:.1} s{never}"),
             );
+        }
+    }
+
+    /// A silent worker whose event loop waits for events is not hung: its heartbeat does not work. It is looked at again
+    /// when the limit has passed once more.
+    pub(super) fn is_idle(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        if worker.doubted.take().is_none() {
+            return;
+        }
+        let silent = worker.heard.map_or_else(Default::default, |h| now.since(h));
+        worker.heard = Some(now);
+        if !std::mem::replace(&mut worker.mute, true) {
+            let (slot, before) = (worker.slot, worker.beat.is_some());
+            self.out.push(Action::Report(Report::NoHeartbeat {
+                id,
+                slot,
+                silent,
+                before,
+            }));
         }
     }
 
@@ -120,6 +153,10 @@ impl Supervisor {
         if finding == Finding::Stopped {
             worker.trouble = Some(Kind::Stopped);
             worker.condemned = Some("stopped (SIGSTOP or a debugger)".to_owned());
+        }
+        if finding == Finding::Idle {
+            // It can drain.
+            worker.hung = false;
         }
         let slot = worker.slot;
         self.note_finding(id, &finding);
@@ -202,6 +239,11 @@ impl Supervisor {
             if let Some(worker) = self.fleet.worker_mut(id) {
                 worker.pulse.answer_by = None;
                 worker.pulse.due = self.now;
+            }
+        }
+        for id in self.fleet.ids(|w| w.doubted.is_some()) {
+            if let Some(worker) = self.fleet.worker_mut(id) {
+                worker.doubted = None;
             }
         }
         for id in self.fleet.ids(|w| w.examined_by.is_some()) {

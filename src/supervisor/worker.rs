@@ -149,6 +149,9 @@ pub struct Worker {
     pub heard: Option<Time>,
     /// Silent for too long; believed a moment later.
     pub doubted: Option<Time>,
+    /// It sends no heartbeat although its event loop turns, and that was reported.
+    #[serde(default)]
+    pub mute: bool,
     /// Silent: it will not drain.
     pub hung: bool,
     /// Until when a look into it is awaited.
@@ -205,6 +208,7 @@ impl Worker {
             spare: false,
             heard: None,
             doubted: None,
+            mute: false,
             hung: false,
             examined_by: None,
             beat: None,

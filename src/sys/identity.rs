@@ -171,6 +171,11 @@ impl Identity {
     }
 }
 
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// Whether every user can follow a path to its end, as in [`Identity::reaches`].
 pub fn others_reach(folder: &Path) -> bool {
     let open = |folder: &Path| fs::metadata(folder).is_ok_and(|meta| meta.mode() & 0o001 != 0);

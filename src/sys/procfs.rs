@@ -132,6 +132,45 @@ pub fn born(pid: Pid) -> Option<u64> {
     stat(pid)?.get(22 - 3)?.parse().ok()
 }
 
+/// Whether the first thread of a process waits in `epoll_wait(2)` for a set of descriptors that holds `fd`. Node's event
+/// loop does, when it is idle; a nested loop, as of `execSync`, has another set. `None` where the kernel does not tell
+/// (`/proc/PID/syscall` needs the right to trace; see `proc_pid_syscall(5)`, `proc_pid_fdinfo(5)`).
+pub fn waits_for_events_of(pid: Pid, fd: i32) -> Option<bool> {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    // `running`, or the number of the call.
+    let Ok(call) = words.next()?.parse::<i64>() else {
+        return Some(false);
+    };
+    if !EPOLL_WAITS.contains(&call) {
+        return Some(false);
+    }
+    let set = i32::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{set}")).ok()?;
+    let holds = |line: &str| {
+        let rest = line.strip_prefix("tfd:")?;
+        rest.split_ascii_whitespace().next()?.parse().ok()
+    };
+    Some(info.lines().filter_map(holds).any(|held: i32| held == fd))
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+const EPOLL_WAITS: [i64; 3] = [
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+];
+#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
+const EPOLL_WAITS: [i64; 2] = [libc::SYS_epoll_pwait as i64, libc::SYS_epoll_pwait2 as i64];
+#[cfg(not(target_os = "linux"))]
+const EPOLL_WAITS: [i64; 0] = [];
+
+/// Whether the first thread of a process sleeps in an `epoll_wait(2)` (`/proc/PID/wchan`).
+pub fn sleeps_in_epoll(pid: Pid) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    matches!(name.trim(), "ep_poll" | "do_epoll_wait")
+}
+
 /// Clock ticks that the first thread of a process, Node's event loop, has spent on a CPU.
 pub fn loop_ticks(pid: Pid) -> Option<u64> {
     let fields = fields(&format!("/proc/{pid}/task/{pid}/stat"))?;
@@ -193,6 +232,12 @@ pub fn pids_of_children(pid: Pid) -> Vec<Pid> {
         .collect()
 }
 
+/// The state of the first thread of a process, as in `proc_pid_stat(5)`: `R` is on a CPU or waits for one, `S` sleeps.
+pub fn loop_state(pid: Pid) -> Option<char> {
+    let fields = fields(&format!("/proc/{pid}/task/{pid}/stat"))?;
+    fields.first()?.chars().next()
+}
+
 /// The children of a process, each as `name (pid N)`.
 pub fn children(pid: Pid) -> Vec<String> {
     let parent = pid.to_string();
@@ -211,13 +256,6 @@ pub fn catches(pid: Pid, signal: Signal) -> bool {
     line_of(pid, "status", "SigCgt:")
         .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
         .is_some_and(|mask| (mask >> (signal as i32 - 1)) & 1 == 1)
-}
-
-/// TCP ports on which a process listens.
-pub fn ports(pid: Pid) -> BTreeSet<u16> {
-    let inodes: HashSet<u64> = sockets(pid).collect();
-    let ours = listening().into_iter().filter(|(_, i)| inodes.contains(i));
-    ours.map(|(port, _)| port).collect()
 }
 
 /// What the kernel counts for a process.

@@ -51,8 +51,15 @@ const doors = {
   prototypes() {
     Object.freeze(net.Socket.prototype);
   },
-  descriptors() {
-    for (;;) try { fs.openSync('/dev/null'); } catch { break; }
+  // What the channel carries is tampered with: no heartbeat comes through.
+  beats() {
+    const symbol = Object.getOwnPropertySymbols(process).find((s) => s.description === 'kChannelHandle');
+    const channel = process[symbol];
+    const { writeUtf8String } = channel;
+    channel.writeUtf8String = function write(request, text, ...more) {
+      if (text.includes('"act":"beat"')) return 0;
+      return writeUtf8String.call(this, request, text, ...more);
+    };
   },
 };
 

@@ -3,6 +3,10 @@
 const http = require('node:http');
 
 if (process.env.SPIN_IN_BOOT === '1') for (;;) { /* never listens */ }
+if (process.env.ONCE) { // only the first process listens
+  if (require('node:fs').existsSync(process.env.ONCE)) return void setInterval(() => {}, 1000);
+  require('node:fs').writeFileSync(process.env.ONCE, '');
+}
 let sick = process.env.SICK === '1';
 const kept = [];
 

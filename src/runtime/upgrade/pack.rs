@@ -78,6 +78,7 @@ fn link(frozen: &mut Frozen, packing: &mut Packing) -> LinkState {
         stream: packing.carry(&task.stream),
         has_shim: false,
         has_queues: false,
+        has_stack: false,
         decoder: task.decoder.clone(),
         channel,
         writing: task
@@ -125,6 +126,7 @@ pub(super) fn pack(
         let mut state = link(frozen, packing);
         state.has_shim = of.is_some_and(|link| link.has_shim);
         state.has_queues = of.is_some_and(|link| link.has_queues);
+        state.has_stack = of.is_some_and(|link| link.has_stack);
         state
     });
     let links = links.collect();

@@ -152,6 +152,7 @@ fn link(
     });
     link.has_shim = state.has_shim;
     link.has_queues = state.has_queues;
+    link.has_stack = state.has_stack;
     Ok(link)
 }
 

@@ -138,6 +138,8 @@ pub(in crate::runtime) struct LinkState {
     pub(super) has_shim: bool,
     #[serde(default)]
     pub(super) has_queues: bool,
+    #[serde(default)]
+    pub(super) has_stack: bool,
     /// The line that has not ended yet.
     pub(super) decoder: LineDecoder,
     /// What waits, and the handle that is not acknowledged.

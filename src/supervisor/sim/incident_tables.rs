@@ -127,7 +127,8 @@ fn the_last_error_is_kept_wherever_it_comes_from() {
 fn what_a_look_into_a_hung_worker_found_completes_its_incident() {
     let stack = "spin (/app/server.js:7:3)".to_owned();
     let stopped = "its process is stopped (SIGSTOP or a debugger)";
-    let unknown = "hung: no heartbeat for 1.2 s (no stack: it did not answer)";
+    let unknown =
+        "hung: no heartbeat for 1.2 s, and none since its start (no stack: it did not answer)";
     let busy = Finding::Busy {
         stack: stack.clone(),
     };
@@ -135,7 +136,7 @@ fn what_a_look_into_a_hung_worker_found_completes_its_incident() {
         (
             busy,
             Kind::Hung,
-            "hung: no heartbeat for 1.2 s",
+            "hung: no heartbeat for 1.2 s, and none since its start",
             Some(stack),
         ),
         (Finding::Stopped, Kind::Stopped, stopped, None),
@@ -152,7 +153,7 @@ fn what_a_look_into_a_hung_worker_found_completes_its_incident() {
         });
         table.fact(1, Fact::Hello);
         // Another one's trouble in between must not get what was found.
-        assert_eq!(table.tick(1010), [""; 0]);
+        assert_eq!(table.tick(1010), ["check idle 1"]);
         assert_eq!(table.tick(1260)[0], "examine 1");
         table.exits(2, 1);
         table.fact(1, Fact::Examined(finding));
@@ -161,6 +162,27 @@ fn what_a_look_into_a_hung_worker_found_completes_its_incident() {
         assert_eq!(found[0].stack, kept);
         assert_eq!((found[1].kind, &found[1].stack), (Kind::Crashed, &None));
     }
+}
+
+/// The heartbeat does not work, the event loop does: nobody is replaced, it is told once, and a later hang is found.
+#[test]
+fn an_idle_worker_without_heartbeats_stays() {
+    let mut table = Table::serving(Policy {
+        hang_timeout: Duration::from_secs(1),
+        ..policy()
+    });
+    table.fact(1, Fact::Hello);
+    assert_eq!(table.tick(1010), ["check idle 1"]);
+    table.fact(1, Fact::Idle);
+    assert_eq!(table.tick(1300), [""; 0]);
+    assert_eq!(table.tick(2020), ["check idle 1"]);
+    table.fact(1, Fact::Idle);
+    assert!(incidents(&table).is_empty());
+    // An answer that comes when nobody asks changes nothing.
+    table.fact(1, Fact::Idle);
+    assert_eq!(table.tick(3030), ["check idle 1"]);
+    assert_eq!(table.tick(3280)[0], "examine 1");
+    assert_eq!(incidents(&table)[0].kind, Kind::Hung);
 }
 
 /// The master is slow for a moment: the limit of the look is over, its answer waits in the inbox.

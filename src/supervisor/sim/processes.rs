@@ -123,7 +123,8 @@ impl World {
                     (StopSignal::Stop, None) => {}
                 }
             }
-            Action::Promote { .. }
+            Action::CheckIdle { .. }
+            | Action::Promote { .. }
             | Action::ReloadEnded { .. }
             | Action::Retire { .. }
             | Action::Report(_)

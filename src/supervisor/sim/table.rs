@@ -168,6 +168,7 @@ fn words(action: Action) -> Option<String> {
         Action::Promote { id, slot } => format!("promote {id} to slot {slot}"),
         Action::Probe { id } => format!("probe {id}"),
         Action::Measure { id } => format!("measure {id}"),
+        Action::CheckIdle { id } => format!("check idle {id}"),
         Action::Examine { id } => format!("examine {id}"),
         Action::Drain { id } => format!("drain {id}"),
         Action::Signal {
