@@ -62,11 +62,22 @@ pub struct Launch {
     pub stop_signal: Signal,
     /// `--health-path`.
     pub health_path: Option<String>,
-    /// Whether a worker that hangs is looked into.
+    /// Whether the stack of a hung worker may be captured; see [`captures_stacks`](Self::captures_stacks).
     pub autopsy: bool,
+    /// Also by a master that is root.
+    #[serde(default)]
+    pub autopsy_as_root: bool,
     /// How connections reach the workers.
     #[serde(default)]
     pub balance: Balance,
+}
+
+impl Launch {
+    /// Whether the stack of a hung worker is captured. A master that is root opens nothing in its workers that others
+    /// could try to use, unless it was told to.
+    pub fn captures_stacks(&self) -> bool {
+        self.autopsy && (self.autopsy_as_root || !is_root())
+    }
 }
 
 /// A validated configuration.
@@ -235,8 +246,8 @@ impl Config {
             env: args.host.env.clone(),
             shutdown_message: args.shutdown_message,
             health_path: health_path(args.health.health_path.as_deref())?,
-            // A master that is root should open nothing in its workers that others could try to use.
-            autopsy: !args.health.no_autopsy && (args.health.autopsy || !is_root()),
+            autopsy: !args.health.no_autopsy,
+            autopsy_as_root: args.health.autopsy,
             stop_signal: stop_signal(&args.stop_signal)?,
             balance: args.balance.balance,
         };

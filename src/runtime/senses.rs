@@ -142,7 +142,7 @@ impl World {
 
     /// Why a worker cannot be asked for its stack. Without a handler SIGUSR1 would kill it.
     fn no_stack(&self, id: WorkerId, pid: Pid, supervisor: &Supervisor) -> Option<String> {
-        let why = if !self.launch_of(id, supervisor).autopsy {
+        let why = if !self.launch_of(id, supervisor).captures_stacks() {
             "stacks are not captured: --no-autopsy, or a root master without --autopsy"
         } else if !procfs::catches(pid, Signal::SIGUSR1) {
             "node does not listen to SIGUSR1: --disable-sigusr1 or --permission"

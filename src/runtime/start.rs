@@ -98,7 +98,7 @@ impl World {
                 args.extend(INSPECT.map(OsString::from));
             }
             // `false`: SIGUSR1 shall open nothing at all.
-            let stack = match (launch.autopsy, inspects) {
+            let stack = match (launch.captures_stacks(), inspects) {
                 (true, _) => "true",
                 (false, false) => "false",
                 (false, true) => "null",
