@@ -133,3 +133,30 @@ fn what_a_worker_that_runs_has_started_is_left_alone() {
     master.stop();
     assert!(all.iter().all(|pid| !running(*pid)), "{all:?}");
 }
+
+#[test]
+fn what_was_there_before_the_master_is_none_of_its_business() {
+    let launch = Launch::bare().workers(1).node(Node::V20);
+    let app = launch.dir.path().join("app.js");
+    std::fs::write(&app, APP).expect("written");
+    let file = launch.dir.path().join("before");
+    // As an entry point of a container may do.
+    let script = format!("sleep 600 & echo $! >{} && exec \"$@\"", file.display());
+    let launch = launch.option("--reap-detached").option(app);
+    let mut master = launch.under(["sh", "-c", &script, "sh"]).start();
+    let worker = master.wait_ready(1).remove(0);
+    let text = std::fs::read_to_string(&file).expect("a number");
+    let before: i32 = text.trim().parse().expect("a number");
+    master.wait_events("orphan", 1);
+    kill(worker.process(), SIGKILL);
+    master.wait_replaced(&worker);
+    wait_until("the end of what was left", BOOT, || {
+        (counted(&master) == (0, 2)).then_some(())
+    });
+    assert!(running(before));
+    master.signal(SIGTERM);
+    assert_eq!(master.wait_exit().code(), Some(0), "{}", master.log());
+    assert!(running(before));
+    kill(before, SIGKILL);
+    master.finish();
+}

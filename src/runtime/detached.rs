@@ -45,6 +45,9 @@ pub(super) struct Detached {
     sessions: BTreeSet<Pid>,
     left: BTreeMap<Pid, Left>,
     ended: u64,
+    /// When the first worker started. A child that is older was there before the master: a shell script that
+    /// ends with `exec rcluster` may have started it.
+    first: Option<u64>,
 }
 
 impl Detached {
@@ -63,6 +66,12 @@ impl Detached {
         self.left.values().filter_map(|left| left.kill_at).min()
     }
 
+    /// A worker was started.
+    pub(super) fn started(&mut self, worker: Pid) {
+        let born = procfs::born(worker).into_iter();
+        self.first = born.chain(self.first).min();
+    }
+
     /// A child was reaped.
     pub(super) fn forget(&mut self, pid: Pid) {
         self.seen.remove(&pid);
@@ -76,6 +85,9 @@ impl Detached {
     /// Whether it was left behind. `workers` are those that run, with when they started; `exact`: strangers
     /// may be our children, too.
     fn is_left(&self, kin: &Kin, workers: &BTreeMap<Pid, (u64, WorkerId)>, exact: bool) -> bool {
+        if self.first.is_none_or(|first| kin.born < first) {
+            return false;
+        }
         if let Some((born, id)) = self.seen.get(&kin.pid)
             && *born == kin.born
         {
@@ -121,6 +133,9 @@ impl World {
         let workers = self.pids.iter();
         let workers = workers.filter_map(|(pid, id)| Some((*pid, (procfs::born(*pid)?, *id))));
         let workers: BTreeMap<_, _> = workers.collect();
+        // After an upgrade in place nobody else knows.
+        let born = workers.values().map(|(born, _)| *born);
+        self.detached.first = self.detached.first.or(born.min());
         for kin in others {
             let known = self.detached.left.contains_key(&kin.pid);
             if !known && self.detached.is_left(&kin, &workers, us == Pid(1)) {
@@ -220,11 +235,18 @@ mod tests {
         let workers: BTreeMap<_, _> = [(10, 100, 1), (20, 200, 2)]
             .map(|(pid, born, id)| (Pid(pid), (born, WorkerId(id))))
             .into();
-        let mut detached = Detached::default();
+        let mut detached = Detached {
+            first: Some(40),
+            ..Detached::default()
+        };
         let left = |detached: &Detached, kin: &Kin| detached.is_left(kin, &workers, false);
         // Started before the first worker that runs, or after it.
         assert!(left(&detached, &kin(30, 30, 99)));
         assert!(!left(&detached, &kin(30, 30, 150)));
+        assert!(
+            !left(&detached, &kin(30, 30, 39)),
+            "older than the first worker"
+        );
         assert!(
             !detached.is_left(&kin(30, 30, 99), &workers, true),
             "a stranger"

@@ -63,6 +63,7 @@ impl World {
         let Started { pid, exec } =
             spawn::spawn(&what).map_err(|e| failed(&format!("start {program}"), &e))?;
         self.pids.insert(pid, id);
+        self.detached.started(pid);
         self.starting.insert(id, (program, exec));
         self.links
             .insert(id, Link::open(id, ours, self.inbox.clone()));

@@ -21,7 +21,7 @@ use crate::{
     admin::{Token, UpgradeView},
     cli::{LogFormat, LogLevel},
     ipc::Outgoing,
-    logs::{Held, Logs},
+    logs::{Held, Logs, LogsError},
     runtime::{
         boot::BootError,
         clock::Clock,
@@ -44,6 +44,10 @@ use crate::{
         safe_path::Use,
     },
 };
+
+/// How often, and after which pause, it is tried to start a thread.
+const THREAD_TRIES: u32 = 100;
+const THREAD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Tells the next program where the state is: our pid, its descriptor, and that of the program to go back to.
 pub(super) const VARIABLE: &str = "RCLUSTER_STATE";
@@ -216,7 +220,20 @@ fn logs(state: &mut State, unpacking: &mut Unpacking) -> io::Result<Option<Arc<L
     };
     let worker = state.config.identity.as_ref().and_then(Identity::account);
     let how = Use::option(worker.as_ref());
-    let logs = Logs::start(plan, &state.config.control, 0, &how).map_err(io::Error::other)?;
+    let mut tries = 0;
+    let logs = loop {
+        match Logs::start(plan, &state.config.control, 0, &how) {
+            // In a full pids cgroup threads of others may have taken the place of those that the exec ended. Without the
+            // master all workers would end: this may wait.
+            Err(LogsError::System(error))
+                if error.kind() == io::ErrorKind::WouldBlock && tries < THREAD_TRIES =>
+            {
+                tries += 1;
+                std::thread::sleep(THREAD_PAUSE);
+            }
+            other => break other.map_err(io::Error::other)?,
+        }
+    };
     logs.keep(log.kept);
     let held = log.streams.into_iter().map(|stream| {
         Ok(Held {
