@@ -249,7 +249,7 @@ fn log_of_the_next(store: bool) -> String {
 
 #[test]
 fn who_has_the_sockets_does_not_wait_for_the_orphans() {
-    let were = "workers of a master that was killed were still there";
+    let were = "orphans_found";
     for (store, waited) in [(true, "waited=false"), (false, "waited=true")] {
         let log = log_of_the_next(store);
         let line = log.lines().find(|line| line.contains(were));

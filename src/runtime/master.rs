@@ -215,7 +215,9 @@ impl Master {
                 biased;
                 _ = &mut answers => return,
                 Some(request) = inputs.requests.recv() => {
-                    if let Request::Stop { reply, .. } = request {
+                    if matches!(request, Request::Status(_) | Request::Readiness(_)) {
+                        self.request(request);
+                    } else if let Request::Stop { reply, .. } = request {
                         // Whoever asked may have gone.
                         let _ = reply.send(verdict.into());
                     }

@@ -84,10 +84,13 @@ pub(in crate::runtime) struct Upgrade {
 impl Upgrade {
     /// Accepts nobody any more, and waits until what was asked is answered. Streams of events end only with
     /// the master: the caller sets a limit.
-    pub(in crate::runtime) async fn end_serving(&mut self) {
-        if let Some(Serving { stop, task, .. }) = self.serving.take() {
-            drop(stop);
-            let _ = task.await;
+    pub(in crate::runtime) fn end_serving(&mut self) -> impl Future<Output = ()> + use<> {
+        let serving = self.serving.take();
+        async {
+            if let Some(Serving { stop, task, .. }) = serving {
+                drop(stop);
+                let _ = task.await;
+            }
         }
     }
 
