@@ -1,37 +1,43 @@
 'use strict';
 
 // The drain: nothing new is accepted, everything accepted is finished, what is not finished at the deadline is
-// cut and counted. The rule numbers are those of the README.
+// cut and counted. The rule numbers are those of the README. HTTP/2 is in h2.cjs.
 
 const { builtin, setInterval, setImmediate, clearTimeout, now, noop, guard, later, define, symbolOf, attempt } = require('./base.cjs');
+const h2 = require('./h2.cjs');
 
 const LINGER_MS = 2000; // silence after our FIN before the socket is destroyed
-const CUT_MS = 1000; // at most: between the FIN to what is cut and the destroy, which is the deadline
-const H2_GRACE_MS = 1000; // until GOAWAY with the last stream id
+const CLOSING_MS = 1000; // at most: after the deadline, between the FIN to what is cut and the destroy
 const WS_CLOSE_MS = 2000; // for the peer's close frame
 const LONG_DELAY_MS = 100; // the app's own 'rcluster:drain' handler goes first
-const LONG_SPACING_MS = 10; // between two WebSocket or SSE closes, less if they are many
+const LONG_SPACING_MS = 10; // between two closes of WebSockets or silent event streams, less if they are many
 const SWEEP_MS = 100; // how often a drain looks for new upgrades, sessions and streams
 const WS_REASON = 'service restart';
 
 /**
- * Prepares a drain. `tracked` is what hooks.install() returns, `options` are { longGraceMs, capMs, shutdownMessage },
- * `onStart(connections)`, `onLeft(connections)` and `onEnd(cut)` tell the master.
+ * Prepares a drain. `tracked` is what hooks.install() returns, `options` are { longGraceMs, silentMs, capMs, shutdownMessage },
+ * `onStart(connections)`, `onLeft(connections)` and `onEnd(cut, silent)` tell the master.
  */
 function create(tracked, options, { onStart, onLeft, onEnd }) {
-  const { servers, open, datagrams, tlsOf, upgraded } = tracked;
+  const { servers, open, datagrams, tlsOf } = tracked;
   const { Socket } = builtin('net');
-  let drain = null; // { deadline, cut, finished, timers } once it has begun
+  let drain = null; // { deadline, closingMs, cut, silent, finished, timers } once it has begun
   const lingering = new WeakSet(); // we said FIN and only wait for the client's
-  const handled = new WeakSet(); // WebSocket, HTTP/2 session, SSE response: already taken care of
-  const sessions = new Map(); // socket -> { session, at }
+  const handled = new WeakSet(); // WebSocket, silent event stream: its end is under way
+  const written = new WeakMap(); // event stream -> { bytes, at }: what it had written, and since when nothing more
+  const sessions = new Map(); // socket -> HTTP/2 session
 
-  /** Begins, once; `ms` from now all is over, what had to be cut included. */
-  function start(ms) {
+  /**
+   * Begins, once. `ms` from now what is not finished is cut, which takes up to `closingMs` more. Without `closingMs`
+   * (an older master) all is over after `ms`, the cut included.
+   */
+  function start(ms, closingMs) {
     if (drain) return;
-    const deadline = now() + ms;
-    const cutMs = Math.min(CUT_MS, ms / 4);
-    drain = { deadline, cutMs, cut: 0, finished: false, timers: [] };
+    const inside = !(closingMs >= 0);
+    const closing = Math.min(CLOSING_MS, inside ? ms / 4 : closingMs);
+    const limit = inside ? ms - closing : ms;
+    const deadline = now() + limit;
+    drain = { deadline, closingMs: closing, cut: 0, silent: 0, finished: false, timers: [] };
     guard(hookResponses)();
     for (const server of servers) guard(closeServer)(server);
     for (const socket of datagrams) guard(stopDatagrams)(socket);
@@ -39,7 +45,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     onStart(open.size);
     tellApp('rcluster:drain', { deadline });
     if (options.shutdownMessage) tellApp('message', 'shutdown');
-    drain.timers.push(later(ms - cutMs, onDeadline), setInterval(guard(sweep), SWEEP_MS).unref());
+    drain.timers.push(later(limit, onDeadline), setInterval(guard(sweep), SWEEP_MS).unref());
     guard(adoptInFlight)();
     guard(sweep)();
     finishIfEmpty();
@@ -190,7 +196,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     }
   }
 
-  /** What has no answer that ends by itself: HTTP/2 sessions, WebSockets, server-sent events. */
+  /** What needs more than time: HTTP/2 sessions, WebSockets, event streams that fell silent. */
   function sweep() {
     const long = [];
     if (drain.told !== open.size) onLeft(drain.told = open.size);
@@ -198,17 +204,22 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
       const socket = speaker(raw);
       if (socket.parser) {
         const res = socket._httpMessage;
-        if (res && isEventStream(res._header) && take(res)) long.push(() => res.end());
-      } else if (upgraded.get(socket) || webSocketOf(socket)) {
+        if (res && isEventStream(res._header)) watchEvents(res, () => socket.bytesWritten, () => socket.destroy(), long);
+      } else if (webSocketOf(socket)) {
         if (take(socket)) long.push(() => closeWebSocket(socket));
-      } else if (!upgraded.has(socket) && !sessions.has(socket)) {
-        const session = sessionOf(socket);
-        if (session) closeSession(socket, session);
+      } else if (!sessions.has(socket)) {
+        const session = h2.sessionOf(socket);
+        if (session) leaveSession(socket, session);
       }
     }
-    for (const [socket, entry] of sessions) watchSession(socket, entry, long);
+    for (const [socket, session] of sessions) {
+      for (const stream of h2.streamsOf(session)) {
+        if (h2.isEventStream(stream)) watchEvents(stream, () => h2.bytesWritten(stream), () => h2.abort(stream), long);
+      }
+      if (socket.writableEnded) linger(socket);
+    }
     // Spread, so that thousands of clients do not come back in one moment.
-    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - now() - WS_CLOSE_MS - drain.cutMs));
+    const left = Math.max(0, Math.min(options.longGraceMs, drain.deadline - now() - WS_CLOSE_MS));
     const spacing = Math.min(LONG_SPACING_MS, left / long.length);
     long.forEach((close, i) => drain.timers.push(later(LONG_DELAY_MS + i * spacing, close)));
   }
@@ -221,77 +232,84 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     return typeof header === 'string' && /\r\ncontent-type: *text\/event-stream/i.test(header);
   }
 
+  /**
+   * Rule 8: an event stream runs until it ends or the deadline comes. One that has been silent for `silentMs` of the drain
+   * is closed, visibly: the client comes back. Never by its end(): the app may write on.
+   */
+  function watchEvents(stream, bytesOf, close, long) {
+    const bytes = bytesOf();
+    const at = now();
+    const seen = written.get(stream);
+    if (!seen || seen.bytes !== bytes) return written.set(stream, { bytes, at });
+    if (at - seen.at < options.silentMs || !take(stream)) return undefined;
+    return long.push(() => {
+      handled.delete(stream);
+      if (bytesOf() !== bytes || stream.destroyed || stream.writableEnded) return;
+      drain.silent++;
+      close();
+    });
+  }
+
   /** The `ws` package (Socket.IO, graphql-ws, @fastify/websocket...) leaves its object on the socket. */
   function webSocketOf(socket) {
     const symbol = symbolOf(socket, 'websocket');
-    return symbol && typeof socket[symbol].close === 'function' ? socket[symbol] : undefined;
+    return symbol && socket[symbol] && typeof socket[symbol].close === 'function' ? socket[symbol] : undefined;
   }
 
-  /** Rule 8: a close frame 1012, two seconds for the peer's, FIN, destroy. */
+  /** Rule 8: a close frame 1012 by the object that owns the framing, two seconds for the peer's, FIN, destroy. */
   function closeWebSocket(socket) {
-    if (socket.destroyed) return;
     const ws = webSocketOf(socket);
-    if (ws) ws.close(1012, WS_REASON); // behind whatever it still has to compress and send
-    else if (socket.writable) socket.write(Buffer.concat([Buffer.from([0x88, 2 + WS_REASON.length, 0x03, 0xf4]), Buffer.from(WS_REASON)]));
+    if (socket.destroyed || !ws) return;
+    ws.close(1012, WS_REASON); // behind whatever it still has to compress and send
     drain.timers.push(later(WS_CLOSE_MS, () => {
       if (socket.destroyed) return;
-      socket.on('error', noop);
-      socket.end();
-      drain.timers.push(later(CUT_MS, () => socket.destroy()));
+      halfClose(socket);
+      drain.timers.push(later(CLOSING_MS, () => socket.destroy()));
     }));
   }
 
-  function sessionOf(socket) {
-    if (!socket.server || typeof socket.server.updateSettings !== 'function') return undefined;
-    // Node files it under a key that differs between versions (in some by mistake 'undefined').
-    for (const key of Reflect.ownKeys(socket)) {
-      const value = attempt(() => socket[key]);
-      if (value && typeof value === 'object' && typeof value.goaway === 'function') return value;
-    }
-    return undefined;
-  }
-
-  /** Rule 7: a session gets a grace for what is on the wire, then GOAWAY with the last stream it will answer. */
-  function closeSession(socket, session) {
-    sessions.set(socket, { session, at: now() });
+  /** Rule 7. */
+  function leaveSession(socket, session) {
+    sessions.set(socket, session);
     socket.once('close', () => sessions.delete(socket));
-  }
-
-  function watchSession(socket, { session, at }, long) {
-    const state = session[symbolOf(session, 'state')] || {};
-    for (const stream of state.streams ? state.streams.values() : []) {
-      const type = stream.sentHeaders && stream.sentHeaders['content-type'];
-      if (/^text\/event-stream/i.test(type) && take(stream)) long.push(() => stream.end());
-    }
-    const idle = state.streams && state.streams.size === 0;
-    if (!session.closed && !session.destroyed && (idle || now() - at >= H2_GRACE_MS)) session.close();
-    if (socket.writableEnded) linger(socket);
+    h2.leave(socket, session, drain.timers, (drain.deadline - now()) / 4);
   }
 
   // ----------------------------------------------------------------------------------- end of the drain
 
-  /** Close to the deadline: FIN all, up to a second, destroy. What had nothing under way is not counted as cut. */
+  /** The deadline: FIN all, up to a second, destroy. What had nothing under way is not counted as cut. */
   function onDeadline() {
     if (drain.finished) return;
-    const idle = new Set();
-    for (const server of new Set([...open].map((raw) => speaker(raw).server))) {
-      if (server) for (const socket of attempt(() => idleSockets(server), [])) idle.add(socket);
-    }
-    for (const raw of open) guard(cutSocket)(speaker(raw), idle);
-    drain.timers.push(later(drain.cutMs, () => {
+    const idle = allIdle();
+    for (const raw of open) guard(cutSocket)(raw, speaker(raw), idle);
+    drain.timers.push(later(drain.closingMs, () => {
       for (const raw of open) speaker(raw).destroy(), raw.destroy();
       finish();
     }));
   }
 
-  function cutSocket(socket, idle) {
-    const session = sessions.has(socket) && sessions.get(socket).session;
-    const streams = session && attempt(() => session[symbolOf(session, 'state')].streams.size, 0);
-    const quiet = session ? streams === 0
-      : socket.bytesRead === 0 || idle.has(socket) || (lingering.has(socket) && socket.writableFinished);
+  function allIdle() {
+    const idle = new Set();
+    for (const server of new Set([...open].map((raw) => speaker(raw).server))) {
+      if (server) for (const socket of attempt(() => idleSockets(server), [])) idle.add(socket);
+    }
+    return idle;
+  }
+
+  /** Whether nothing is lost with a connection. */
+  function isQuiet(socket, idle) {
+    if (sessions.has(socket)) return h2.streamsOf(sessions.get(socket)).length === 0;
+    return socket.bytesRead === 0 || idle.has(socket) || (lingering.has(socket) && socket.writableFinished);
+  }
+
+  function cutSocket(raw, socket, idle) {
+    const quiet = isQuiet(socket, idle);
     if (!quiet) drain.cut++;
     socket.on('error', noop);
-    if (session) return session.destroy();
+    const session = sessions.get(socket);
+    if (session) {
+      return h2.cut(socket, session, drain.timers);
+    }
     if (socket.parser) {
       let counted = !quiet || lingering.has(socket);
       socket.parser.onIncoming = (req) => { // arrived after our FIN: cannot be answered any more
@@ -299,8 +317,35 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
         counted = true;
         return discard(req);
       };
+      if (!quiet && endsWithConnection(socket._httpMessage)) return reset(raw, socket);
     }
-    return socket.end();
+    return halfClose(socket);
+  }
+
+  /** A body without length and without chunks ends with its connection: after a FIN half of it would look whole. */
+  function endsWithConnection(res) {
+    return res && res._header && !res.finished && !res.chunkedEncoding && !/\r\ncontent-length:/i.test(res._header);
+  }
+
+  function reset(raw, socket) {
+    attempt(() => raw.resetAndDestroy()); // not of a Unix socket, which knows no RST
+    socket.destroy();
+  }
+
+  /**
+   * FIN. Not by the socket's end(): the app may write on, and is not to hear of a write after the end. What it writes
+   * goes nowhere, and fails when the connection is gone, as with a client that went.
+   */
+  function halfClose(socket) {
+    if (socket.destroyed || socket.writableEnded) return;
+    socket.on('error', noop);
+    const swallow = (chunk, encoding, callback) => {
+      const done = typeof encoding === 'function' ? encoding : callback;
+      socket.once('close', () => done(Object.assign(new Error('write ECONNRESET'), { code: 'ECONNRESET', syscall: 'write' })));
+    };
+    define(socket, '_write', swallow);
+    define(socket, '_writev', swallow);
+    Socket.prototype._final.call(socket, noop);
   }
 
   function finishIfEmpty() {
@@ -311,7 +356,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     if (drain.finished) return;
     drain.finished = true;
     for (const timer of drain.timers) clearTimeout(timer);
-    onEnd(drain.cut);
+    onEnd(drain.cut, drain.silent);
   }
 
   return {
@@ -320,6 +365,14 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     onListen(server) {
       if (drain) closeServer(server);
       return drain !== null;
+    },
+    /** Connections that an end of the process would cut now; undefined before and after the drain. */
+    underWay() {
+      if (!drain || drain.finished) return undefined;
+      const idle = allIdle();
+      let sum = 0;
+      for (const raw of open) if (!isQuiet(speaker(raw), idle)) sum++;
+      return sum;
     },
   };
 }

@@ -38,7 +38,6 @@ function install(cluster, capMs, on, timed) {
   let sweepAt = 1024;
   const datagrams = new Set(); // dgram.Socket bound through the master
   const tlsOf = new WeakMap(); // accepted net.Socket -> the TLSSocket on it
-  const upgraded = new WeakMap(); // socket -> true if it speaks WebSocket, false for CONNECT and others
   const shared = new WeakSet(); // net.Server whose socket came from the master
   const keyed = new Map(); // the master's name of a listener -> the net.Server and its handle
   let answered; // the name in the answer that Node is about to act upon
@@ -133,7 +132,7 @@ function install(cluster, capMs, on, timed) {
     };
   }
 
-  /** parser.finish() is called once per connection: at its end, or when it is upgraded. */
+  /** Counts responses, and times them. */
   function hookHttp() {
     httpHooked = true;
     const { ServerResponse } = builtin('http');
@@ -164,15 +163,6 @@ function install(cluster, capMs, on, timed) {
         return finished.call(this);
       };
     }
-    const { HTTPParser } = builtin('_http_common');
-    const { finish } = HTTPParser.prototype;
-    HTTPParser.prototype.finish = function finishOrUpgrade() {
-      const req = this.incoming;
-      if (req && req.upgrade && this.socket) {
-        upgraded.set(this.socket, /^websocket$/i.test(req.headers.upgrade) && req.method !== 'CONNECT');
-      }
-      return Reflect.apply(finish, this, arguments);
-    };
   }
 
   const getServer = cluster._getServer;
@@ -269,7 +259,7 @@ function install(cluster, capMs, on, timed) {
     return { requests, accepted, classes: classes.slice(1, 6), duration_us: Math.round(durationMs * 1000), durations: filled };
   }
 
-  return { servers, open, datagrams, tlsOf, upgraded, netClose, datagramHandle, handleOf, follow, forgetDetached, connections, reportLoad, figures };
+  return { servers, open, datagrams, tlsOf, netClose, datagramHandle, handleOf, follow, forgetDetached, connections, reportLoad, figures };
 }
 
 module.exports = { ...base, install, bucketOf };

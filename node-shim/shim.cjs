@@ -9,6 +9,7 @@
 //   stack.cjs   where the event loop hangs
 //   queue.cjs   connections that the master hands over
 //   drain.cjs   finish what was promised, then report and let the process end
+//   h2.cjs      the same for HTTP/2
 //
 // The master writes them as one file (src/runtime/shim_file.rs). All of it is in memory before the app's first line:
 // later the file may be gone, closed to the app's user, outside of its root, or refused by its require hooks.
@@ -20,6 +21,7 @@ const MAX_STACK = 8192; // bytes of an error's stack
 const MAX_HANDLED = 20; // reports of errors that the app survives, per process
 const MAX_NAME = 256; // bytes of its name
 
+const SILENT_MS = 10000; // an event stream that wrote nothing for this long of a drain may end before its deadline
 const FIRST_BEAT_MS = 1000; // at most, after the start
 
 const hooks = require('./hooks.cjs');
@@ -28,7 +30,7 @@ const queue = require('./queue.cjs');
 const stack = require('./stack.cjs');
 const drains = require('./drain.cjs');
 
-const { attempt, builtin, debug, fault, guard, noop, onFirstFault, symbolOf } = hooks;
+const { attempt, builtin, debug, fault, guard, later, noop, onFirstFault, setImmediate, symbolOf } = hooks;
 const settingsText = process.env.RCLUSTER_SHIM;
 
 if (settingsText !== undefined) {
@@ -91,6 +93,10 @@ function run(settings, cluster) {
   const { worker } = cluster;
   const drainMs = milliseconds(settings.drain_ms, 30000);
   const capMs = Math.max(1000, drainMs - 2000); // Node adds a second of its own to what it advertises
+  const killMs = milliseconds(settings.kill_ms, 10000);
+  const stopSignal = typeof settings.stop_signal === 'string' ? settings.stop_signal : 'SIGTERM';
+  let observer; // listens for the stop signal while we drain
+  let observed = false; // it has come
   const nodeSend = process.send; // Node's own, before any agent wraps it
   let gone = false; // the master is no more
   let left = false; // drained, and the channel closed by us
@@ -109,6 +115,7 @@ function run(settings, cluster) {
   drain = drains.create(tracked, {
     capMs,
     longGraceMs: milliseconds(settings.long_grace_ms, drainMs / 2),
+    silentMs: milliseconds(settings.silent_ms, SILENT_MS),
     shutdownMessage: settings.shutdown_message === true,
   }, {
     onStart: (connections) => send({ act: 'draining', connections }),
@@ -132,8 +139,14 @@ function run(settings, cluster) {
     pace: (message) => beats && beats.pace(message.every_ms),
     slot: (message) => takeSlot(message.slot),
     queue: ({ key }, socket) => socket && queue.take(socket, () => tracked.handleOf(key)),
-    drain: (message) => startDrain(milliseconds(message.deadline_ms, drainMs)),
+    drain: (message) => startDrain(milliseconds(message.deadline_ms, drainMs), message.closing_ms),
   };
+
+  /** How many listeners the app has for the stop signal. */
+  function stopHandlers() {
+    const ours = (observer && process.listeners(stopSignal).includes(observer) ? 1 : 0) + (stopSignal === 'SIGHUP' ? 1 : 0);
+    return process.listenerCount(stopSignal) - ours;
+  }
 
   /** A spare was booted under another number; what the app has read of it before stays as it is. */
   function takeSlot(slot) {
@@ -157,9 +170,14 @@ function run(settings, cluster) {
   }
 
   /** A worker that cannot drain ends as one of plain Node does, and keeps no port. */
-  function startDrain(ms) {
+  function startDrain(ms, closingMs) {
     try {
-      drain.start(ms);
+      // With a listener a signal loses its default action: only beside one of the app's own.
+      if (!observer && stopHandlers() > 0) {
+        observer = () => { observed = true; };
+        process.prependListener(stopSignal, observer);
+      }
+      drain.start(ms, closingMs);
     } catch (err) {
       fault(err);
       if (gone) process.exit(0);
@@ -172,14 +190,39 @@ function run(settings, cluster) {
     if (!gone && !left) send({ act: 'figures', ...tracked.figures() });
   }
 
-  function drained(cut) {
-    if (gone) process.exit(0);
+  /**
+   * Rule 10: report, run the app's handlers of the stop signal, close the channel. In this order: a process that nothing
+   * else holds ends with its channel, and a signal of the master's would come too late, or reach only a wrapper of node.
+   */
+  function drained(cut, silent) {
+    const handlers = stopHandlers();
+    const stopping = observed || handlers > 0;
+    if (!stopping && observer) process.removeListener(stopSignal, observer);
+    const runHandlers = () => {
+      if (observed || handlers === 0) return;
+      const { signals } = builtin('os').constants;
+      setImmediate(() => process.emit(stopSignal, stopSignal, signals[stopSignal])); // what it throws is the app's
+    };
+    if (gone) {
+      if (!stopping) process.exit(0);
+      runHandlers();
+      later(killMs, () => process.exit(0));
+      return;
+    }
     sum();
-    send({ act: 'drained', cut }, guard(() => {
+    send({ act: 'drained', cut, silent, stopping }, guard(() => {
       worker.exitedAfterDisconnect = true; // else Node exits at once, and the app's own ending is lost
       left = true;
-      if (process.connected) process.disconnect();
+      runHandlers();
+      setImmediate(guard(() => process.connected && process.disconnect()));
     }));
+  }
+
+  /** The last words, written at once or not at all: how much was answered, and what a drain that has not ended leaves. */
+  function lastWords() {
+    sum();
+    const cut = drain && !gone && !left ? drain.underWay() : undefined;
+    if (cut !== undefined) send({ act: 'left', connections: cut });
   }
 
   guard(listenToMaster)();
@@ -188,7 +231,7 @@ function run(settings, cluster) {
   // Node resets signal dispositions at start, so a worker has to ignore SIGHUP by itself. The app may listen as
   // well; signal listeners do not hold the event loop.
   process.on('SIGHUP', noop);
-  process.on('exit', guard(sum)); // written at once, or not at all
+  process.on('exit', guard(lastWords));
   send({ act: 'hello', v: 1, node: process.version, queues: takesQueues(), stack: tellsStack });
   onFirstFault((err) => send({ act: 'fault', ...describe(err) }));
   if (settings.load_ms > 0) tracked.reportLoad(send, settings.load_ms);
@@ -220,7 +263,7 @@ function run(settings, cluster) {
       if (!eof || worker.exitedAfterDisconnect) return;
       worker.exitedAfterDisconnect = true;
       gone = true;
-      startDrain(drainMs);
+      startDrain(drainMs, settings.closing_ms);
     }));
     // A process.send() of the app that finds no master would end this process by an 'error' event, possibly
     // before the end of the channel has been read, and always in the middle of what is being served.

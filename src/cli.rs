@@ -92,7 +92,7 @@ pub struct RunArgs {
     pub drain_timeout: Duration,
 
     /// Time between the stop signal and SIGKILL.
-    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = duration, env = "RCLUSTER_KILL_TIMEOUT")]
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration, env = "RCLUSTER_KILL_TIMEOUT")]
     pub kill_timeout: Duration,
 
     /// A replacement must live this long, ready, before the old worker drains.

@@ -173,6 +173,9 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
             if args.json {
                 print_json(&reply);
             } else {
+                for warning in &reply.warnings {
+                    say::note(format_args!("warning: {warning}"));
+                }
                 let id = reply.id.as_deref().unwrap_or("none");
                 match (&reply.generation, &reply.reason) {
                     _ if reply.outcome == "accepted" => say::out(&format!("reload {id} asked for")),

@@ -133,7 +133,7 @@ fn certificate(folder: &Path) -> [PathBuf; 2] {
     files
 }
 
-fn with_tls(launch: Launch) -> Launch {
+pub(crate) fn with_tls(launch: Launch) -> Launch {
     let [cert, key] = certificate(launch.dir.path());
     launch.env("CERT", cert).env("KEY", key)
 }
@@ -161,30 +161,6 @@ fn over_tls() {
     let (report, journals) = service.under(loads, |loads| service.reloads(4, loads));
     nothing_is_lost(&report, &journals);
     service.stop(4);
-}
-
-#[test]
-fn over_http2() {
-    for tls in [false, true] {
-        let set = if tls { with_tls } else { |launch| launch };
-        let service = Service::start("ledger-h2.cjs", Node::V24, None, set);
-        let load = Load {
-            tls,
-            scheme: Scheme::H2,
-            ..service.load()
-        };
-        let loads = vec![
-            Load {
-                latency: ms(20),
-                ..load.clone()
-            },
-            load,
-        ];
-        let (report, _) = service.under(loads, |loads| service.reloads(4, loads));
-        // A stream that the GOAWAY refuses was not processed: it may be sent again, and is no loss.
-        assert_eq!(report.lost(), 0, "{report}");
-        service.stop(4);
-    }
 }
 
 #[test]

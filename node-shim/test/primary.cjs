@@ -154,8 +154,8 @@ class Worker {
     return found.addressType === -1 ? found.address : found.port;
   }
 
-  drain(ms = 10000) {
-    this.post({ cmd: 'NODE_RCLUSTER', act: 'drain', deadline_ms: ms });
+  drain(ms = 10000, closingMs) {
+    this.post({ cmd: 'NODE_RCLUSTER', act: 'drain', deadline_ms: ms, closing_ms: closingMs });
   }
 
   /** The master's death, as the worker sees it: end of file on the channel. */

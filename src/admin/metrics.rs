@@ -381,11 +381,14 @@ impl Snapshot {
             .collect();
         // All of them from the start: `increase()` does not see a series begin.
         let restarts = troubled.iter().flat_map(|(slot, troubles)| {
-            Kind::ALL.into_iter().map(move |kind| {
-                let n = troubles.get(&kind).copied().unwrap_or_default();
-                let labels = vec![("slot", slot.as_str()), ("reason", kind.name())];
-                (labels, n as f64)
-            })
+            Kind::ALL
+                .into_iter()
+                .filter(|kind| kind.is_restart())
+                .map(move |kind| {
+                    let n = troubles.get(&kind).copied().unwrap_or_default();
+                    let labels = vec![("slot", slot.as_str()), ("reason", kind.name())];
+                    (labels, n as f64)
+                })
         });
         out.counter(
             "rcluster_restarts",

@@ -337,6 +337,9 @@ pub struct ReloadReply {
     /// Why it is not done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Old workers that ended in the middle of their drain until now, and how many connections that cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl ReloadReply {
@@ -363,6 +366,7 @@ impl ReloadReply {
             outcome: outcome.to_owned(),
             generation,
             reason,
+            warnings: vec![],
         }
     }
 }

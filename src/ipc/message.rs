@@ -188,6 +188,12 @@ pub enum ShimMessage {
         /// Connections cut at the deadline.
         #[serde(default, deserialize_with = "count")]
         cut: u64,
+        /// Event streams that were closed before, because they had been silent.
+        #[serde(default, deserialize_with = "count")]
+        silent: u64,
+        /// The app has handlers of the stop signal, and they run now.
+        #[serde(default)]
+        stopping: bool,
     },
     /// A server listens on a socket that the worker bound by itself (`exclusive`, `reusePort`).
     Listening {},
@@ -279,6 +285,10 @@ pub enum Inbound {
     HandleNack,
     /// It sends us a handle.
     Handle,
+    /// Asks how many of the sockets that it sent with this key are open here.
+    SocketCount(String),
+    /// Wants to hear when the last of the sockets that it sent with this key is closed here.
+    SocketsClosed(String),
     /// From the shim.
     Shim(ShimMessage),
     /// `process.send('ready')`.
@@ -323,6 +333,18 @@ impl Inbound {
             (Some("NODE_HANDLE_ACK"), _) => Self::HandleAck,
             (Some("NODE_HANDLE_NACK"), _) => Self::HandleNack,
             (Some("NODE_HANDLE"), _) => Self::Handle,
+            // `SocketListSend` in `lib/internal/socket_list.js`, of a server whose sockets were sent here.
+            (Some("NODE_SOCKET_GET_COUNT" | "NODE_SOCKET_NOTIFY_CLOSE"), _)
+                if line.len() > MAX_TREE =>
+            {
+                Self::Unknown
+            }
+            (Some("NODE_SOCKET_GET_COUNT"), _) => {
+                key(line).map_or(Self::Unknown, Self::SocketCount)
+            }
+            (Some("NODE_SOCKET_NOTIFY_CLOSE"), _) => {
+                key(line).map_or(Self::Unknown, Self::SocketsClosed)
+            }
             (Some("NODE_RCLUSTER"), Some("error")) => {
                 serde_json::from_slice(line).map_or(Self::Unknown, |error: ErrorText| {
                     Self::Shim(ShimMessage::Error {
@@ -432,10 +454,16 @@ fn is_long(query: &Query) -> bool {
 }
 
 fn address(value: &Value) -> Option<String> {
-    value
-        .get("address")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
+    field(value, "address")
+}
+
+fn field(value: &Value, name: &str) -> Option<String> {
+    value.get(name).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn key(line: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(line).ok()?;
+    field(&value, "key")
 }
 
 fn port(value: &Value) -> Option<i32> {

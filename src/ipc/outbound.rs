@@ -1,6 +1,6 @@
 //! Messages to a worker, as lines with their newline.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -46,13 +46,23 @@ pub fn handle_ack() -> Vec<u8> {
     line(&json!({"cmd": "NODE_HANDLE_ACK"}))
 }
 
+/// Says how many of the sockets that the worker sent with that key are open: none, for each is closed when it comes.
+pub fn socket_count(key: &str) -> Vec<u8> {
+    line(&json!({"cmd": "NODE_SOCKET_COUNT", "key": key, "count": 0}))
+}
+
+/// Says that all sockets that the worker sent with that key are closed. Its `server.close()` waits for it.
+pub fn sockets_closed(key: &str) -> Vec<u8> {
+    line(&json!({"cmd": "NODE_SOCKET_ALL_CLOSED", "key": key}))
+}
+
 /// Node's own way to end a worker.
 pub fn disconnect() -> Vec<u8> {
     line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect"}))
 }
 
 /// How often the worker shall beat from now on.
-pub fn pace(every: std::time::Duration) -> Vec<u8> {
+pub fn pace(every: Duration) -> Vec<u8> {
     let ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
     line(&json!({"cmd": "NODE_RCLUSTER", "act": "pace", "every_ms": ms}))
 }
@@ -86,8 +96,10 @@ pub fn slot(slot: u32) -> Vec<u8> {
     line(&json!({"cmd": "NODE_RCLUSTER", "act": "slot", "slot": slot}))
 }
 
-/// The shim's way to drain; the limit counts from now.
-pub fn drain(limit: std::time::Duration) -> Vec<u8> {
-    let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    line(&json!({"cmd": "NODE_RCLUSTER", "act": "drain", "deadline_ms": ms}))
+/// The shim's way to drain. Requests are cut `limit` from now, which takes up to `closing` more.
+pub fn drain(limit: Duration, closing: Duration) -> Vec<u8> {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    line(&json!({
+        "cmd": "NODE_RCLUSTER", "act": "drain", "deadline_ms": ms(limit), "closing_ms": ms(closing),
+    }))
 }

@@ -62,8 +62,8 @@ impl<'a> Checker<'a> {
                 Err(format!("{at} bytes instead of {}", want.len()))
             }
             Self::Pattern { want, at } if at < want => Err(format!("{at} bytes instead of {want}")),
-            Self::Events(events) if events.within => Err("the stream ends within an event".into()),
-            Self::Bytes { .. } | Self::Pattern { .. } | Self::Events(_) | Self::Any => Ok(()),
+            Self::Events(events) => events.end(),
+            Self::Bytes { .. } | Self::Pattern { .. } | Self::Any => Ok(()),
         }
     }
 }
@@ -72,8 +72,10 @@ impl<'a> Checker<'a> {
 const MAX_LINE: usize = 64 * 1024;
 
 /// Reads an event stream (WHATWG HTML, 9.2.6), as far as its ids and ends go.
-#[derive(Default)]
 pub(super) struct Events {
+    /// Events that were asked for; `u64::MAX`: as many as come.
+    want: u64,
+    seen: u64,
     line: Vec<u8>,
     last: Option<u64>,
     /// After the first byte of an event and before its empty line.
@@ -81,6 +83,28 @@ pub(super) struct Events {
 }
 
 impl Events {
+    /// A stream that must have this many events with an id; `u64::MAX`: any number.
+    pub(super) fn new(want: u64) -> Self {
+        Self {
+            want,
+            seen: 0,
+            line: vec![],
+            last: None,
+            within: false,
+        }
+    }
+
+    fn end(&self) -> Result<(), String> {
+        let Self { want, seen, .. } = *self;
+        if self.within {
+            Err("the stream ends within an event".into())
+        } else if seen < want && want != u64::MAX {
+            Err(format!("{seen} events instead of {want}"))
+        } else {
+            Ok(())
+        }
+    }
+
     fn feed(&mut self, byte: u8) -> Result<(), String> {
         if byte != b'\n' {
             self.within = true;
@@ -106,6 +130,7 @@ impl Events {
                 return Err(format!("event {id} after event {last}"));
             }
             self.last = Some(id);
+            self.seen += 1;
         }
         self.line.clear();
         Ok(())
@@ -159,8 +184,14 @@ mod tests {
 
     #[test]
     fn events() {
-        let make = || Checker::Events(Events::default());
+        let make = || Checker::Events(Events::new(u64::MAX));
+        let two = || Checker::Events(Events::new(2));
         assert_eq!(verdict(make, b""), Ok(()));
+        assert_eq!(verdict(two, b"id: 1\n\nid: 2\n\n"), Ok(()));
+        assert_eq!(
+            verdict(two, b"id: 1\n\n").unwrap_err(),
+            "1 events instead of 2"
+        );
         assert_eq!(
             verdict(
                 make,

@@ -190,7 +190,7 @@ fn id_prefix(id: Id) -> usize {
 fn checker<'a>(context: &Context, request: &'a [u8], body: usize) -> Checker<'a> {
     match context.load.scheme {
         _ if context.load.check != Check::Echo => Checker::Any,
-        Scheme::Sse { .. } => Checker::Events(Events::default()),
+        Scheme::Sse { events, .. } => Checker::Events(Events::new(events)),
         Scheme::Download { bytes, .. } => Checker::Pattern { want: bytes, at: 0 },
         Scheme::Http1 | Scheme::H2 | Scheme::WebSocket | Scheme::Upload { .. } => {
             Checker::bytes(&request[body..])

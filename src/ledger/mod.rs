@@ -25,8 +25,8 @@
 //! - HTTP (1.1, TLS, 2): `POST path` with a body of printable ASCII. Answer: 200, header `x-id` as in the request, the
 //!   same body. A header `x-delay-ms: N` asks the application to wait that long before it answers.
 //! - WebSocket: a text message `id:padding`, answered by the same message.
-//! - Server-sent events: `GET path?n=EVENTS&every=MS`; events with consecutive numbers in `id:`; a clean end of the stream at any event is
-//!   fine.
+//! - Server-sent events: `GET path?n=EVENTS&every=MS`; that many events with consecutive numbers in `id:`. A clean end before the last one
+//!   is a [`Class::WrongBody`].
 //! - Download: `GET path?bytes=N&ms=T`: 200 and N bytes, where byte i is i mod 251, over about T ms.
 //! - Upload: `POST path` with such a body. Answer: 200 and the text `ID BYTES HASH` (FNV-1a, 32 bit, 8 hex digits).
 //!

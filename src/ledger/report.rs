@@ -188,6 +188,12 @@ impl Report {
         self.sum(Class::is_loss)
     }
 
+    /// HTTP/2 streams refused ([`Class::RefusedRetryable`]): safe to send again, but not every client does; Node's does not. No
+    /// losses, and counted beside them wherever losses are.
+    pub fn streams_refused(&self) -> u64 {
+        self.count(Class::RefusedRetryable)
+    }
+
     /// Longest time without a request that was answered right.
     pub fn longest_gap(&self) -> Duration {
         Duration::from_micros(self.longest_gap_us)
@@ -256,9 +262,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} requests, {} lost, {} connections",
+            "{} requests, {} lost, {} streams refused, {} connections",
             self.total,
             self.lost(),
+            self.streams_refused(),
             self.connections
         )?;
         for (class, count) in &self.classes {

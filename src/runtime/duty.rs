@@ -123,6 +123,8 @@ impl World {
             Inbound::HandleAck
             | Inbound::HandleNack
             | Inbound::Handle
+            | Inbound::SocketCount(_)
+            | Inbound::SocketsClosed(_)
             | Inbound::App
             | Inbound::Unknown => None,
         }
@@ -190,11 +192,24 @@ impl World {
                 Some(Fact::Closed(OWN.to_owned()))
             }
             ShimMessage::Left { connections } => Some(Fact::Left(connections)),
-            ShimMessage::Drained { cut } => {
+            ShimMessage::Drained {
+                cut,
+                silent,
+                stopping,
+            } => {
                 if cut > 0 && self.chatter.may(id) {
-                    warn!(worker = %id, cut, "connections had to be cut at the drain timeout");
+                    warn!(
+                        event = "connections_cut", worker = %id, cut,
+                        "connections had to be cut at the drain timeout"
+                    );
                 }
-                Some(Fact::Drained { cut })
+                if silent > 0 && self.chatter.may(id) {
+                    info!(
+                        event = "silent_streams_closed", worker = %id, silent,
+                        "closed silent event streams before the drain timeout"
+                    );
+                }
+                Some(Fact::Drained { cut, stopping })
             }
             ShimMessage::Listening {} => Some(Fact::Listening(OWN.to_owned())),
             ShimMessage::Error {

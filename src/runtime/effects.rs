@@ -44,9 +44,6 @@ use crate::{
     },
 };
 
-/// Part of the drain timeout that is left for the worker's report to arrive.
-const REPORT_TIME: Duration = Duration::from_millis(300);
-
 /// How long the end waits until sockets' files are removed.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -54,7 +51,20 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Waiter {
     drained: bool,
+    since: Time,
     reply: oneshot::Sender<ReloadReply>,
+}
+
+impl Waiter {
+    /// Tells how the reload ended, and which old workers ended in the middle of their drain.
+    fn answer(self, id: Option<String>, outcome: &ReloadOutcome, supervisor: &Supervisor) {
+        let mut reply = ReloadReply::new(id, outcome);
+        if let ReloadOutcome::Done { generation } = outcome {
+            reply.warnings = supervisor.undrained(*generation, self.since);
+        }
+        // Fails where nobody waits any more.
+        let _ = self.reply.send(reply);
+    }
 }
 
 /// What the master holds of the world.
@@ -104,7 +114,7 @@ pub(super) struct World {
     pub(super) inbox: Sender<(WorkerId, FromLink)>,
     waiting: BTreeMap<Ticket, Waiter>,
     /// Waiters for the last worker of older generations.
-    drained: Vec<(Generation, oneshot::Sender<ReloadReply>)>,
+    drained: Vec<(Generation, Waiter)>,
     stopping: Vec<oneshot::Sender<StopReply>>,
     pub(super) next_ticket: u64,
     /// A binary that is being asked, and how it ended.
@@ -188,7 +198,7 @@ impl World {
             }
             Action::OpenGate { id } => self.open_gate(id, supervisor),
             Action::Drain { id } => {
-                self.drain(id, supervisor.policy().drain_timeout);
+                self.drain(id, supervisor.policy());
                 None
             }
             Action::Signal { id, signal } => {
@@ -221,7 +231,7 @@ impl World {
                 of,
                 outcome,
             } => {
-                self.reload_ended(&tickets, of, &outcome);
+                self.reload_ended(&tickets, of, &outcome, supervisor);
                 None
             }
             Action::Retire { keep } => {
@@ -314,15 +324,14 @@ impl World {
         failed.map(|fact| Event::Worker { id, fact })
     }
 
-    fn drain(&mut self, id: WorkerId, limit: Duration) {
+    fn drain(&mut self, id: WorkerId, policy: &Policy) {
         self.note_children(id);
         let Some(link) = self.links.get(&id) else {
             return;
         };
         if link.has_shim {
-            link.send(outbound::drain(
-                limit.saturating_sub(REPORT_TIME.min(limit / 10)),
-            ));
+            let closing = policy.closing_of_worker();
+            link.send(outbound::drain(policy.drain_timeout, closing));
         } else {
             link.send(outbound::disconnect());
         }
@@ -392,7 +401,13 @@ impl World {
     ) -> Ticket {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        self.waiting.insert(ticket, Waiter { drained, reply });
+        let since = self.bus.now;
+        let waiter = Waiter {
+            drained,
+            since,
+            reply,
+        };
+        self.waiting.insert(ticket, waiter);
         ticket
     }
 
@@ -405,6 +420,7 @@ impl World {
         tickets: &[Ticket],
         of: Option<Generation>,
         outcome: &ReloadOutcome,
+        supervisor: &Supervisor,
     ) {
         let id = of.map(|generation| self.bus.reload_id(generation));
         for ticket in tickets {
@@ -413,12 +429,12 @@ impl World {
             };
             match outcome {
                 ReloadOutcome::Done { generation } if waiter.drained => {
-                    self.drained.push((*generation, waiter.reply));
+                    self.drained.push((*generation, waiter));
                 }
                 ReloadOutcome::Done { .. }
                 | ReloadOutcome::Failed { .. }
                 | ReloadOutcome::Superseded { .. } => {
-                    let _ = waiter.reply.send(ReloadReply::new(id.clone(), outcome));
+                    waiter.answer(id.clone(), outcome, supervisor);
                 }
             }
         }
@@ -427,7 +443,7 @@ impl World {
     /// Whether a client waits for an answer that an event will bring.
     pub(super) fn somebody_waits(&self) -> bool {
         let waiting = self.waiting.values().map(|waiter| &waiter.reply);
-        let drained = self.drained.iter().map(|(_, reply)| reply);
+        let drained = self.drained.iter().map(|(_, waiter)| &waiter.reply);
         waiting.chain(drained).any(|reply| !reply.is_closed())
     }
 
@@ -438,9 +454,9 @@ impl World {
             .into_iter()
             .partition(|(generation, _)| over(*generation));
         self.drained = rest;
-        for (generation, reply) in ready {
+        for (generation, waiter) in ready {
             let id = Some(self.bus.reload_id(generation));
-            let _ = reply.send(ReloadReply::new(id, &ReloadOutcome::Done { generation }));
+            waiter.answer(id, &ReloadOutcome::Done { generation }, supervisor);
         }
     }
 

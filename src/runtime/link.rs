@@ -269,6 +269,10 @@ impl Task {
         }
     }
 
+    async fn reply(&mut self, line: Vec<u8>) {
+        self.queue(Outgoing { line, handle: None }).await;
+    }
+
     /// Writes what the socket takes.
     fn write(&mut self) -> io::Result<()> {
         while let Some((message, written)) = &mut self.writing {
@@ -364,6 +368,15 @@ impl Task {
                 if let Err(overflow) = self.channel.push_ack(outbound::handle_ack()) {
                     self.complain(overflow.to_string()).await;
                 }
+                None
+            }
+            // What it sends is closed when it comes.
+            Inbound::SocketCount(key) => {
+                self.reply(outbound::socket_count(&key)).await;
+                None
+            }
+            Inbound::SocketsClosed(key) => {
+                self.reply(outbound::sockets_closed(&key)).await;
                 None
             }
             Inbound::App => None,

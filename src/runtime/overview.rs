@@ -136,6 +136,7 @@ impl World {
             outcome: "accepted".to_owned(),
             generation: begun,
             reason: begun.is_none().then_some(later),
+            warnings: vec![],
         }
     }
 

@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use crate::supervisor::{Finding, ReloadOutcome, Report};
+use crate::supervisor::{Finding, ReloadOutcome, Report, State};
 
 /// Writes a report to the log; `reload` is the id of the reload that goes on.
 pub(super) fn log(report: &Report, reload: Option<&str>) {
@@ -15,9 +15,14 @@ pub(super) fn log(report: &Report, reload: Option<&str>) {
             from,
             to,
             reason,
-        } => info!(
-            %slot, worker = %id, pid = pid.map(|p| p.0), %generation, %from, %to, reason, reload, "worker moved"
-        ),
+        } => {
+            let pid = pid.map(|p| p.0);
+            if *to == State::Killing {
+                warn!(event = "worker_killed", %slot, worker = %id, pid, %generation, %from, %to, reason, reload, "worker moved");
+            } else {
+                info!(%slot, worker = %id, pid, %generation, %from, %to, reason, reload, "worker moved");
+            }
+        }
         Report::Ended {
             id,
             slot,

@@ -35,6 +35,7 @@ const TEXT: &str = concat!(
     module!("beat.cjs"),
     module!("queue.cjs"),
     module!("stack.cjs"),
+    module!("h2.cjs"),
     module!("drain.cjs"),
     module!("shim.cjs"),
 );

@@ -106,6 +106,9 @@ impl World {
             };
             let beat_ms = self.config.policy.beat().as_millis();
             let drain_ms = self.config.policy.drain_timeout.as_millis();
+            let closing_ms = self.config.policy.closing_of_worker().as_millis();
+            let kill_ms = self.config.policy.kill_timeout.as_millis();
+            let stop_signal = launch.stop_signal;
             let message = launch.shutdown_message;
             let metrics = self.config.request_metrics;
             // The more workers tell, the less often.
@@ -118,7 +121,7 @@ impl World {
             variable(
                 "RCLUSTER_SHIM",
                 format!(
-                    r#"{{"v":1,"drain_ms":{drain_ms},"beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics},"load_ms":{load_ms},"stack":{stack}}}"#
+                    r#"{{"v":1,"drain_ms":{drain_ms},"closing_ms":{closing_ms},"kill_ms":{kill_ms},"stop_signal":"{stop_signal}","beat_ms":{beat_ms},"shutdown_message":{message},"metrics":{metrics},"load_ms":{load_ms},"stack":{stack}}}"#
                 ),
             );
         }

@@ -104,6 +104,18 @@ impl Supervisor {
         };
         let unexpected = worker.is_seated();
         let why = Self::why(&worker, exit);
+        // One that had to be ended in the middle of its drain cannot tell any more what that cut.
+        let cut = worker.drained.unwrap_or(worker.left);
+        let told = worker.drained.map_or(worker.left, |_| 0);
+        self.cut_total = self.cut_total.saturating_add(told);
+        // Without a shim an end is the only sign that a drain is over.
+        let undrained = worker.state == State::Draining
+            && worker.drained.is_none()
+            && (exit != Exit::Code(0) || cut > 0);
+        if undrained {
+            let reason = format!("died in its drain: {why}; {cut} connections cut");
+            self.note(&worker, Kind::Undrained, &reason);
+        }
         if unexpected && worker.condemned.is_none() {
             let kind = match exit {
                 _ if worker.leaving => Kind::Left,
@@ -128,20 +140,18 @@ impl Supervisor {
                 self.lost_seat(&worker, &why, death)
             })
             .flatten();
-        // One that had to be ended in the middle of its drain cannot tell any more what that cut.
-        let told = worker.drained.map_or(worker.left, |_| 0);
-        self.cut_total = self.cut_total.saturating_add(told);
-        let cut = worker.drained.unwrap_or(worker.left);
-        let detail = worker
-            .last_error
-            .or_else(|| (cut > 0).then(|| format!("{cut} connections cut")));
+        let lost = (cut > 0 || undrained).then(|| format!("{cut} connections cut"));
+        let detail = match (worker.last_error, lost) {
+            (Some(error), Some(lost)) if undrained => Some(format!("{lost}: {error}")),
+            (error, lost) => error.or(lost),
+        };
         self.out.push(Action::Report(Report::Ended {
             id,
             slot: worker.slot,
             pid: worker.pid,
             generation: worker.generation,
             exit: Some(exit),
-            unexpected,
+            unexpected: unexpected || undrained,
             detail,
             retry_ms,
         }));
@@ -247,15 +257,19 @@ impl Supervisor {
                     worker.left = connections;
                 }
             }
-            Fact::Drained { cut } => {
+            Fact::Drained { cut, stopping } => {
                 if worker.state == State::Draining && worker.drained.is_none() {
                     worker.drained = Some(cut);
+                    worker.stopping = stopping;
                     worker.listening.clear();
                     // Never later than the drain timeout would have ended it.
                     let linger = self.now + Policy::LINGER;
                     worker.deadline = Some(worker.deadline.map_or(linger, |d| d.min(linger)));
                     self.drained_total += 1;
                     self.cut_total = self.cut_total.saturating_add(cut);
+                    if stopping {
+                        self.halt(id, "drained; the app's handlers of the stop signal run");
+                    }
                 }
             }
             Fact::Leaving => worker.leaving = true,
@@ -342,13 +356,7 @@ impl Supervisor {
 
     /// A worker that leaves by itself: it drains without being told.
     fn halt_later(&mut self, id: WorkerId) {
-        let limit = self.policy.drain_timeout;
-        self.enter(
-            id,
-            State::Draining,
-            Some(limit),
-            "the app called worker.disconnect()",
-        );
+        self.drain(id, "the app called worker.disconnect()");
         // It drains already: the order would have no channel to go through.
         self.out
             .retain(|a| !matches!(a, Action::Drain { id: d } if *d == id));

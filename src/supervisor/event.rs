@@ -138,6 +138,8 @@ pub enum Fact {
     Drained {
         /// Connections cut at the deadline.
         cut: u64,
+        /// The app has handlers of the stop signal, and the shim runs them now.
+        stopping: bool,
     },
     /// The app itself called `worker.disconnect()` or `.kill()`.
     Leaving,

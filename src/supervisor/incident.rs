@@ -39,11 +39,13 @@ pub enum Kind {
     Recycled,
     /// An operator asked for it.
     Restarted,
+    /// It ended in the middle of its drain, by itself.
+    Undrained,
 }
 
 impl Kind {
     /// Each of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Crashed,
         Self::Killed,
         Self::NotStarted,
@@ -56,6 +58,7 @@ impl Kind {
         Self::Left,
         Self::Recycled,
         Self::Restarted,
+        Self::Undrained,
     ];
 
     /// As in status and metrics.
@@ -73,7 +76,13 @@ impl Kind {
             Self::Left => "left",
             Self::Recycled => "recycled",
             Self::Restarted => "restarted",
+            Self::Undrained => "undrained",
         }
+    }
+
+    /// Whether a worker took its place because of it; the place of one that drains is taken already.
+    pub fn is_restart(self) -> bool {
+        self != Self::Undrained
     }
 
     /// Whether the worker did nothing wrong.
@@ -155,7 +164,20 @@ impl Supervisor {
             oom_kills: worker.oom_kills,
         };
         self.incidents.push(incident);
-        *self.seat(worker.slot).troubles.entry(kind).or_default() += 1;
+        if kind.is_restart() {
+            *self.seat(worker.slot).troubles.entry(kind).or_default() += 1;
+        }
+    }
+
+    /// What is to be said of old workers that ended in the middle of their drain since then, for the answer to a reload.
+    pub fn undrained(&self, before: Generation, since: Time) -> Vec<String> {
+        let ended = self
+            .incidents
+            .iter()
+            .filter(|i| i.kind == Kind::Undrained && i.generation < before && i.at > since);
+        ended
+            .map(|i| format!("old worker {} (slot {}) {}", i.worker, i.slot, i.reason))
+            .collect()
     }
 
     /// Completes a worker's incident by the end of its process.

@@ -276,11 +276,11 @@ impl Supervisor {
             to,
             reason: reason.into(),
         };
-        let started = worker.pid.is_some();
+        let (started, stopping) = (worker.pid.is_some(), worker.stopping);
         self.out.push(Action::Report(report));
         match to {
             State::Draining => self.out.push(Action::Drain { id }),
-            State::Stopping if started => self.signal(id, StopSignal::Stop),
+            State::Stopping if started && !stopping => self.signal(id, StopSignal::Stop),
             State::Killing if started => self.force(id),
             State::Starting
             | State::Booting
@@ -313,18 +313,30 @@ impl Supervisor {
                     self.kill(id, reason);
                 }
             }
-            State::Ready if worker.channel_open => {
-                let limit = self.policy.drain_timeout;
-                self.enter(id, State::Draining, Some(limit), reason);
-            }
+            State::Ready if worker.channel_open => self.drain(id, reason),
             State::Starting | State::Booting | State::Held | State::Ready => self.halt(id, reason),
             State::Draining | State::Stopping | State::Killing => {}
         }
     }
 
-    /// Sends the stop signal.
+    /// Begins a drain. With a shim the worker closes what it cuts after the drain timeout, not before.
+    pub(super) fn drain(&mut self, id: WorkerId, reason: &str) {
+        let (limit, closing) = (self.policy.drain_timeout, self.policy.closing());
+        let due = self.now + limit;
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        worker.drain_due = Some(due);
+        let closing = worker.heard.map_or(Duration::ZERO, |_| closing);
+        self.enter(id, State::Draining, Some(limit + closing), reason);
+    }
+
+    /// Sends the stop signal, unless the worker has had it. The kill timeout counts from here, or from the drain timeout.
     pub(super) fn halt(&mut self, id: WorkerId, reason: &str) {
-        let limit = self.policy.kill_timeout;
+        let now = self.now;
+        let due = self.fleet.worker(id).and_then(|w| w.drain_due);
+        let spent = due.map_or(Duration::ZERO, |due| now.since(due));
+        let limit = self.policy.kill_timeout.saturating_sub(spent);
         self.enter(id, State::Stopping, Some(limit), reason);
     }
 

@@ -109,7 +109,7 @@ pub struct Policy {
     pub ready_timeout: Duration,
     /// A draining worker has this long for its connections.
     pub drain_timeout: Duration,
-    /// Time between the stop signal and SIGKILL.
+    /// Time between the stop signal and SIGKILL, or since the drain timeout where that has passed.
     pub kill_timeout: Duration,
     /// A replacement must live this long, ready, before the old worker drains.
     pub min_uptime: Duration,
@@ -149,6 +149,17 @@ impl Policy {
     pub const PREPARATION: Duration = Duration::from_secs(10);
     /// SIGKILL is repeated at this interval until the process is reaped.
     pub const KILL_REPEAT: Duration = Duration::from_secs(10);
+
+    /// Time after the drain timeout, taken from the kill timeout: the worker closes what it cuts (two thirds of it) and
+    /// reports. At most 1.5 s, and at most half of the kill timeout.
+    pub fn closing(&self) -> Duration {
+        (self.kill_timeout / 2).min(Duration::from_millis(1500))
+    }
+
+    /// What the worker has of it between the FIN to what is cut and the end of the connection.
+    pub fn closing_of_worker(&self) -> Duration {
+        self.closing() / 3 * 2
+    }
 
     /// How often a worker's event loop reports: six times in the hang timeout,
     /// at least every 5 s (four workers wake the master less than once a second) or, if it is attentive, every

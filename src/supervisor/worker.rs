@@ -176,6 +176,12 @@ pub struct Worker {
     pub left: u64,
     /// How many connections its drain cut, once it is drained.
     pub drained: Option<u64>,
+    /// When its drain timeout passes, once it drains. What it needs after that is taken from its kill timeout.
+    #[serde(default)]
+    pub drain_due: Option<Time>,
+    /// Its shim has run the app's handlers of the stop signal, so it must not be sent again.
+    #[serde(default)]
+    pub stopping: bool,
 }
 
 impl Worker {
@@ -221,6 +227,8 @@ impl Worker {
             last_error: None,
             left: 0,
             drained: None,
+            drain_due: None,
+            stopping: false,
         }
     }
 

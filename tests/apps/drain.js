@@ -29,7 +29,8 @@ function answer(req, res) {
     case '/flood': return res.end(Buffer.alloc(64 << 20));
     case '/events':
       res.writeHead(200, { 'content-type': 'text/event-stream' });
-      return res.write('id: 1\ndata: first\n\n');
+      res.write('id: 1\ndata: first\n\n');
+      return until && when(until, () => res.end('id: 2\ndata: [DONE]\n\n'));
     case '/spin': return res.end(who(), () => { say('spins'); for (;;); });
     default: {
       let length = 0;

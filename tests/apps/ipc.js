@@ -48,6 +48,18 @@ const paths = {
     server.close();
     return { results };
   },
+  // A connection given to the master. The server asks it how many it has, and waits for them when it closes.
+  '/given': async () => {
+    const server = net.createServer();
+    await new Promise((resolve) => { server.listen({ port: 0, host: '127.0.0.1', exclusive: true }, resolve); });
+    const client = net.connect(server.address().port, '127.0.0.1').on('error', () => {});
+    const socket = await new Promise((resolve) => { server.once('connection', resolve); });
+    const failed = await send({ take: 'socket' }, socket);
+    const count = await new Promise((resolve, reject) => { server.getConnections((err, n) => (err ? reject(err) : resolve(n))); });
+    await new Promise((resolve) => { server.close(resolve); });
+    client.destroy();
+    return { failed, count, closed: true };
+  },
   '/disconnect': async () => { setImmediate(() => cluster.worker.disconnect()); return {}; },
   '/kill': async () => { setImmediate(() => cluster.worker.kill()); return {}; },
   '/process-disconnect': async () => { setImmediate(() => process.disconnect()); return {}; },

@@ -65,15 +65,7 @@ function events(res, n, every) {
     }
   }, every);
   res.on('close', () => clearInterval(timer));
-  streams.add(res);
-  res.on('close', () => streams.delete(res));
 }
-
-// Asked to go: end the streams cleanly between two events.
-const streams = new Set();
-process.on('rcluster:drain', () => {
-  for (const res of streams) res.end();
-});
 
 function download(res, bytes, ms) {
   res.setHeader('content-length', bytes);

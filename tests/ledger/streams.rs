@@ -309,7 +309,7 @@ fn websocket_close_frames() {
 
 const EVENTS: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-id: ";
 
-fn sse_all(class: Class, chunks: &'static str) {
+fn sse_all(events: u64, class: Class, chunks: &'static str) {
     let server = Server::start(move |mut stream, _| {
         if let Some(request) = request(&mut stream) {
             send(
@@ -323,7 +323,7 @@ fn sse_all(class: Class, chunks: &'static str) {
         }
     });
     let scheme = Scheme::Sse {
-        events: 9,
+        events,
         every: Duration::from_millis(1),
     };
     all_are(
@@ -339,16 +339,24 @@ fn sse_all(class: Class, chunks: &'static str) {
 #[test]
 fn event_streams() {
     sse_all(
+        2,
         Class::OkClose,
         "7\r\nid: 4\n\n\r\n7\r\nid: 5\n\n\r\n0\r\n\r\n",
     );
-    sse_all(Class::OkClose, "0\r\n\r\n");
-    sse_all(Class::Truncated, "7\r\nid: 4\n\n\r\n7\r\nid: 5\n\n\r\n");
+    sse_all(0, Class::OkClose, "0\r\n\r\n");
+    sse_all(2, Class::Truncated, "7\r\nid: 4\n\n\r\n7\r\nid: 5\n\n\r\n");
     sse_all(
+        2,
         Class::WrongBody,
         "7\r\nid: 4\n\n\r\n7\r\nid: 6\n\n\r\n0\r\n\r\n",
     );
-    sse_all(Class::WrongBody, "6\r\nid: 4\n\r\n0\r\n\r\n");
+    // A clean end, but not all that was asked for.
+    sse_all(
+        3,
+        Class::WrongBody,
+        "7\r\nid: 4\n\n\r\n7\r\nid: 5\n\n\r\n0\r\n\r\n",
+    );
+    sse_all(1, Class::WrongBody, "6\r\nid: 4\n\r\n0\r\n\r\n");
 }
 
 #[test]

@@ -24,10 +24,7 @@ const options = MODE === 'plain' ? {} : {
 const server = MODE === 'plain' ? http2.createServer(options) : http2.createSecureServer(options);
 if (API === 'compat') {
   server.on('request', (req, res) => {
-    if (req.url === '/sse') {
-      res.writeHead(200, { 'content-type': 'text/event-stream' });
-      res.write('data: hello\n\n');
-    } else answer(req.url, (text) => res.end(text));
+    answer(req.url, (text) => res.end(text));
   });
 } else {
   server.on('stream', (stream, headers) => answer(headers[':path'], (text) => {

@@ -60,12 +60,25 @@ fn table_of_messages() {
             Inbound::Unknown,
         ),
         (json!({"cmd": "NODE_FUTURE"}), Inbound::Unknown),
+        (
+            json!({"cmd": "NODE_SOCKET_GET_COUNT", "key": "4:null:80"}),
+            Inbound::SocketCount("4:null:80".into()),
+        ),
+        (
+            json!({"cmd": "NODE_SOCKET_NOTIFY_CLOSE", "key": "4:null:80"}),
+            Inbound::SocketsClosed("4:null:80".into()),
+        ),
+        (json!({"cmd": "NODE_SOCKET_NOTIFY_CLOSE"}), Inbound::Unknown),
         (json!({"cmd": "mine", "text": "\"NODE_"}), Inbound::App),
         (json!({"hello": [1, 2]}), Inbound::App),
         (json!("ready"), Inbound::Ready),
         (
             json!({"cmd": "NODE_RCLUSTER", "act": "drained", "cut": 3}),
-            Inbound::Shim(ShimMessage::Drained { cut: 3 }),
+            Inbound::Shim(ShimMessage::Drained {
+                cut: 3,
+                silent: 0,
+                stopping: false,
+            }),
         ),
         (
             json!({"cmd": "NODE_RCLUSTER", "act": "later", "x": 3}),

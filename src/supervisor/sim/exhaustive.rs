@@ -74,7 +74,10 @@ fn of_worker(worker: &Worker) -> Vec<Event> {
         facts.push(Fact::Misbehaves("flood".to_owned()));
     }
     if worker.state == State::Draining && worker.drained.is_none() {
-        facts.push(Fact::Drained { cut: 0 });
+        facts.push(Fact::Drained {
+            cut: 0,
+            stopping: false,
+        });
     }
     let exit = Exit::Code(1);
     let facts = facts.into_iter().map(|fact| Event::Worker { id, fact });

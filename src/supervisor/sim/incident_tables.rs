@@ -78,12 +78,13 @@ fn each_end_has_its_kind_and_its_words() {
 }
 
 #[test]
-fn who_was_told_to_go_is_no_incident() {
+fn who_was_told_to_go_and_finished_is_no_incident() {
     let mut table = Table::serving(policy());
     table.tell(Event::Park);
-    ends(&mut table, 1, KILLED);
     table.drains(2);
     assert_eq!(incidents(&table), [] as [&Incident; 0]);
+    ends(&mut table, 1, KILLED);
+    assert_eq!(told(&table).0, Kind::Undrained);
 }
 
 #[test]

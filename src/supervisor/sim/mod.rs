@@ -14,6 +14,7 @@
 
 mod check_tables;
 mod deaths;
+mod drain_tables;
 mod exhaustive;
 mod habits;
 mod health_tables;

@@ -361,7 +361,9 @@ impl World {
                     self.tell(id, Fact::Closed(key.to_string()));
                 }
                 let cut = self.rng.u64(..3);
-                self.tell(id, Fact::Drained { cut });
+                // Of those that have handlers of the stop signal some do not end by them.
+                let stopping = cut == 1;
+                self.tell(id, Fact::Drained { cut, stopping });
                 if ends {
                     self.after(1, id, Deed::Disconnect);
                     self.after(2, id, Deed::End(Exit::Code(0)));

@@ -117,7 +117,13 @@ fn a_drain_that_ends_late_does_not_prolong_the_stop() {
     let mut t = Table::serving(policy());
     t.at(1000).tell(STOP);
     t.at(20_900).drains(2);
-    t.fact(1, Fact::Drained { cut: 3 });
+    t.fact(
+        1,
+        Fact::Drained {
+            cut: 3,
+            stopping: false,
+        },
+    );
     assert_eq!(t.tick(21_000), ["stop 1"]);
     assert_eq!(t.tick(26_000), ["kill 1"]);
 }

@@ -110,7 +110,13 @@ impl Table {
 
     /// Its drain is over and it ends.
     pub(super) fn drains(&mut self, id: u64) -> Vec<String> {
-        let mut orders = self.fact(id, Fact::Drained { cut: 0 });
+        let mut orders = self.fact(
+            id,
+            Fact::Drained {
+                cut: 0,
+                stopping: false,
+            },
+        );
         orders.extend(self.exits(id, 0));
         orders
     }

@@ -300,7 +300,10 @@ impl World {
             0 => Fact::Listening("0".to_owned()),
             1 => Fact::ChannelClosed,
             2 => Fact::Leaving,
-            3 => Fact::Drained { cut: 1 },
+            3 => Fact::Drained {
+                cut: 1,
+                stopping: false,
+            },
             4 => Fact::BindFailed("gone".to_owned()),
             5 => Fact::Misbehaves("gone".to_owned()),
             6 => {
