@@ -63,6 +63,7 @@ mod paper;
 mod privileges;
 mod promises;
 mod protocol;
+mod readers;
 mod rehearse;
 mod reload;
 mod reload_bad;

@@ -249,6 +249,26 @@ impl Drop for Fails {
 }
 
 #[test]
+fn calls_that_a_signal_interrupts_are_made_again() {
+    let mut master = unwell().start();
+    let before = master.wait_ready(2);
+    // Those that can be interrupted (signal(7)); every second call of each thread.
+    let calls = "?epoll_wait,epoll_pwait,waitid,recvmsg,sendmsg,accept4,?poll,ppoll";
+    master.may_be_blocked();
+    let Some(fails) = Fails::with(master.pid(), calls, "EINTR:when=1+2") else {
+        return master.stop();
+    };
+    kill(before[0].process(), SIGKILL);
+    master.wait_replaced(&before[0]);
+    master.wait_ready(2);
+    assert_eq!(master.command(&["reload"]).status.code(), Some(0));
+    assert_eq!(master.status().generation, 2);
+    drop(fails);
+    assert!(master.zombies().is_empty());
+    master.stop();
+}
+
+#[test]
 fn a_machine_without_memory_for_a_process_or_with_a_full_file_table_is_waited_out() {
     for (calls, error, number) in [
         ("?fork,?vfork,clone,clone3", "ENOMEM", 12),

@@ -10,7 +10,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::common::{Addr, BOOT, Launch, Screen, wait_until};
+use crate::common::{Addr, BOOT, LONG, Launch, Screen, Stopped, wait_until};
 
 /// Clients that ask all the time.
 struct Load {
@@ -141,6 +141,43 @@ fn a_release_that_answers_only_5xx_shows_it() {
         "{shown}"
     );
     drop(load);
+    top.press("q");
+    top.end();
+    master.stop();
+}
+
+#[test]
+fn a_silent_worker_shows_it_in_every_view() {
+    // Without a limit it stays as it is.
+    let mut master = Launch::new("http.js")
+        .workers(2)
+        .options(["--hang-timeout", "0s"])
+        .start();
+    let worker = master.wait_ready(2).remove(0);
+    let control = Addr::Unix(master.control.clone());
+    let stopped = Stopped::new(&[worker.process()]);
+    wait_until("an overdue heartbeat", LONG, || {
+        let status: serde_json::Value = control.get("/v1/status").json();
+        let silent = |slot: usize| status["workers"][slot]["silent"] == true;
+        assert_eq!(status["workers"][0]["state"], "ready");
+        assert!(!silent(1), "the other one is not: {status}");
+        silent(0).then_some(())
+    });
+    let shown = master.command(&["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let row = shown.lines().find(|row| row.contains("silent "));
+    let pid = worker.process().to_string();
+    assert!(row.is_some_and(|row| row.contains(&pid)), "{shown}");
+    let metrics = control.get("/metrics").body;
+    for line in ["{slot=\"0\"} 1", "{slot=\"1\"} 0"] {
+        let line = format!("rcluster_worker_silent{line}");
+        assert!(metrics.contains(&line), "{line} in\n{metrics}");
+    }
+    let mut top = Screen::run_in(80, &master, &["top", "--interval", "100ms"]);
+    let text = top.wait("its silence", |text| text.contains(" silent "));
+    assert!(text.contains(" s "), "{text}");
+    drop(stopped);
+    top.wait("its next heartbeat", |text| !text.contains(" silent "));
     top.press("q");
     top.end();
     master.stop();

@@ -438,6 +438,11 @@ impl Snapshot {
             each(|w| Some(w.silent_ms? as f64 / SECOND)),
         )?;
         out.gauge(
+            "rcluster_worker_silent",
+            "1 if its next heartbeat is overdue: its event loop answers nobody.",
+            each(|w| Some(f64::from(w.silent))),
+        )?;
+        out.gauge(
             "rcluster_worker_open_connections",
             "Connections that are open.",
             each(|w| Some(w.beat?.connections as f64)),

@@ -26,5 +26,5 @@ pub use server::{serve, serve_tcp};
 pub use types::{
     DetachedStatus, Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish,
     Request, RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply, StopWish,
-    UpgradeReply, UpgradeView, UpgradeWish,
+    UpgradeReply, UpgradeView, UpgradeWish, shown_state,
 };

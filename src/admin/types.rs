@@ -1,5 +1,7 @@
 //! Requests to the loop, and the documents that go over the wire.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -261,6 +263,15 @@ pub struct Status {
     /// Addresses of `--bind` that no worker has asked for.
     #[serde(default)]
     pub unused_binds: Vec<String>,
+}
+
+/// The state of a worker in the words of every view: `spare`, `silent 4 s`, or the state's own name.
+pub fn shown_state(worker: &WorkerView) -> Cow<'static, str> {
+    match worker.silent_ms.filter(|_| worker.silent) {
+        _ if worker.spare => "spare".into(),
+        Some(ms) => format!("silent {} s", ms / 1000).into(),
+        None => worker.state.name().into(),
+    }
 }
 
 impl Status {

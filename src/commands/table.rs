@@ -6,7 +6,7 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
 use super::paint::{self, Paint};
 use crate::{
-    admin::{BalanceStatus, SlotFigures, Status},
+    admin::{BalanceStatus, SlotFigures, Status, shown_state},
     supervisor::{State, WorkerView},
 };
 
@@ -84,17 +84,13 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(SEAT.into_iter().chain(LOAD));
     for worker in &fleet.workers {
-        let state = if worker.spare {
-            "spare"
-        } else {
-            worker.state.name()
-        };
+        let state = shown_state(worker);
         let seat = [
             Cell::new(worker.slot),
             Cell::new(worker.pid.map_or("-".to_owned(), |p| p.to_string())),
             Cell::new(worker.id),
             Cell::new(worker.generation),
-            Cell::new(state).fg(paint::tone(state)),
+            Cell::new(&state).fg(paint::tone(&state)),
             Cell::new(age(worker.uptime_ms)),
             Cell::new(worker.restarts),
         ];
@@ -140,7 +136,8 @@ fn balance(balance: &BalanceStatus) -> Option<String> {
 /// What a worker carries. Rates and durations are its slot's, over the last half minute.
 fn load(worker: &WorkerView, status: &Status) -> [String; 11] {
     let figures = status.figures.iter().find(|f| f.slot == worker.slot);
-    let figures = figures.filter(|_| worker.state == State::Ready && !worker.spare);
+    let figures =
+        figures.filter(|_| worker.state == State::Ready && !worker.spare && !worker.silent);
     let shares = status.balance.shares.iter();
     let share = figures.and_then(|f| shares.into_iter().find(|share| share.slot == f.slot));
     let share = share.map(|share| share.requests);

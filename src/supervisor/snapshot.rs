@@ -41,6 +41,10 @@ pub struct WorkerView {
     /// Milliseconds since the last sign of its event loop; none without the shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_ms: Option<u64>,
+    /// It serves, but its next heartbeat is overdue: its event loop does not turn, and nobody is answered. The hang timeout
+    /// has not passed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
     /// What the kernel counted last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
@@ -171,6 +175,8 @@ impl Supervisor {
 
     /// What is to be seen at the last step's time plus `elapsed_ms`.
     pub fn view(&self, now: super::Time) -> FleetView {
+        // A beat and a half, and what a busy host may add.
+        let overdue = self.policy.beat() * 3 / 2 + super::Policy::DOUBT * 2;
         let mut workers: Vec<_> = self
             .fleet
             .iter()
@@ -186,6 +192,7 @@ impl Supervisor {
                 spare: w.spare,
                 beat: w.beat,
                 silent_ms: w.heard.map(|at| now.0.saturating_sub(at.0)),
+                silent: w.is_ready() && w.heard.is_some_and(|at| now.since(at) > overdue),
                 usage: w.usage,
                 complaint: w.pulse.complaint.clone(),
             })

@@ -139,6 +139,11 @@ impl History {
         if known.serves != serves {
             *known = begins;
         }
+        if worker.silent {
+            // Its event loop stands still: it answers nobody.
+            known.rate = Some(0.0);
+            return;
+        }
         let told_ms = now_ms.saturating_sub(worker.silent_ms.unwrap_or(0));
         let Some(beat) = worker.beat.filter(|_| told_ms >= known.since_ms) else {
             return;
@@ -272,6 +277,14 @@ mod tests {
         assert_eq!(
             (history.rate.now(), history.rate_of(Slot(0))),
             (150, Some(50))
+        );
+        // One whose event loop stands still answers nobody.
+        let mut silent = seen(7500, &[(0, 3, 200), (1, 2, 600)]);
+        silent.status.fleet.workers[0].silent = true;
+        history.take(&silent);
+        assert_eq!(
+            (history.rate.now(), history.rate_of(Slot(0))),
+            (50, Some(0))
         );
         // An outage is one: nobody serves.
         let mut down = seen(8000, &[(0, 3, 200)]);

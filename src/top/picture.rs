@@ -16,7 +16,7 @@ use super::{
     words,
 };
 use crate::{
-    admin::{SlotFigures, Status},
+    admin::{SlotFigures, Status, shown_state},
     supervisor::{FleetView, Incident, ReloadView, Slot, State, WorkerView},
 };
 
@@ -236,12 +236,8 @@ impl View {
     fn row(&self, worker: &WorkerView, status: &Status) -> ([String; COLUMNS.len()], Style) {
         let none = || "-".to_owned();
         let beat = worker.beat.as_ref();
-        let state = if worker.spare {
-            "spare"
-        } else {
-            worker.state.name()
-        };
-        let serves = seated(worker);
+        let state = shown_state(worker);
+        let serves = seated(worker) && !worker.silent;
         let rate = self.history.rate_of(worker.slot).filter(|_| serves);
         let share = if serves {
             self.history.share_of(worker.slot)
@@ -262,7 +258,7 @@ impl View {
             worker.slot.to_string(),
             worker.pid.map_or_else(none, |pid| pid.to_string()),
             worker.generation.to_string(),
-            state.to_owned(),
+            state.into_owned(),
             words::span(worker.uptime_ms),
             worker.restarts.to_string(),
             rate.map_or_else(none, |rate| rate.to_string()),

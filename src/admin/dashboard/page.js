@@ -46,6 +46,8 @@
 
   const serves = (worker) => worker.state === 'ready' && !worker.spare;
 
+  const stateOf = (worker) => (worker.spare ? 'spare' : worker.silent ? `silent ${Math.floor(worker.silent_ms / 1000)} s` : worker.state);
+
   // A heartbeat tells of the time since the one before it: the rate stays until the next one.
   function know(worker, now) {
     let mine = known.get(worker.id);
@@ -55,8 +57,9 @@
       mine = { serves: serves(worker), since, told: since < now ? { at: since, requests: 0 } : null, rate: null };
       known.set(worker.id, mine);
     }
+    if (worker.silent) mine.rate = 0; // its event loop stands still: it answers nobody
     const at = now - (worker.silent_ms || 0);
-    if (!worker.beat || at < mine.since) return;
+    if (worker.silent || !worker.beat || at < mine.since) return;
     const { requests } = worker.beat;
     if (mine.told && at <= mine.told.at + 100) return;
     if (mine.told) mine.rate = Math.max(0, requests - mine.told.requests) * 1000 / (at - mine.told.at);
@@ -218,11 +221,11 @@
         rows.set(worker.id, row);
       }
       const beat = worker.beat;
-      const mine = serves(worker) ? seats.get(worker.slot).rate : null;
+      const mine = serves(worker) && !worker.silent ? seats.get(worker.slot).rate : null;
       const share = mine !== null && rate > 0 ? mine * 100 / rate : 0;
-      const slot = serves(worker) ? figures.get(worker.slot) : null;
+      const slot = serves(worker) && !worker.silent ? figures.get(worker.slot) : null;
       const classes = slot && slot.responses_per_s;
-      const state = worker.spare ? 'spare' : worker.state;
+      const state = stateOf(worker);
       const values = [worker.slot, worker.id, worker.pid || '-', worker.generation, state, span(worker.uptime_ms), worker.restarts,
         mine !== null ? count(mine) : '-', classes ? count(classes[3]) : '-', classes ? count(classes[4]) : '-', slot && slot.p99_us ? micros(slot.p99_us) : '-', beat ? percent(beat.busy / 10) : '-',
         beat ? micros(beat.delay_p99_us === undefined ? beat.delay_us : beat.delay_p99_us) : '-', beat ? bytes(beat.heap_used) : '-',
@@ -251,7 +254,7 @@
     by('slots').replaceChildren(...[...slots.keys()].sort((a, b) => a - b).map((slot) => {
       const item = make('li', {}, make('b', { textContent: `slot ${slot}` }));
       for (const worker of slots.get(slot)) {
-        const state = worker.spare ? 'spare' : worker.state;
+        const state = stateOf(worker);
         const chip = make('div', { className: 'chip' }, make('span', { textContent: `generation ${worker.generation}` }), make('span', { textContent: state, className: tone(state) }));
         chip.style.setProperty('--tone', hue(worker.generation));
         item.append(chip);
