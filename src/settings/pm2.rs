@@ -475,18 +475,6 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_control_characters_stays_in_its_comment() {
-        let app = json!({ "script": "a.js", "x\ny = 1\r\u{1b}[2J\u{7f}": 1, "env_\r": {} });
-        let made = convert(&app, None, None).unwrap();
-        let table: toml::Table = toml::from_str(&made.toml).unwrap();
-        assert_eq!(
-            table.keys().collect::<Vec<_>>(),
-            ["script", "stop-signal", "workers"]
-        );
-        assert!(!made.lost.iter().any(|line| line.contains(char::is_control)));
-    }
-
-    #[test]
     fn which_app() {
         let two = json!([{ "name": "a", "script": "a.js" }, { "name": "b", "script": "b.js" }]);
         assert!(
