@@ -216,6 +216,24 @@ fn the_doctor_runs_nobodys_program_as_root() {
 }
 
 #[test]
+fn an_upgrade_runs_no_binary_that_the_app_can_replace() {
+    let Some(ground) = Ground::new() else { return };
+    let binary = ground.app.join("rcluster");
+    fs::copy(env!("CARGO_BIN_EXE_rcluster"), &binary).expect("copied");
+    fs::set_permissions(&binary, Permissions::from_mode(0o755)).expect("chmod");
+    let mut master = ground.launch("site.js").start();
+    master.wait_ready(1);
+    let path = binary.to_str().expect("UTF-8");
+    let said = master.command(&["upgrade", "--binary", path]);
+    assert!(!said.status.success(), "{said:?}");
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(text.contains("root does not run"), "{text}");
+    // The control: the one that runs is root's.
+    assert!(master.command(&["upgrade"]).status.success());
+    master.stop();
+}
+
+#[test]
 fn a_control_folder_that_the_app_can_replace_is_refused() {
     let Some(ground) = Ground::new() else { return };
     let folder = ground.app.join("ctl");

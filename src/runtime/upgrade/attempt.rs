@@ -24,7 +24,10 @@ use crate::{
     admin::{Api, UpgradeReply, UpgradeView, UpgradeWish},
     logs::{Held, OwnLog},
     runtime::master::{Inputs, Master},
-    sys::{handover, path_thread, process},
+    sys::{
+        handover, path_thread, process,
+        safe_path::{self, Refusal},
+    },
 };
 
 /// How long answers that are on their way may take to be written.
@@ -231,6 +234,13 @@ impl Master {
         self.upgrade.view.attempts += 1;
         let binary = wish.binary.unwrap_or_else(|| self.upgrade.program.clone());
         info!(binary = %binary.display(), "upgrade asked for");
+        // Root runs it: the app's user must not be able to put another one there.
+        if self.world.config.identity.is_some()
+            && let Err(refusal @ Refusal::Unsafe { .. }) = safe_path::check(&binary)
+        {
+            let why = format!("root does not run {}: {refusal}", binary.display());
+            return self.refuse_upgrade(&why, reply);
+        }
         let mut still = Still::new();
         let heard = freeze(&self.world, &mut inputs.inbox, &mut still).await;
         let probe = self
