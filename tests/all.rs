@@ -69,6 +69,7 @@ mod reload;
 mod reload_bad;
 mod reload_moments;
 mod reload_steps;
+mod reload_terms;
 mod root_files;
 mod root_paths;
 mod scale;

@@ -121,16 +121,17 @@ impl World {
             .map_or(self.config.launch.balance, |r| r.launch.balance);
         let now = self.bus.now;
         let attentive = mode != Balance::Shared && supervisor.policy().attentive;
-        let silence = attentive.then(|| supervisor.policy().beat() + LATE);
+        // As often as each was told to beat.
+        let silence = |w: &Worker| attentive.then(|| supervisor.terms(w).beat + LATE);
         let fit: Vec<_> = supervisor
             .workers()
-            .filter(|w| is_fit(w, now, silence))
-            .map(|w| (w.id, w.heard))
+            .filter(|w| is_fit(w, now, silence(w)))
+            .map(|w| (w.id, w.heard.zip(silence(w))))
             .collect();
-        let first = fit.iter().filter_map(|(_, heard)| *heard).min();
-        self.balancer.late_at = first
-            .zip(silence)
-            .map(|(heard, most)| heard + most + Duration::from_millis(1));
+        let late = fit.iter().filter_map(|(_, heard)| *heard);
+        self.balancer.late_at = late
+            .map(|(heard, most)| heard + most + Duration::from_millis(1))
+            .min();
         let changed = !fit.iter().map(|(id, _)| id).eq(&self.balancer.fit);
         if changed || self.balancer.mode != mode || std::mem::take(&mut self.balancer.stale) {
             self.balancer.fit = fit.into_iter().map(|(id, _)| id).collect();

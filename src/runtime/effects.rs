@@ -189,7 +189,9 @@ impl World {
                 gate: _,
             } => {
                 self.reserve.lend();
-                let spawned = self.spawn(id, slot, generation);
+                let terms = supervisor.worker(id).map(|w| supervisor.terms(w));
+                let terms = terms.unwrap_or_else(|| supervisor.policy().terms());
+                let spawned = self.spawn(id, slot, generation, &terms);
                 self.reserve.refill();
                 Some(match spawned {
                     Ok(pid) => Event::Spawned { id, pid },
@@ -198,7 +200,9 @@ impl World {
             }
             Action::OpenGate { id } => self.open_gate(id, supervisor),
             Action::Drain { id } => {
-                self.drain(id, supervisor.policy());
+                if let Some(worker) = supervisor.worker(id) {
+                    self.drain(id, &supervisor.way_out(worker));
+                }
                 None
             }
             Action::Signal { id, signal } => {

@@ -84,8 +84,10 @@ impl World {
             })
         };
         let launch = self.launch_of(id, supervisor);
-        let (Some(health), Some(path)) = (supervisor.policy().health, launch.health_path.clone())
-        else {
+        let health = supervisor
+            .worker(id)
+            .and_then(|w| supervisor.terms(w).health);
+        let (Some(health), Some(path)) = (health, launch.health_path.clone()) else {
             return None;
         };
         let Some((key, tls)) = self.listeners.first_of(id) else {

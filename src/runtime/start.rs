@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ffi::OsString};
 use super::{effects::World, link::Link, release::Release};
 use crate::{
     cli::Balance,
-    supervisor::{Generation, Pid, Slot, WorkerId},
+    supervisor::{Generation, Pid, Slot, Terms, WorkerId},
     sys::{
         fd_pass,
         spawn::{self, CHANNEL_FD, Spawn, Started},
@@ -46,12 +46,13 @@ impl World {
         id: WorkerId,
         slot: Slot,
         generation: Generation,
+        terms: &Terms,
     ) -> Result<Pid, String> {
         let release = self
             .releases
             .get(&generation)
             .ok_or_else(|| format!("generation {generation} is forgotten"))?;
-        let mut what = self.command(id, slot, release)?;
+        let mut what = self.command(id, slot, release, terms)?;
         let failed = |what: &str, error: &std::io::Error| format!("failed to {what}: {error}");
         let (ours, theirs) = fd_pass::channel().map_err(|e| failed("make a channel", &e))?;
         let program = what.program.display().to_string();
@@ -74,7 +75,13 @@ impl World {
         Ok(pid)
     }
 
-    fn command(&self, id: WorkerId, slot: Slot, release: &Release) -> Result<Spawn, String> {
+    fn command(
+        &self,
+        id: WorkerId,
+        slot: Slot,
+        release: &Release,
+        terms: &Terms,
+    ) -> Result<Spawn, String> {
         let launch = &release.launch;
         let (script, cwd) = release.paths();
         let mut args: Vec<OsString> = launch.node_args.clone();
@@ -104,10 +111,10 @@ impl World {
                 (false, false) => "false",
                 (false, true) => "null",
             };
-            let beat_ms = self.config.policy.beat().as_millis();
-            let drain_ms = self.config.policy.drain_timeout.as_millis();
-            let closing_ms = self.config.policy.closing_of_worker().as_millis();
-            let kill_ms = self.config.policy.kill_timeout.as_millis();
+            let beat_ms = terms.beat.as_millis();
+            let drain_ms = terms.drain_timeout.as_millis();
+            let closing_ms = terms.closing.as_millis();
+            let kill_ms = terms.kill_timeout.as_millis();
             let stop_signal = launch.stop_signal;
             let message = launch.shutdown_message;
             let metrics = self.config.request_metrics;

@@ -207,10 +207,11 @@ impl Supervisor {
     }
 
     fn fact(&mut self, id: WorkerId, fact: Fact) {
-        let readiness = self.policy.readiness;
+        let policy = self.policy.readiness;
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
+        let readiness = worker.terms.map_or(policy, |terms| terms.readiness);
         match fact {
             Fact::Online => {
                 if readiness == Readiness::Online {
@@ -451,7 +452,7 @@ impl Supervisor {
     }
 
     fn never_ready(&self, worker: &super::Worker) -> String {
-        let what = match self.policy.readiness {
+        let what = match self.terms(worker).readiness {
             _ if worker.readiness_seen && self.lacks_health(worker) => {
                 "its health check was never answered well"
             }

@@ -10,7 +10,7 @@ use super::{
     event::{Event, Fact, Urgency},
     fleet::Fleet,
     incident::{Incidents, Kind},
-    policy::Policy,
+    policy::{Policy, Terms},
     reload::{Pending, Reload, Settling, Stage},
     time::Time,
     worker::{Generation, Slot, State, Worker, WorkerId},
@@ -63,6 +63,9 @@ pub struct Supervisor {
     pub(super) seats: Vec<Seat>,
     pub(super) committed: Generation,
     pub(super) previous: Option<Generation>,
+    /// What the previous generation ran with.
+    #[serde(default)]
+    pub(super) previous_policy: Option<Box<Policy>>,
     pub(super) newest: Generation,
     pub(super) reload: Option<Reload>,
     pub(super) pending: Option<Pending>,
@@ -105,6 +108,7 @@ impl Supervisor {
             seats,
             committed: Generation(1),
             previous: None,
+            previous_policy: None,
             newest: Generation(1),
             reload: None,
             pending: None,
@@ -227,12 +231,30 @@ impl Supervisor {
         (z >> 56) as u8
     }
 
+    /// What a worker was started with.
+    pub fn terms(&self, worker: &Worker) -> Terms {
+        worker.terms.unwrap_or_else(|| self.policy.terms())
+    }
+
+    /// By which times a worker leaves. A reload that changes them takes from nobody what it was told; a stop takes the
+    /// times that are configured now.
+    pub fn way_out(&self, worker: &Worker) -> Policy {
+        let mut policy = self.policy.clone();
+        if !self.is_stopping() {
+            let terms = self.terms(worker);
+            policy.drain_timeout = policy.drain_timeout.max(terms.drain_timeout);
+            policy.kill_timeout = policy.kill_timeout.max(terms.kill_timeout);
+        }
+        policy
+    }
+
     pub(super) fn spawn(&mut self, slot: Slot, generation: Generation, gate: Gate) {
         let id = WorkerId(self.next_id);
         self.next_id += 1;
         let boot = self.policy.ready_timeout;
         let mut worker = Worker::new(id, slot, generation, gate, self.now, boot);
         worker.jitter = self.jitter();
+        worker.terms = Some(self.policy_of(generation).terms());
         worker.spare = slot.0 >= self.policy.workers;
         self.fleet.insert(worker);
         self.seat(slot).occupied_by(generation);
@@ -321,7 +343,10 @@ impl Supervisor {
 
     /// Begins a drain. With a shim the worker closes what it cuts after the drain timeout, not before.
     pub(super) fn drain(&mut self, id: WorkerId, reason: &str) {
-        let (limit, closing) = (self.policy.drain_timeout, self.policy.closing());
+        let Some(policy) = self.fleet.worker(id).map(|w| self.way_out(w)) else {
+            return;
+        };
+        let (limit, closing) = (policy.drain_timeout, policy.closing());
         let due = self.now + limit;
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
@@ -334,9 +359,12 @@ impl Supervisor {
     /// Sends the stop signal, unless the worker has had it. The kill timeout counts from here, or from the drain timeout.
     pub(super) fn halt(&mut self, id: WorkerId, reason: &str) {
         let now = self.now;
-        let due = self.fleet.worker(id).and_then(|w| w.drain_due);
+        let Some(worker) = self.fleet.worker(id) else {
+            return;
+        };
+        let (due, policy) = (worker.drain_due, self.way_out(worker));
         let spent = due.map_or(Duration::ZERO, |due| now.since(due));
-        let limit = self.policy.kill_timeout.saturating_sub(spent);
+        let limit = policy.kill_timeout.saturating_sub(spent);
         self.enter(id, State::Stopping, Some(limit), reason);
     }
 

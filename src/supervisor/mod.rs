@@ -32,7 +32,7 @@ pub use backoff::{Backoff, Death, SpawnBudget};
 pub use event::{Beat, Event, Exit, Fact, Finding, Scale, Ticket, Urgency, Usage};
 pub use incident::{Incident, Kind};
 pub use machine::Supervisor;
-pub use policy::{Health, Policy, Readiness, Recycle, Surge, Switch};
+pub use policy::{Health, Policy, Readiness, Recycle, Surge, Switch, Terms};
 pub use snapshot::{Brief, FleetView, ReloadView, SlotView, WorkerView};
 pub use time::Time;
 pub use worker::{Generation, Pid, Pulse, Slot, State, Worker, WorkerId};

@@ -134,7 +134,46 @@ pub struct Policy {
     pub attentive: bool,
 }
 
+/// What a worker is started with, and judged by as long as it lives: a reload that changes the policy must not find old
+/// workers guilty of what they were never told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What makes it ready.
+    pub readiness: Readiness,
+    /// It has this long for its connections when it drains.
+    pub drain_timeout: Duration,
+    /// Time between its stop signal and SIGKILL.
+    pub kill_timeout: Duration,
+    /// Its event loop may be silent for so long; zero: for ever.
+    pub hang_timeout: Duration,
+    /// The same while it boots.
+    pub boot_hang_timeout: Duration,
+    /// How it is asked whether it is well.
+    pub health: Option<Health>,
+    /// When it is replaced although it is healthy.
+    pub recycle: Recycle,
+    /// Time from its FIN to the end of a connection that it cuts.
+    pub closing: Duration,
+    /// How often its event loop reports.
+    pub beat: Duration,
+}
+
 impl Policy {
+    /// What a worker that starts now is told.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            readiness: self.readiness,
+            drain_timeout: self.drain_timeout,
+            kill_timeout: self.kill_timeout,
+            hang_timeout: self.hang_timeout,
+            boot_hang_timeout: self.boot_hang_timeout,
+            health: self.health,
+            recycle: self.recycle,
+            closing: self.closing_of_worker(),
+            beat: self.beat(),
+        }
+    }
+
     /// Time that a drained worker has to end by itself before it gets the stop signal.
     pub const LINGER: Duration = Duration::from_millis(300);
     /// After `min_uptime`, a replacement that serves fewer listeners than the

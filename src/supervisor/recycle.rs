@@ -18,10 +18,11 @@ const MIB: u64 = 1024 * 1024;
 
 impl Supervisor {
     pub(super) fn measured(&mut self, id: WorkerId, usage: Usage) {
-        let limit = self.policy.recycle.memory;
+        let policy = self.policy.recycle;
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
+        let limit = worker.terms.map_or(policy, |terms| terms.recycle).memory;
         let over = limit.is_some_and(|limit| usage.memory >= jittered(limit, worker.jitter));
         worker.over_memory = if over {
             worker.over_memory.saturating_add(1)
@@ -34,7 +35,7 @@ impl Supervisor {
     /// When a worker's lifetime is over, if it is limited: it counts from the
     /// moment it serves, so that a spare that waited long is not old at once.
     fn lives_until(&self, worker: &Worker) -> Option<Time> {
-        let lifetime = self.policy.recycle.lifetime?;
+        let lifetime = self.terms(worker).recycle.lifetime?;
         let ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         let from = worker.ready_at?;
         Some(Time(from.0.saturating_add(jittered(ms, worker.jitter))))
@@ -42,7 +43,7 @@ impl Supervisor {
 
     /// Which limit a worker has reached, in words.
     pub(super) fn is_spent(&self, worker: &Worker) -> Option<String> {
-        let limits = &self.policy.recycle;
+        let limits = self.terms(worker).recycle;
         let reached = |limit: Option<u64>, value: u64| {
             limit.is_some_and(|limit| value >= jittered(limit, worker.jitter))
         };

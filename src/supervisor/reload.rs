@@ -37,6 +37,9 @@ pub(super) struct Reload {
     admitted: u32,
     /// Workers were parked when it began, and nobody has parked them since.
     pub(super) wakes: bool,
+    /// It brings the previous release back.
+    #[serde(default)]
+    restores: bool,
     /// What was wanted before the configuration was read anew, and how many workers it asks for.
     before: Option<(Box<Policy>, u32)>,
 }
@@ -203,6 +206,7 @@ impl Supervisor {
             tickets: pending.tickets,
             admitted: 0,
             wakes: self.parked,
+            restores: from.is_some(),
             before: None,
         });
         self.out
@@ -216,7 +220,31 @@ impl Supervisor {
         self.reload.as_ref().is_some_and(waits)
     }
 
+    /// What workers of a generation are started with: until a reload is committed the old code keeps its own terms.
+    pub(super) fn policy_of(&self, generation: Generation) -> &Policy {
+        let reload = self.reload.as_ref().filter(|r| r.generation != generation);
+        let before = reload.and_then(|reload| reload.before.as_ref());
+        before.map_or(&self.policy, |(before, _)| before)
+    }
+
+    /// Going back is going back to what that generation ran with, but for the number of workers: its code may not know
+    /// what the new options ask of it.
+    fn restore_previous(&mut self, generation: Generation) {
+        let restores = self
+            .reload
+            .as_ref()
+            .is_some_and(|r| r.restores && r.before.is_none());
+        if let Some(previous) = self.previous_policy.clone().filter(|_| restores) {
+            let policy = Policy {
+                workers: self.configured,
+                ..*previous
+            };
+            self.configured(generation, &policy);
+        }
+    }
+
     pub(super) fn prepared(&mut self, generation: Generation) {
+        self.restore_previous(generation);
         if let Some(reload) = &mut self.reload
             && reload.generation == generation
             && reload.stage == Stage::Preparing
@@ -361,12 +389,17 @@ impl Supervisor {
             return;
         };
         // Somebody may have scaled since: only what the configuration says anew counts.
-        if let Some((_, wanted)) = reload.before
+        if let Some((_, wanted)) = &reload.before
+            && let wanted = *wanted
             && wanted != self.configured
         {
             self.configured = wanted;
             self.policy.workers = wanted;
         }
+        let previous = reload
+            .before
+            .map_or_else(|| self.policy.clone(), |(before, _)| *before);
+        self.previous_policy = Some(Box::new(previous));
         self.previous = Some(self.committed);
         self.committed = reload.generation;
         self.parked &= !reload.wakes;

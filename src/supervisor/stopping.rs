@@ -15,6 +15,19 @@ impl Supervisor {
         }
         self.phase = Phase::Stopping(urgency);
         self.abandon_reloads();
+        // Whoever was on its way out by other terms has no longer than the stop.
+        let drain = self.policy.drain_timeout + self.policy.closing();
+        let kill = self.policy.kill_timeout;
+        let now = self.now;
+        for id in self.fleet.ids(|w| !w.is_seated()) {
+            if let Some(worker) = self.fleet.worker_mut(id) {
+                let drains = worker.state == State::Draining;
+                let limit = now + if drains { drain } else { kill };
+                if worker.state != State::Killing {
+                    worker.deadline = worker.deadline.map(|deadline| deadline.min(limit));
+                }
+            }
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -12,13 +12,14 @@ use super::{
 
 /// Which way a worker's silence is limited, if it is.
 fn silence_limit(policy: &Policy, worker: &Worker) -> Option<std::time::Duration> {
+    let terms = worker.terms.unwrap_or_else(|| policy.terms());
     let limit = match worker.state {
-        State::Starting | State::Booting => policy.boot_hang_timeout,
-        State::Held | State::Ready => policy.hang_timeout,
+        State::Starting | State::Booting => terms.boot_hang_timeout,
+        State::Held | State::Ready => terms.hang_timeout,
         // Their own deadline bounds them.
         State::Draining | State::Stopping | State::Killing => return None,
     };
-    (!policy.hang_timeout.is_zero() && !limit.is_zero()).then_some(limit)
+    (!terms.hang_timeout.is_zero() && !limit.is_zero()).then_some(limit)
 }
 
 /// Its app is ready, and only its health is not yet known.
@@ -166,16 +167,13 @@ impl Supervisor {
 
     /// Whether a worker's health is asked now and then.
     fn has_pulse(&self, worker: &Worker) -> bool {
-        self.policy.health.is_some()
+        self.terms(worker).health.is_some()
             && worker.channel_open
             && worker.condemned.is_none()
             && (worker.is_ready() || waits_for_pulse(worker))
     }
 
     fn take_pulses(&mut self) {
-        let Some(health) = self.policy.health else {
-            return;
-        };
         let now = self.now;
         let late = |w: &Worker| w.pulse.answer_by.is_some_and(|by| by <= now);
         for id in self.fleet.ids(late) {
@@ -184,7 +182,8 @@ impl Supervisor {
         let due =
             |w: &Worker| self.has_pulse(w) && w.pulse.answer_by.is_none() && w.pulse.due <= now;
         for id in self.fleet.ids(due) {
-            if let Some(worker) = self.fleet.worker_mut(id) {
+            let health = self.fleet.worker(id).and_then(|w| self.terms(w).health);
+            if let (Some(health), Some(worker)) = (health, self.fleet.worker_mut(id)) {
                 // The runtime gives up at the timeout by itself.
                 worker.pulse.answer_by = Some(now + health.timeout + Policy::ANSWER_GRACE);
                 self.out.push(Action::Probe { id });
@@ -193,7 +192,8 @@ impl Supervisor {
     }
 
     pub(super) fn probed(&mut self, id: WorkerId, answer: Result<(), String>) {
-        let Some(health) = self.policy.health else {
+        let health = self.fleet.worker(id).and_then(|w| self.terms(w).health);
+        let Some(health) = health else {
             return;
         };
         let now = self.now;
@@ -254,17 +254,15 @@ impl Supervisor {
 
     /// Whether readiness still lacks a good answer to the health check.
     pub(super) fn lacks_health(&self, worker: &Worker) -> bool {
-        self.policy.health.is_some() && !worker.pulse.well
+        self.terms(worker).health.is_some() && !worker.pulse.well
     }
 
     /// A worker that closed its only server does no work any more.
     fn miss_listeners(&mut self) {
         let now = self.now;
-        if self.policy.readiness != Readiness::Listening {
-            return;
-        }
         let gone = |w: &Worker| {
-            w.is_ready()
+            self.terms(w).readiness == Readiness::Listening
+                && w.is_ready()
                 && !w.leaving
                 && w.condemned.is_none()
                 && w.unheard.is_some_and(|at| at + Policy::UNHEARD <= now)

@@ -8,6 +8,7 @@ use super::{
     action::Gate,
     event::{Beat, Usage},
     incident::Kind,
+    policy::Terms,
     time::Time,
 };
 
@@ -168,6 +169,9 @@ pub struct Worker {
     pub pulse: Pulse,
     /// Shortens its limits, so that workers of one age do not go together: 0 not at all, 255 by a tenth.
     pub jitter: u8,
+    /// What it was started with; unknown of workers that an older program started.
+    #[serde(default)]
+    pub terms: Option<Terms>,
     /// The cgroup's counter says that the kernel killed for memory.
     pub oom_kills: Option<u64>,
     /// The last uncaught error it reported.
@@ -223,6 +227,7 @@ impl Worker {
             unheard: None,
             pulse: Pulse::default(),
             jitter: 0,
+            terms: None,
             oom_kills: None,
             last_error: None,
             left: 0,
