@@ -177,8 +177,11 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     } else {
         PREDECESSOR
     };
-    // Nobody is served yet: this may wait.
-    let before = guard::relieve_predecessor(&config.control.with_extension("guard"), wait);
+    let file = config.control.with_extension("guard");
+    let relieve = move || guard::relieve_predecessor(&file, wait);
+    let before = tokio::task::spawn_blocking(relieve).await;
+    let before =
+        before.map_err(|e| BootError::System("end what a killed master left", e.into()))?;
     if before.left_workers {
         info!(
             event = "orphans_found",

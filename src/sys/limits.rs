@@ -16,6 +16,8 @@ pub fn files() -> (u64, u64) {
 
 /// Descriptors that the start of a worker or of the guard opens at most, with pipes for its logs.
 const RESERVE: u64 = 16;
+/// Those that it opens without such pipes.
+const LEAST: u64 = 8;
 
 /// Descriptors that are kept back, so that a worker can be replaced while clients of the API hold all
 /// others.
@@ -23,9 +25,9 @@ const RESERVE: u64 = 16;
 pub struct Reserve(Vec<OwnedFd>);
 
 impl Reserve {
-    /// Takes as many as are wanted, or as many as there are: at most an eighth of the limit.
+    /// Takes as many as are wanted, or as many as there are: an eighth of the limit, within [`LEAST`] and [`RESERVE`].
     pub fn refill(&mut self) {
-        let wanted = RESERVE.min(files().0 / 8) as usize;
+        let wanted = RESERVE.min((files().0 / 8).max(LEAST)) as usize;
         if self.0.len() >= wanted {
             return;
         }
