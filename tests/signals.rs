@@ -194,12 +194,10 @@ fn what_master_and_guard_leave_when_killed_at_once_is_ended_by_the_next() {
         (state_of(spinning) == Some('R')).then_some(())
     });
     // The other one has a request in flight.
-    let mut conn = wait_until("a request in flight", BOOT, || {
-        let mut conn = Conn::open(&addr).ok()?;
-        conn.send("GET /slow?ms=4000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .ok()?;
-        (!master.events("slow").is_empty()).then_some(conn)
-    });
+    let mut conn = Conn::open(&addr).expect("a connection");
+    conn.send("GET /slow?ms=4000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    master.wait_events("slow", 1);
     let guard = guard(&master);
     kill(master.pid(), Signal::SIGSTOP);
     kill(guard, SIGKILL);
