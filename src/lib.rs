@@ -32,5 +32,6 @@ pub mod say;
 pub mod settings;
 pub mod supervisor;
 pub mod sys;
+pub mod thrown;
 mod tls;
 pub mod top;

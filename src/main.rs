@@ -13,7 +13,7 @@ use rcluster::{
     runtime::{BootError, Verdict, boot, turn_watchdog, upgrade},
     say,
     settings::{Line, LineError, Loaded},
-    sys, top,
+    sys, thrown, top,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -203,13 +203,23 @@ fn complain(what: &str) {
 /// Says how it ended.
 fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
     match verdict {
-        Ok(Verdict { code, reason }) => {
+        Ok(Verdict {
+            code,
+            reason,
+            alike,
+        }) => {
             match reason {
                 // Nobody may be reading any more.
                 Some(reason) if code == ExitCode::Ok => {
                     say::out(&rcluster::escape::block(&reason));
                 }
-                Some(reason) => complain(&one_line(&reason)),
+                Some(reason) => match alike {
+                    Some((of, all)) => complain(&format!(
+                        "{} ({of} of {all} workers)",
+                        thrown::one_line(&reason)
+                    )),
+                    None => complain(&thrown::one_line(&reason)),
+                },
                 None => {}
             }
             code
@@ -218,17 +228,6 @@ fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
             complain(&error.to_string());
             error.code()
         }
-    }
-}
-
-/// A reason with a stack as one line: the error, and where it was thrown. The
-/// whole of it is in the log.
-fn one_line(reason: &str) -> String {
-    let mut lines = reason.lines().map(str::trim);
-    let first = lines.next().unwrap_or_default();
-    match lines.find(|line| line.starts_with("at ")) {
-        Some(frame) => format!("{first} ({frame})"),
-        None => first.to_owned(),
     }
 }
 

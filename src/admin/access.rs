@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-use super::routes::problem;
+use super::{routes::problem, withhold::Stranger};
 use crate::sys::files::{self, ReadError};
 
 /// Shortest token, bytes.
@@ -172,7 +172,7 @@ fn foreign(authority: Option<&Authority>, headers: &HeaderMap) -> Option<&'stati
 /// The door of `--admin`: everybody may look, whoever has the token may change.
 pub(super) async fn over_tcp(
     State(token): State<Option<Token>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
@@ -189,23 +189,26 @@ pub(super) async fn over_tcp(
     }
     // What apps print may be anything.
     let private = request.uri().path() == "/v1/logs";
-    if looks && !private {
+    if token.as_ref().is_some_and(|token| token.matches(headers)) {
         return next.run(request).await;
     }
-    match token {
-        None => problem(
+    if looks && !private {
+        request.extensions_mut().insert(Stranger);
+        let mut response = next.run(request).await;
+        response.extensions_mut().insert(Stranger);
+        return response;
+    }
+    if token.is_none() {
+        return problem(
             StatusCode::FORBIDDEN,
             "over TCP this needs --admin-token-file; the control socket has all rights",
-        ),
-        Some(token) if token.matches(headers) => next.run(request).await,
-        Some(_) => {
-            let refusal = problem(
-                StatusCode::UNAUTHORIZED,
-                "this needs the token: Authorization: Bearer TOKEN",
-            );
-            ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
-        }
+        );
     }
+    let refusal = problem(
+        StatusCode::UNAUTHORIZED,
+        "this needs the token: Authorization: Bearer TOKEN",
+    );
+    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
 }
 
 #[cfg(test)]

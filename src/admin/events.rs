@@ -1,13 +1,9 @@
 //! `GET /v1/events`: server-sent events (WHATWG HTML, 9.2), one a transition.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Query, State},
+    extract::{Extension, Query, State},
     http::StatusCode,
     response::{
         IntoResponse, Response,
@@ -27,16 +23,31 @@ use tokio::{
 use super::{
     routes::{Api, look, problem},
     types::Happening,
+    withhold::{Texts, Withhold as _},
 };
 
-/// Readers at a time, over both doors.
+/// Readers at a time of one door; as many more that have not shown the token.
 const READERS: usize = 64;
 /// A comment in so long, so that nobody in between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Status is not sent more often than this.
 const SHORTEST_MS: u64 = 200;
 
-static READING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(READERS)));
+/// The places for readers of one door. Strangers take none of those for whoever may do everything.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    known: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Places {
+    pub(super) fn new() -> Self {
+        Self {
+            known: Arc::new(Semaphore::new(READERS)),
+            strangers: Arc::new(Semaphore::new(READERS)),
+        }
+    }
+}
 
 /// The question.
 #[derive(Debug, Default, Deserialize)]
@@ -48,6 +59,7 @@ pub(super) struct EventsQuery {
 
 struct Reader {
     greeted: bool,
+    texts: Texts,
     happenings: Receiver<Arc<Happening>>,
     api: Api,
     status: Option<Interval>,
@@ -57,18 +69,26 @@ struct Reader {
 /// The reader's buffer is the channel's, which all share: whoever is too slow is told what it missed.
 pub(super) async fn events(
     State(api): State<Api>,
+    Extension(places): Extension<Places>,
+    texts: Texts,
     query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     let Query(query) = match query {
         Ok(query) => query,
         Err(error) => return problem(StatusCode::BAD_REQUEST, error.body_text()),
     };
-    let Ok(permit) = READING.clone().try_acquire_owned() else {
+    let places = if texts.0 {
+        places.known
+    } else {
+        places.strangers
+    };
+    let Ok(permit) = places.try_acquire_owned() else {
         let error = format!("{READERS} readers follow the events already");
         return problem(StatusCode::SERVICE_UNAVAILABLE, error);
     };
     let reader = Reader {
         greeted: false,
+        texts,
         happenings: api.happenings.subscribe(),
         api,
         status: query.status_ms.map(|ms| {
@@ -105,7 +125,7 @@ impl Reader {
         };
         tokio::select! {
             happening = self.happenings.recv() => match happening {
-                Ok(happening) => Some(tell(&happening)),
+                Ok(happening) => Some(tell(&Happening::clone(&happening).shown(self.texts))),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = serde_json::json!({"event": "lagged", "missed": missed});
                     Some(Event::default().event("lagged").data(missed.to_string()))
@@ -113,7 +133,7 @@ impl Reader {
                 Err(RecvError::Closed) => None,
             },
             _ = status => {
-                let status = look(&self.api.requests).await.ok()?;
+                let status = look(&self.api.requests).await.ok()?.shown(self.texts);
                 Event::default().event("status").json_data(&status).ok()
             }
         }

@@ -15,6 +15,7 @@ mod metrics;
 mod routes;
 mod server;
 mod types;
+mod withhold;
 
 pub use access::{Token, TokenError};
 pub use balance::{BalanceStatus, Fairness, SlotShare};

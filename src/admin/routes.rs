@@ -20,6 +20,7 @@ use super::{
         Happening, IncidentList, Readiness, ReloadReply, ReloadWish, Request, ScaleWish,
         SlotStatus, Status, StopReply, StopWish, UpgradeWish,
     },
+    withhold::{Texts, Withhold as _},
 };
 use crate::supervisor::Slot;
 
@@ -146,19 +147,25 @@ async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-async fn status(State(requests): Asked) -> Result<Json<Status>, Gone> {
-    look(&requests).await.map(Json)
+async fn status(State(requests): Asked, texts: Texts) -> Result<Json<Status>, Gone> {
+    let status = look(&requests).await?;
+    Ok(Json(status.shown(texts)))
 }
 
-async fn incidents(State(requests): Asked) -> Result<Json<IncidentList>, Gone> {
+async fn incidents(State(requests): Asked, texts: Texts) -> Result<Json<IncidentList>, Gone> {
     let status = look(&requests).await?;
-    Ok(Json(IncidentList {
+    let list = IncidentList {
         clock_ms: status.clock_ms,
         incidents: status.fleet.incidents,
-    }))
+    };
+    Ok(Json(list.shown(texts)))
 }
 
-async fn worker(State(requests): Asked, Path(slot): Path<String>) -> Result<Response, Gone> {
+async fn worker(
+    State(requests): Asked,
+    texts: Texts,
+    Path(slot): Path<String>,
+) -> Result<Response, Gone> {
     let status = look(&requests).await?;
     let slot = slot.parse().map(Slot).ok();
     let workers = status.fleet.workers.into_iter();
@@ -166,12 +173,14 @@ async fn worker(State(requests): Asked, Path(slot): Path<String>) -> Result<Resp
     let figures = status.figures.into_iter().find(|f| Some(f.slot) == slot);
     let known = !workers.is_empty() || figures.is_some();
     Ok(match slot.filter(|_| known) {
-        Some(slot) => Json(SlotStatus {
-            slot,
-            workers,
-            figures,
-        })
-        .into_response(),
+        Some(slot) => {
+            let document = SlotStatus {
+                slot,
+                workers,
+                figures,
+            };
+            Json(document.shown(texts)).into_response()
+        }
         None => problem(
             StatusCode::NOT_FOUND,
             "there is no such slot; see /v1/status",

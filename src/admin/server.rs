@@ -3,10 +3,11 @@
 use std::{
     collections::VecDeque,
     io,
+    os::fd::{AsRawFd, RawFd},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -15,7 +16,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
-    extract::Request,
+    extract::{Extension, Request},
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
@@ -30,20 +31,31 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{UnixListener, UnixStream, unix::SocketAddr},
+    io::DuplexStream,
+    net::{TcpStream, UnixListener, UnixStream, unix::SocketAddr},
     sync::{Notify, watch},
     task::AbortHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::warn;
 
 use super::{
     access::{self, Token},
+    events::Places,
     routes::{Api, problem, router},
+    withhold::Stranger,
 };
+use crate::sys::limits;
 
 /// Connections of one door at a time. Another one takes the place of the oldest that waits for no answer.
 const CONNECTIONS: usize = 256;
+/// A door keeps so many connections even where descriptors are short.
+const LEAST: usize = 2;
+/// Descriptors that the connections of the control socket leave to workers; those of `--admin` leave twice as many. Less
+/// where the limit is low: a quarter of it, and 8 at least.
+const LEFT: u64 = 64;
+/// Another user at the control socket is told of once in so long.
+const REFUSAL_LOG: Duration = Duration::from_secs(60);
 /// A connection may be silent for so long, and a head may take it.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A body may take so long.
@@ -59,9 +71,38 @@ const HEAD: usize = 16 * 1024;
 /// Header fields.
 const HEADERS: usize = 64;
 
+/// A connection that may have a descriptor.
+pub trait Descriptor {
+    /// Its number; `None` in memory.
+    fn descriptor(&self) -> Option<RawFd>;
+}
+
+impl Descriptor for UnixStream {
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.as_raw_fd())
+    }
+}
+
+impl Descriptor for TcpStream {
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.as_raw_fd())
+    }
+}
+
+impl Descriptor for DuplexStream {
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
 /// Accepts only this user and root, whatever the modes of file and folder say.
 #[derive(Debug)]
-struct SameUser(UnixListener);
+struct SameUser {
+    listener: UnixListener,
+    /// When the log told of another user last, and how many were refused since.
+    told: Option<Instant>,
+    refused: u64,
+}
 
 impl Listener for SameUser {
     type Io = UnixStream;
@@ -70,43 +111,57 @@ impl Listener for SameUser {
     async fn accept(&mut self) -> (UnixStream, SocketAddr) {
         loop {
             // axum's own implementation knows how to go on after EMFILE.
-            let (stream, address) = Listener::accept(&mut self.0).await;
+            let (stream, address) = Listener::accept(&mut self.listener).await;
             let us = nix::unistd::geteuid().as_raw();
             match stream.peer_cred() {
                 Ok(peer) if peer.uid() == us || peer.uid() == 0 => return (stream, address),
-                Ok(peer) => warn!(
-                    uid = peer.uid(),
-                    "refused another user on the control socket"
-                ),
+                Ok(peer) => {
+                    self.refused += 1;
+                    if self.told.is_none_or(|at| at.elapsed() >= REFUSAL_LOG) {
+                        warn!(
+                            uid = peer.uid(),
+                            times = self.refused,
+                            "refused another user on the control socket"
+                        );
+                        (self.told, self.refused) = (Some(Instant::now()), 0);
+                    }
+                }
                 Err(_) => {}
             }
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 
 /// Serves the control socket, with all rights, until `stop`; then accepts nobody any more, and ends with the last connection.
 pub async fn serve(listener: UnixListener, api: Api, stop: impl Future<Output = ()>) {
-    serve_on(SameUser(listener), router(api), stop).await;
+    let listener = SameUser {
+        listener,
+        told: None,
+        refused: 0,
+    };
+    serve_on(listener, router(api), false, stop).await;
 }
 
 /// Serves `--admin` until `stop`, as [`serve`]: reading, and with the token everything.
 pub async fn serve_tcp(
-    listener: impl Listener,
+    listener: impl Listener<Io: Descriptor>,
     token: Option<Token>,
     api: Api,
     stop: impl Future<Output = ()>,
 ) {
     let door = middleware::from_fn_with_state(token, access::over_tcp);
-    serve_on(listener, router(api).layer(door), stop).await;
+    serve_on(listener, router(api).layer(door), true, stop).await;
 }
 
 struct Open {
     /// Answers that are under way.
     busy: Arc<AtomicUsize>,
+    /// Who asked last has not shown the token.
+    stranger: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
@@ -119,8 +174,10 @@ impl Busy {
         Self(count.clone())
     }
 
-    async fn of(self, answer: impl Future<Output = Response>) -> Response {
+    async fn of(self, stranger: &AtomicBool, answer: impl Future<Output = Response>) -> Response {
         let (head, body) = answer.await.into_parts();
+        let asked = head.extensions.get::<Stranger>().is_some() || head.status.is_client_error();
+        stranger.fetch_and(asked, Ordering::Relaxed);
         Response::from_parts(head, Body::new(Answering { body, _busy: self }))
     }
 }
@@ -157,7 +214,32 @@ impl hyper::body::Body for Answering {
     }
 }
 
-async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future<Output = ()>) {
+/// Whether a connection with this descriptor would leave too few to workers: the kernel gives the lowest free number, so
+/// all below are in use.
+fn is_short(number: RawFd, strangers: bool) -> bool {
+    let (limit, _) = limits::files();
+    let left = (limit / 4).clamp(8, LEFT) * if strangers { 2 } else { 1 };
+    u64::try_from(number).is_ok_and(|number| number >= limit.saturating_sub(left))
+}
+
+/// Makes room: ends the connection that is idle for longest, or else one of a stranger. Whether there was one.
+fn make_room(open: &mut VecDeque<Open>) -> bool {
+    let idle = |c: &Open| c.busy.load(Ordering::Relaxed) == 0;
+    let stranger = |c: &Open| c.stranger.load(Ordering::Relaxed);
+    let one = open.iter().position(idle);
+    let one = one.or_else(|| open.iter().position(stranger));
+    one.and_then(|at| open.remove(at))
+        .map(|open| open.task.abort())
+        .is_some()
+}
+
+async fn serve_on(
+    mut listener: impl Listener<Io: Descriptor>,
+    router: Router,
+    strangers: bool,
+    stop: impl Future<Output = ()>,
+) {
+    let router = router.layer(Extension(Places::new()));
     let mut stop = std::pin::pin!(stop);
     let mut open: VecDeque<Open> = VecDeque::new();
     let (end, ending) = watch::channel(());
@@ -168,19 +250,21 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
             accepted = listener.accept() => accepted,
         };
         open.retain(|connection| !connection.task.is_finished());
-        if open.len() >= CONNECTIONS {
-            let idle = |c: &Open| c.busy.load(Ordering::Relaxed) == 0;
-            match open.iter().position(idle).and_then(|at| open.remove(at)) {
-                Some(oldest) => oldest.task.abort(),
-                None => continue,
-            }
+        let short = open.len() >= LEAST
+            && stream
+                .descriptor()
+                .is_some_and(|number| is_short(number, strangers));
+        if (short || open.len() >= CONNECTIONS) && !make_room(&mut open) {
+            continue;
         }
         let busy = Arc::new(AtomicUsize::new(0));
         let asked = Arc::new(Notify::new());
-        let mark = (busy.clone(), asked.clone());
+        let stranger = Arc::new(AtomicBool::new(strangers));
+        let mark = (busy.clone(), asked.clone(), stranger.clone());
         let mark = middleware::from_fn(move |request, next: Next| {
             mark.1.notify_one();
-            Busy::new(&mark.0).of(next.run(request))
+            let (busy, stranger) = (Busy::new(&mark.0), mark.2.clone());
+            async move { busy.of(&stranger, next.run(request)).await }
         });
         // Whoever still sends a body is not busy, and has been let in by its head's size alone.
         let service = router.clone().layer(mark).layer(middleware::from_fn(dress));
@@ -208,6 +292,7 @@ async fn serve_on(mut listener: impl Listener, router: Router, stop: impl Future
         });
         open.push_back(Open {
             busy,
+            stranger,
             task: task.abort_handle(),
         });
     }

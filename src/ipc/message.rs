@@ -326,7 +326,12 @@ impl Inbound {
                 .map(|_| Self::App)
                 .map_err(malformed);
         }
-        let head: Head<'_> = serde_json::from_slice(line).map_err(malformed)?;
+        let Ok(head) = serde_json::from_slice::<Head<'_>>(line) else {
+            // A key that comes twice, or no JSON.
+            return serde_json::from_slice::<&RawValue>(line)
+                .map(|_| Self::Unknown)
+                .map_err(malformed);
+        };
         let cmd = head.cmd.and_then(word);
         let act = head.act.and_then(word);
         Ok(match (cmd.as_deref(), act.as_deref()) {

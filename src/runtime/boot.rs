@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     admin::{self, Api, Token, TokenError},
+    cli::LogFormat,
     config::{self, Config},
     exit_code::ExitCode,
     logs::{Logs, LogsError},
@@ -45,6 +46,7 @@ use crate::{
         safe_path::Use,
         spawn,
     },
+    thrown,
 };
 
 /// Messages of workers that may wait for the loop; links stop reading beyond.
@@ -321,6 +323,7 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
 const STOPPED: Verdict = Verdict {
     code: ExitCode::Ok,
     reason: None,
+    alike: None,
 };
 
 /// The release of the start; `None` if a stop is asked for meanwhile.
@@ -383,11 +386,16 @@ fn started_by(line: &Line) -> PathBuf {
 /// Runs it to its end, and says how that was.
 async fn conclude(master: Master, inputs: Inputs) -> Verdict {
     let logs = master.world.logs.clone();
+    let json = master.world.config.log.1 == LogFormat::Json;
     let verdict = master.run(inputs).await;
     match (&verdict.reason, verdict.code) {
         (_, ExitCode::Ok) => info!("rcluster stopped"),
         (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
-        (reason, code) => error!(code = code as u8, reason, "rcluster gives up"),
+        (reason, code) => {
+            // The last words have it, too: text says it once.
+            let reason = reason.as_deref().filter(|_| json).map(thrown::one_line);
+            error!(code = code as u8, reason, "rcluster gives up");
+        }
     }
     if let Some(logs) = logs {
         // Last: what was said above goes the same way.

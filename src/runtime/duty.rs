@@ -19,6 +19,7 @@ use crate::{
     ipc::{Inbound, Query, ShimMessage, outbound},
     supervisor::{Beat, Event, Fact, Finding, Gate, State, Supervisor, Worker, WorkerId},
     sys::{listener::BindError, spawn},
+    thrown,
 };
 
 /// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
@@ -218,15 +219,11 @@ impl World {
                 stack,
                 handled,
             } => {
-                let mut text = if stack.is_empty() {
-                    format!("{name}: {message}")
-                } else {
-                    stack
-                };
+                let mut text = thrown::compose(&name, &message, &stack);
                 escape::cut(&mut text, MAX_TEXT);
                 if handled {
                     if self.chatter.may(id) {
-                        warn!(worker = %id, error = text, "uncaught error; the app goes on");
+                        warn!(worker = %id, error = thrown::one_line(&text), "uncaught error; the app goes on");
                     }
                     return None;
                 }

@@ -22,7 +22,7 @@ use super::{
     link::{FromLink, Link},
     listeners::Listeners,
     master::Verdict,
-    overview::Bus,
+    overview::{Bus, FirstBoot},
     prepare::{Prepared, Preparer},
     release::Release,
     reread::Reread,
@@ -90,6 +90,7 @@ pub(super) struct World {
     /// Refused queries that the log has told of.
     pub(super) refused: HashSet<(WorkerId, String)>,
     pub(super) chatter: Chatter,
+    pub(super) first_boot: FirstBoot,
     pub(super) verdict: Option<Verdict>,
     pub(super) reread: Reread,
     pub(super) preparer: Preparer,
@@ -150,6 +151,7 @@ impl World {
             endings: Endings::default(),
             refused: HashSet::new(),
             chatter: Chatter::default(),
+            first_boot: FirstBoot::default(),
             verdict: None,
             reread,
             preparer: Preparer::default(),
@@ -254,7 +256,12 @@ impl World {
                 None
             }
             Action::Exit { code, reason } => {
-                self.verdict = Some(Verdict { code, reason });
+                let alike = self.alike(reason.as_deref(), supervisor);
+                self.verdict = Some(Verdict {
+                    code,
+                    reason,
+                    alike,
+                });
                 None
             }
         }

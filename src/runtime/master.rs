@@ -40,6 +40,8 @@ pub struct Verdict {
     pub code: ExitCode,
     /// Why, when it is a failure.
     pub reason: Option<String>,
+    /// How many workers ended with the error of a first boot that failed, and how many were wanted.
+    pub alike: Option<(usize, u32)>,
 }
 
 impl From<&Verdict> for StopReply {

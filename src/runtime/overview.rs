@@ -8,12 +8,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use super::{effects::World, report};
+use super::{
+    effects::World,
+    report::{self, Shown},
+};
 use crate::{
     admin::{DetachedStatus, Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
     ipc::Told,
     supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
     sys::procfs,
+    thrown,
 };
 
 /// Events that a reader may be behind before it loses some.
@@ -90,7 +94,51 @@ impl Bus {
     }
 }
 
+/// The first boot: until it is over, the errors of workers that ended, on one line each.
+#[derive(Debug, Default)]
+pub(super) struct FirstBoot {
+    over: bool,
+    errors: Vec<String>,
+}
+
+impl FirstBoot {
+    /// Where the error of a worker that ended is shown: once for all workers, in the last words of the master, if this
+    /// boot fails.
+    fn take(&mut self, what: &Report) -> Shown {
+        let Report::Ended {
+            detail: Some(detail),
+            unexpected: true,
+            ..
+        } = what
+        else {
+            return Shown::Now;
+        };
+        if self.over || self.errors.len() >= MOST_ERRORS {
+            return Shown::Now;
+        }
+        let error = thrown::one_line(detail);
+        let known = self.errors.contains(&error);
+        self.errors.push(error);
+        if known { Shown::Known } else { Shown::Later }
+    }
+}
+
+/// Errors that are kept of a first boot.
+const MOST_ERRORS: usize = 1024;
+
 impl World {
+    /// How many workers ended with the error for which the first boot failed, of how many.
+    pub(super) fn alike(
+        &self,
+        reason: Option<&str>,
+        supervisor: &Supervisor,
+    ) -> Option<(usize, u32)> {
+        let reason = thrown::one_line(reason?);
+        let errors = self.first_boot.errors.iter();
+        let alike = errors.filter(|error| reason.contains(*error)).count();
+        (!self.first_boot.over && alike > 0).then(|| (alike, supervisor.policy().workers))
+    }
+
     /// A transition, for the log and for whoever reads events.
     pub(super) fn tell(&mut self, what: Report, supervisor: &Supervisor) {
         let reload = match &what {
@@ -107,7 +155,10 @@ impl World {
             | Report::Parked => supervisor.brief().reload,
         };
         let reload = reload.map(|generation| self.bus.reload_id(generation));
-        report::log(&what, reload.as_deref());
+        let brief = supervisor.brief();
+        self.first_boot.over |= !["booting", "stopping"].contains(&brief.state);
+        let shown = self.first_boot.take(&what);
+        report::log(&what, reload.as_deref(), shown);
         if let (
             Report::ReloadEnded {
                 took_ms, outcome, ..

@@ -2,10 +2,25 @@
 
 use tracing::{error, info, warn};
 
-use crate::supervisor::{Finding, ReloadOutcome, Report, State};
+use crate::{
+    supervisor::{Finding, ReloadOutcome, Report, State},
+    thrown,
+};
 
-/// Writes a report to the log; `reload` is the id of the reload that goes on.
-pub(super) fn log(report: &Report, reload: Option<&str>) {
+/// Whether the error of a worker that ended is in its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// It is.
+    Now,
+    /// The master's last words will have it.
+    Later,
+    /// The same, and another worker ended with it before.
+    Known,
+}
+
+/// Writes a report to the log; `reload` is the id of the reload that goes on. Errors stand on one line: Node prints the
+/// stack itself, and `rcluster incidents` has it.
+pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
     match report {
         Report::Moved {
             id,
@@ -34,7 +49,12 @@ pub(super) fn log(report: &Report, reload: Option<&str>) {
             retry_ms,
         } => {
             let exit = exit.map_or_else(|| "never started".to_owned(), |e| e.to_string());
-            let (pid, detail) = (pid.map(|p| p.0), detail.as_deref());
+            let pid = pid.map(|p| p.0);
+            let detail = match shown {
+                Shown::Now => detail.as_deref().map(thrown::one_line),
+                Shown::Later => None,
+                Shown::Known => Some("the same error as another worker".to_owned()),
+            };
             if *unexpected {
                 warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, reload, "worker died");
             } else {
@@ -42,6 +62,7 @@ pub(super) fn log(report: &Report, reload: Option<&str>) {
             }
         }
         Report::Condemned { id, slot, reason } => {
+            let reason = thrown::one_line(reason);
             warn!(%slot, worker = %id, reason, reload, "worker will be replaced");
         }
         Report::NoHeartbeat {
@@ -95,6 +116,7 @@ pub(super) fn log(report: &Report, reload: Option<&str>) {
         } => match outcome {
             ReloadOutcome::Done { .. } => info!(%generation, took_ms, reload, "reload done"),
             ReloadOutcome::Failed { reason } => {
+                let reason = thrown::one_line(reason);
                 error!(%generation, took_ms, reason, reload, "reload failed; the old workers serve on");
             }
             ReloadOutcome::Superseded { reason } => {

@@ -82,6 +82,30 @@ impl Conn {
         })
     }
 
+    /// Reads the head of an answer.
+    pub(crate) fn read_head(&mut self) -> io::Result<String> {
+        let end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                break at + 4;
+            }
+            if self.fill()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        let head: Vec<u8> = self.buffer.drain(..end).collect();
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    /// Reads until these words have come.
+    pub(crate) fn read_until(&mut self, words: &str) -> io::Result<String> {
+        while find(&self.buffer, words.as_bytes()).is_none() {
+            if self.fill()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(String::from_utf8_lossy(&self.buffer).into_owned())
+    }
+
     /// Reads to the end of the stream.
     pub(crate) fn read_to_end(&mut self) -> io::Result<String> {
         while self.fill()? > 0 {}

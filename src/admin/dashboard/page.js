@@ -17,6 +17,11 @@
   const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };
   const look = (node, name) => { if (node.className !== name) node.className = name; };
 
+  // Characters that turn the reading direction or hide are shown, as `src/escape.rs` does; line breaks stay.
+  const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+  const plain = (key, value) => (typeof value === 'string' ? value.replace(hidden, (c) => `\\u{${c.codePointAt(0).toString(16)}}`) : value);
+  const read = (text) => JSON.parse(text, plain);
+
   // Numbers for people.
   const count = (n) => (n < 10 && n % 1 ? n.toFixed(1) : Math.round(n).toLocaleString('en'));
   const bytes = (n) => {
@@ -387,7 +392,7 @@
     try {
       const answer = await fetch('/v1/status', { cache: 'no-store', signal: AbortSignal.timeout(5000) });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
-      take(await answer.json());
+      take(read(await answer.text()));
       linked('polling');
     } catch {
       linked('silent', 'no answer: the master is gone, or out of reach');
@@ -400,7 +405,7 @@
     const source = new EventSource(`/v1/events?status_ms=${EVERY_MS}`);
     source.addEventListener('status', (event) => {
       live = true;
-      take(JSON.parse(event.data));
+      take(read(event.data));
       linked('live');
     });
     source.addEventListener('error', () => {
