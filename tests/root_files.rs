@@ -244,6 +244,23 @@ fn a_control_folder_that_the_app_can_replace_is_refused() {
 }
 
 #[test]
+fn root_does_not_use_the_runtime_folder_of_another_user() {
+    let Some(ground) = Ground::new() else { return };
+    let name = format!("runtime-{}", std::process::id());
+    let control = Path::new("/run/rcluster").join(format!("{name}.sock"));
+    let mut master = ground
+        .launch("site.js")
+        .without_control()
+        .control(&control)
+        .options(["--name", &name])
+        .env("XDG_RUNTIME_DIR", &ground.app)
+        .start();
+    master.wait_ready(1);
+    assert_eq!(list(&ground.app), [""; 0]);
+    master.stop();
+}
+
+#[test]
 fn an_option_may_name_what_is_open_already() {
     if !common::is_root() {
         skip("only root is held to this");

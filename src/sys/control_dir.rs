@@ -16,7 +16,10 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
-use super::{files, listener, safe_path::Use};
+use super::{
+    files, listener,
+    safe_path::{self, Refusal, Use},
+};
 use crate::supervisor::Pid;
 
 /// Most bytes of a file that holds a pid.
@@ -65,8 +68,14 @@ pub enum ControlError {
 /// `/run` for root, in the temporary folder for others.
 pub fn default_folder() -> PathBuf {
     let uid = nix::unistd::geteuid();
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
-        Some(dir) => PathBuf::from(dir).join("rcluster"),
+    let named = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
+    let named = named.map(|dir| PathBuf::from(dir).join("rcluster"));
+    // After `su` or `sudo -E` it is the folder of who root was before.
+    let theirs = |folder: &Path| {
+        uid.is_root() && matches!(safe_path::check(folder), Err(Refusal::Unsafe { .. }))
+    };
+    match named.filter(|folder| !theirs(folder)) {
+        Some(folder) => folder,
         None if uid.is_root() && Path::new("/run").is_dir() => PathBuf::from("/run/rcluster"),
         None => std::env::temp_dir().join(format!("rcluster-{uid}")),
     }
