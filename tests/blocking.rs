@@ -74,6 +74,35 @@ fn replaced(master: &Master) {
 }
 
 #[test]
+fn a_start_on_a_slow_file_system_does_not_block_the_loop() {
+    let slow = Slow::new();
+    let mut master = slow.launch().start();
+    master.wait_ready(2);
+    slow.on();
+    replaced(&master);
+    slow.off();
+    master.stop();
+}
+
+#[test]
+fn a_reload_of_a_slow_release_does_not_block_the_loop() {
+    let slow = Slow::new();
+    fs::write(slow.path("env"), "A=1\n").expect("a file");
+    let mut launch = slow.launch();
+    for option in ["--env-file", "--pidfile"] {
+        let name = option.trim_start_matches('-').replace("-file", "");
+        launch = launch.option(option).option(slow.path(&name));
+    }
+    let mut master = launch.start();
+    let before = master.wait_ready(2);
+    slow.on();
+    assert_eq!(master.command(&["reload"]).status.code(), Some(0));
+    slow.off();
+    assert!(master.wait_ready(2)[0].id > before[1].id);
+    master.stop();
+}
+
+#[test]
 fn a_blocked_loop_is_noticed() {
     // The control: a slow call that the loop does make.
     let slow = Slow::new();

@@ -19,6 +19,7 @@ use crate::{
     sys::{
         files::{self, plain},
         safe_path::{Account, Use},
+        spawn::Either,
     },
 };
 
@@ -123,10 +124,14 @@ impl Release {
     /// given, where it still leads to this release; the release's own path,
     /// where a link has moved on; the path as given again, where the release
     /// was deleted.
-    pub fn paths(&self) -> (&Path, &Path) {
+    pub fn paths(&self) -> (Either, Either) {
+        let either = |given: &Path, real: &Path| Either {
+            given: given.to_owned(),
+            real: real.to_owned(),
+        };
         (
-            pick(&self.script, &self.real_script),
-            pick(&self.cwd, &self.real_cwd),
+            either(&self.script, &self.real_script),
+            either(&self.cwd, &self.real_cwd),
         )
     }
 
@@ -138,15 +143,6 @@ impl Release {
     /// Whether its script is still there.
     pub fn exists(&self) -> bool {
         self.real_script.is_file()
-    }
-}
-
-fn pick<'a>(given: &'a Path, real: &'a Path) -> &'a Path {
-    let moved = fs::canonicalize(given).is_ok_and(|now| now != real);
-    if (moved || !given.exists()) && real.exists() {
-        real
-    } else {
-        given
     }
 }
 

@@ -143,8 +143,6 @@ impl World {
             variable("PORT", port.to_string());
         }
         set.extend(release.env.iter().cloned());
-        args.push(script.into());
-        args.extend(launch.args.iter().cloned());
         let kept: BTreeSet<_> = set.iter().map(|(name, _)| name.clone()).collect();
         let remove = std::env::vars_os()
             .map(|(name, _)| name)
@@ -154,12 +152,12 @@ impl World {
                 ours && !kept.contains(name)
             })
             .collect();
-        set.push(("PWD".into(), cwd.into()));
         Ok(Spawn {
             program: release.node.clone(),
             name: None,
             args,
-            cwd: cwd.to_owned(),
+            script: Some((script, launch.args.clone())),
+            cwd,
             set,
             remove,
             identity: self.config.identity.clone(),

@@ -82,6 +82,7 @@ impl Guard {
                 path.into(),
                 grace.as_millis().to_string().into(),
             ],
+            script: None,
             cwd: "/".into(),
             set: vec![],
             remove: std::env::vars_os().map(|(name, _)| name).collect(),

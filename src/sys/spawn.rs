@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    ffi::{CStr, CString, OsString, c_char},
+    ffi::{CStr, CString, NulError, OsStr, OsString, c_char},
     fs::File,
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -18,6 +18,7 @@ use nix::{
     sys::{
         resource::{Resource, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+        stat::stat,
     },
     unistd::{ForkResult, pipe2},
 };
@@ -38,10 +39,12 @@ pub struct Spawn {
     pub program: PathBuf,
     /// Its zeroth argument; else its path.
     pub name: Option<OsString>,
-    /// Its arguments, without the zeroth.
+    /// Its arguments before the script, without the zeroth.
     pub args: Vec<OsString>,
-    /// Its working directory.
-    pub cwd: PathBuf,
+    /// The script and the arguments after it.
+    pub script: Option<(Either, Vec<OsString>)>,
+    /// Its working directory; with a script the variable `PWD` says it, too.
+    pub cwd: Either,
     /// Variables to set.
     pub set: Vec<(OsString, OsString)>,
     /// Variables to remove.
@@ -56,6 +59,26 @@ pub struct Spawn {
     pub channel: Option<OwnedFd>,
     /// Its largest core file in bytes; else as our parent had it.
     pub core: Option<u64>,
+}
+
+/// A path as it was given, and what it led to at an earlier time. The child uses the latter if the given one leads
+/// somewhere else by now, or nowhere. It asks the kernel itself: that may wait for a file system that does not answer.
+#[derive(Clone, Debug)]
+pub struct Either {
+    /// As it was given.
+    pub given: PathBuf,
+    /// Without symbolic links.
+    pub real: PathBuf,
+}
+
+impl From<&str> for Either {
+    fn from(path: &str) -> Self {
+        let path = PathBuf::from(path);
+        Self {
+            given: path.clone(),
+            real: path,
+        }
+    }
 }
 
 /// Where a process prints.
@@ -166,14 +189,16 @@ pub fn spawn(what: &Spawn) -> io::Result<Started> {
     }
 }
 
-/// Everything that `execve(2)` needs, made before the fork: memory cannot be allocated after it.
+/// Everything that `execve(2)` needs, made before the fork: memory cannot be allocated after it. Of each pair the first
+/// is for the path as given, the second for the real one.
 struct Program {
     path: CString,
-    cwd: CString,
-    args: Strings,
-    env: Strings,
+    cwd: [CString; 2],
+    script: Option<[CString; 2]>,
+    args: [Strings; 2],
+    env: [Strings; 2],
     /// The same as a shell script, as `execvp(3)` runs a program without `#!`.
-    as_script: Strings,
+    as_script: [Strings; 2],
 }
 
 /// Strings, and the array of pointers to them that ends with null.
@@ -195,29 +220,67 @@ impl Strings {
 
 impl Program {
     fn new(what: &Spawn) -> io::Result<Self> {
-        let path = CString::new(what.program.as_os_str().as_bytes())?;
-        let args: Vec<_> = (what.args.iter())
-            .map(|arg| CString::new(arg.as_bytes()))
-            .collect::<Result<_, _>>()?;
+        let string = |text: &OsStr| CString::new(text.as_bytes());
+        let path = string(what.program.as_os_str())?;
+        let name = what.name.as_deref().map_or(Ok(path.clone()), string)?;
         let mut variables: BTreeMap<_, _> = std::env::vars_os().collect();
         for name in &what.remove {
             variables.remove(name);
         }
         variables.extend(what.set.iter().cloned());
-        let env = (variables.into_iter())
-            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect::<Result<_, _>>()?;
-        let name = what.name.as_ref().map(|name| CString::new(name.as_bytes()));
-        let name = name.transpose()?.unwrap_or_else(|| path.clone());
-        let script = [SHELL.to_owned(), path.clone()].into_iter();
+        let env = |cwd: &Path| {
+            let mut variables = variables.clone();
+            if what.script.is_some() {
+                variables.insert("PWD".into(), cwd.into());
+            }
+            let pairs = variables.into_iter().map(|(name, value)| {
+                CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+            });
+            pairs.collect::<Result<_, _>>().map(Strings::new)
+        };
+        let args = |zeroth: &[&CString], script: Option<&Path>| {
+            let zeroth = zeroth.iter().map(|text| Ok((*text).clone()));
+            let after = what.script.iter().flat_map(|(_, after)| after);
+            let rest = (what.args.iter().map(OsString::as_os_str))
+                .chain(script.map(Path::as_os_str))
+                .chain(after.map(OsString::as_os_str))
+                .map(string);
+            zeroth
+                .chain(rest)
+                .collect::<Result<_, _>>()
+                .map(Strings::new)
+        };
+        let script = what.script.as_ref().map(|(script, _)| script);
+        let (given, real) = (
+            script.map(|s| s.given.as_path()),
+            script.map(|s| s.real.as_path()),
+        );
+        let shell = SHELL.to_owned();
         Ok(Self {
-            cwd: CString::new(what.cwd.as_os_str().as_bytes())?,
-            as_script: Strings::new(script.chain(args.iter().cloned()).collect()),
-            args: Strings::new([name].into_iter().chain(args).collect()),
-            env: Strings::new(env),
+            cwd: [
+                string(what.cwd.given.as_os_str())?,
+                string(what.cwd.real.as_os_str())?,
+            ],
+            script: (script.map(|s| {
+                Ok::<_, NulError>([string(s.given.as_os_str())?, string(s.real.as_os_str())?])
+            }))
+            .transpose()?,
+            args: [args(&[&name], given)?, args(&[&name], real)?],
+            as_script: [
+                args(&[&shell, &path], given)?,
+                args(&[&shell, &path], real)?,
+            ],
+            env: [env(&what.cwd.given)?, env(&what.cwd.real)?],
             path,
         })
     }
+}
+
+/// Which of the two to use: the second where the first leads elsewhere or nowhere. Async-signal-safe.
+fn choose(paths: &[CString; 2]) -> usize {
+    let inode = |path: &CString| stat(path.as_c_str()).map(|s| (s.st_dev, s.st_ino)).ok();
+    let [given, real] = paths.each_ref().map(inode);
+    usize::from(real.is_some() && given != real)
 }
 
 const SHELL: &CStr = c"/bin/sh";
@@ -261,19 +324,26 @@ impl Child<'_> {
         if let Some(bytes) = self.core {
             setrlimit(Resource::RLIMIT_CORE, bytes, bytes).map_err(|errno| (5, errno.into()))?;
         }
-        let Program { path, cwd, .. } = self.program;
-        nix::unistd::chdir(cwd.as_c_str()).map_err(|errno| (2, errno.into()))?;
+        // Before any path is used: whoever the worker is may have chosen where it leads.
         self.identity
             .map_or(Ok(()), Identity::assume)
             .map_err(at(3))?;
+        let Program { path, cwd, .. } = self.program;
+        let folder = choose(cwd);
+        nix::unistd::chdir(cwd[folder].as_c_str()).map_err(|errno| (2, errno.into()))?;
+        let script = self.program.script.as_ref().map_or(0, choose);
         reset_signals();
         // SAFETY: all pointers are to strings with a NUL, in arrays that end with null, which live until the exec.
         #[expect(unsafe_code)]
         unsafe {
-            let env = self.program.env.pointers.as_ptr();
-            libc::execve(path.as_ptr(), self.program.args.pointers.as_ptr(), env);
+            let env = self.program.env[folder].pointers.as_ptr();
+            libc::execve(
+                path.as_ptr(),
+                self.program.args[script].pointers.as_ptr(),
+                env,
+            );
             if io::Error::last_os_error().raw_os_error() == Some(libc::ENOEXEC) {
-                let script = self.program.as_script.pointers.as_ptr();
+                let script = self.program.as_script[script].pointers.as_ptr();
                 libc::execve(SHELL.as_ptr(), script, env);
             }
         }

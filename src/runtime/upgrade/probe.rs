@@ -95,6 +95,7 @@ impl Probe {
             program: binary.to_owned(),
             name: None,
             args: vec![ASK.into()],
+            script: None,
             cwd: "/".into(),
             set: vec![],
             remove: MANAGERS.map(Into::into).to_vec(),
