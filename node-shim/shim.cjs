@@ -160,12 +160,16 @@ function run(settings, cluster) {
 
   function send(message, done = noop) {
     if (!process.connected) return done();
+    const { domain } = process; // what is sent inside of one would enter and leave it again later
     try {
+      if (domain) process.domain = null;
       // With a callback Node never turns a failed write into an 'error' event.
       return nodeSend.call(process, { cmd: 'NODE_RCLUSTER', ...message }, undefined, undefined, done);
     } catch (err) {
       debug(err); // the channel is closed
       return done();
+    } finally {
+      if (domain) process.domain = domain;
     }
   }
 

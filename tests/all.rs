@@ -58,6 +58,7 @@ mod listeners;
 mod logs;
 mod machine;
 mod messages;
+mod node_options;
 mod options;
 mod own_log;
 mod paper;

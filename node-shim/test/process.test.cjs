@@ -291,3 +291,11 @@ for (const what of ['process.disconnect', 'worker.disconnect', 'worker.kill']) {
     assert.deepStrictEqual(ends[0], ends[1]);
   });
 }
+
+test('an error in a domain leaves process.domain null, as in plain Node', async () => {
+  for (const shim of [false, true]) {
+    const worker = workers.start('domain.cjs', { shim });
+    const told = await waitUntil(() => worker.app[0], 'its domain');
+    assert.strictEqual(told.domain, null, `shim: ${shim}`);
+  }
+});

@@ -111,6 +111,18 @@ impl World {
                 (false, false) => "false",
                 (false, true) => "null",
             };
+            let permissions = |word: &str| {
+                let name = word.split('=').next();
+                matches!(name, Some("--permission" | "--experimental-permission"))
+            };
+            if args.iter().any(|a| permissions(&a.to_string_lossy()))
+                || node_options(release).split_whitespace().any(permissions)
+            {
+                // Node 20 lets nobody read what `--require` names; later versions do.
+                let mut allow = OsString::from("--allow-fs-read=");
+                allow.push(path);
+                args.push(allow);
+            }
             let beat_ms = terms.beat.as_millis();
             let drain_ms = terms.drain_timeout.as_millis();
             let closing_ms = terms.closing.as_millis();
