@@ -24,13 +24,13 @@ fn the_permission_model_works(node: Node) {
     let flag = match node {
         Node::V18 => return, // it has none
         Node::V20 => "--experimental-permission",
-        _ => "--permission",
+        Node::V22 | Node::V24 | Node::V26 => "--permission",
     };
     let folder = app("").display().to_string();
     let launch = match node {
         // From here on the network is closed, too; Node's own error names the flag.
         Node::V26 => Launch::new("http.js").options(["--node-arg", "--allow-net"]),
-        _ => Launch::new("http.js"),
+        Node::V18 | Node::V20 | Node::V22 | Node::V24 => Launch::new("http.js"),
     };
     let mut master = launch
         .node(node)
