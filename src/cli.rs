@@ -111,6 +111,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "rolling", env = "RCLUSTER_SWITCH")]
     pub switch: SwitchArg,
 
+    /// Replacements need not listen on this address although the old worker does: :PORT, an address as status shows it, or `all`; repeatable.
+    #[arg(long, value_name = "ADDR", value_parser = crate::config::may_drop, env = "RCLUSTER_ALLOW_DROP", value_delimiter = ',')]
+    pub allow_drop: Vec<String>,
+
     /// The signal that asks a worker to end, after its drain.
     #[arg(
         long,
@@ -259,6 +263,9 @@ pub struct ReloadArgs {
     /// Which master.
     #[command(flatten)]
     pub which: WhichMaster,
+    /// The new code need not listen on this address although the old code does: :PORT, an address as status shows it, or `all`; repeatable.
+    #[arg(long, value_name = "ADDR", value_parser = crate::config::may_drop)]
+    pub allow_drop: Vec<String>,
     /// Wait until the last old worker is gone, too.
     #[arg(long)]
     pub drained: bool,

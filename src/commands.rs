@@ -155,6 +155,7 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
     let wish = ReloadWish {
         drained: args.drained,
         wait: args.no_wait.then_some(false),
+        allow_drop: args.allow_drop.clone(),
         rollback: false,
     };
     let answer = client.post::<ReloadReply>(route, &wish);

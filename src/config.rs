@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -227,6 +228,12 @@ impl Config {
                 heap: args.health.max_heap.map(|size| size.0),
             },
             spares: args.health.spares,
+            may_drop: if watching(args) && args.allow_drop.is_empty() {
+                // Whoever edits an app changes its port, too.
+                vec!["all".to_owned()]
+            } else {
+                args.allow_drop.clone()
+            },
             attentive: args.balance.balance != Balance::Shared,
         };
         let launch = Launch {
@@ -356,9 +363,52 @@ fn output(args: &RunArgs, pwd: &Path) -> Result<Option<logs::Plan>, ConfigError>
 
 fn health_path(path: Option<&str>) -> Result<Option<String>, ConfigError> {
     let Some(path) = path else { return Ok(None) };
-    let fine = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+    let (address, _) = path.split_once('/').unwrap_or((path, ""));
+    let fine = path.len() > address.len()
+        && path.bytes().all(|b| b.is_ascii_graphic())
+        && (address.is_empty() || health_address(address).is_some());
     let wrong = || ConfigError::HealthPath(path.to_owned());
     fine.then(|| Some(path.to_owned())).ok_or_else(wrong)
+}
+
+/// The address before the path of `--health-path`: `:PORT`, or an IP address and a port.
+pub fn health_address(text: &str) -> Option<Endpoint> {
+    let (ip, port) = match text.strip_prefix(':') {
+        Some(port) => (None, port.parse().ok()?),
+        None => {
+            let address: SocketAddr = text.parse().ok()?;
+            (Some(address.ip()), address.port())
+        }
+    };
+    Some(Endpoint::Tcp {
+        ip,
+        scope: 0,
+        port,
+        v6_only: false,
+    })
+}
+
+/// `--allow-drop`: as status shows an address, `:PORT`, or `all`. A bare number is a port.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn may_drop(text: &str) -> Result<String, String> {
+    if text.parse::<u16>().is_ok() {
+        return Ok(format!(":{text}"));
+    }
+    let socket = text.strip_prefix("udp:").unwrap_or(text);
+    let known = text == "all"
+        || text
+            .strip_prefix(':')
+            .is_some_and(|port| port.parse::<u16>().is_ok())
+        || socket.parse::<SocketAddr>().is_ok()
+        || text
+            .strip_prefix("unix:")
+            .is_some_and(|path| !path.is_empty())
+        || text == crate::names::OWN_SOCKET;
+    known.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{text}` is not an address: use :PORT, an address as `rcluster status` shows it, or all")
+    })
 }
 
 /// Limits that would make a storm, and those that nobody could see reached.

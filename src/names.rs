@@ -1,4 +1,7 @@
-//! Names for numbers that the kernel gives us.
+//! Names for numbers that the kernel gives us, and for what has none.
+
+/// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`), among its addresses.
+pub const OWN_SOCKET: &str = "its own socket";
 
 /// The name of a signal, `SIGKILL` style; `signal N` for one without a name.
 pub fn signal(number: i32) -> String {

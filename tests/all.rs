@@ -33,6 +33,7 @@ mod container;
 mod control;
 mod control_lost;
 mod corpora;
+mod coverage;
 mod dashboard;
 mod dead_files;
 mod detached;

@@ -213,6 +213,12 @@ async fn start_reload(
         Err(problem) => return Ok(*problem),
     };
     wish.rollback = rollback;
+    for address in &mut wish.allow_drop {
+        match crate::config::may_drop(address) {
+            Ok(known) => *address = known,
+            Err(error) => return Ok(problem(StatusCode::BAD_REQUEST, error)),
+        }
+    }
     let reply: Json<ReloadReply> = ask(requests, |reply| Request::Reload(wish, reply)).await?;
     let code = if reply.outcome == "accepted" {
         StatusCode::ACCEPTED

@@ -62,7 +62,7 @@ pub struct Readiness {
 }
 
 /// What kind of reload, and when to answer.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadWish {
     /// Answer only when the last old worker is gone.
     #[serde(default)]
@@ -70,6 +70,9 @@ pub struct ReloadWish {
     /// `false`: answer at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
+    /// Addresses that the new code need not listen on although the old code does: as status shows them, `:PORT`, or `all`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_drop: Vec<String>,
     /// Go back to the previous release. Set by the route, not by the client.
     #[serde(skip)]
     pub rollback: bool,

@@ -28,8 +28,8 @@ pub struct HealthArgs {
     #[arg(long, env = "RCLUSTER_NO_AUTOPSY", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_autopsy: bool,
 
-    /// Ask each worker's own server for this path: it must answer 2xx or 3xx to count as ready, and to stay.
-    #[arg(long, value_name = "PATH", env = "RCLUSTER_HEALTH_PATH")]
+    /// Ask each worker's own server for this path: it must answer 2xx or 3xx to count as ready, and to stay. ADDRESS/PATH asks the server at that address.
+    #[arg(long, value_name = "[ADDR]PATH", env = "RCLUSTER_HEALTH_PATH")]
     pub health_path: Option<String>,
 
     /// Time between two health checks of a worker.

@@ -17,13 +17,11 @@ use crate::{
     escape,
     ipc::bounds::{MAX_REFUSED, MAX_TEXT, MAX_WITHHELD},
     ipc::{Inbound, Query, ShimMessage, outbound},
-    supervisor::{Beat, Event, Fact, Finding, Gate, State, Supervisor, Worker, WorkerId},
+    names::OWN_SOCKET,
+    supervisor::{Beat, Event, Fact, Finding, Gate, Listened, State, Supervisor, Worker, WorkerId},
     sys::{listener::BindError, spawn},
     thrown,
 };
-
-/// Stands for all sockets that a worker bound by itself (`exclusive`, `reusePort`).
-const OWN: &str = "its own socket";
 
 impl World {
     /// Takes what a link says; returns what the supervisor should know.
@@ -101,11 +99,11 @@ impl World {
                 None
             }
             Inbound::Listening(told) => {
-                let address = self.listeners.listening(id, &told);
-                if address.is_none() {
+                let listened = self.listeners.listening(id, &told);
+                if listened.is_none() {
                     debug!(worker = %id, "says that it listens where it was given nothing");
                 }
-                address.map(Fact::Listening)
+                listened.map(Fact::Listening)
             }
             Inbound::Close(key) => self.listeners.release(id, &key).map(Fact::Closed),
             Inbound::ExitedAfterDisconnect(seq) => {
@@ -190,7 +188,7 @@ impl World {
                 if self.chatter.may(id) {
                     info!(worker = %id, connections, "worker drains");
                 }
-                Some(Fact::Closed(OWN.to_owned()))
+                Some(Fact::Closed(OWN_SOCKET.to_owned()))
             }
             ShimMessage::Left { connections } => Some(Fact::Left(connections)),
             ShimMessage::Drained {
@@ -212,7 +210,10 @@ impl World {
                 }
                 Some(Fact::Drained { cut, stopping })
             }
-            ShimMessage::Listening {} => Some(Fact::Listening(OWN.to_owned())),
+            ShimMessage::Listening {} => Some(Fact::Listening(Listened {
+                instead_of: self.listeners.instead_of(None),
+                ..Listened::on(OWN_SOCKET)
+            })),
             ShimMessage::Error {
                 name,
                 message,

@@ -13,6 +13,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
+use crate::{config, sys::listener::Endpoint};
+
+/// What `--health-path` says: the address whose server is asked, if it names one, and the path.
+pub(super) fn target(text: &str) -> (Option<Endpoint>, &str) {
+    let (address, _) = text.split_once('/').unwrap_or((text, ""));
+    (config::health_address(address), &text[address.len()..])
+}
+
 /// Asks for `path`; well is an answer of 2xx or 3xx within `limit`. The body is not read.
 ///
 /// # Errors

@@ -97,6 +97,14 @@ pub(super) struct Master {
     resumed: bool,
 }
 
+/// A reload that nobody waits for.
+fn reload() -> Event {
+    Event::Reload {
+        ticket: None,
+        may_drop: vec![],
+    }
+}
+
 impl Master {
     pub(super) fn new(
         supervisor: Supervisor,
@@ -303,7 +311,7 @@ impl Master {
             }
             Told::Hup => {
                 info!(signal = "SIGHUP", "reload asked for");
-                self.dispatch(Event::Reload { ticket: None });
+                self.dispatch(reload());
             }
             Told::Quit => self.stop("SIGQUIT", Urgency::Graceful),
             Told::Int | Told::Term => {
@@ -406,11 +414,12 @@ impl Master {
                     (Some(self.world.wait_for_reload(wish.drained, reply)), None)
                 };
                 let before = self.supervisor.brief().reload;
+                let may_drop = wish.allow_drop;
                 info!(rollback = wish.rollback, "reload asked for");
                 self.dispatch(if wish.rollback {
-                    Event::Rollback { ticket }
+                    Event::Rollback { ticket, may_drop }
                 } else {
-                    Event::Reload { ticket }
+                    Event::Reload { ticket, may_drop }
                 });
                 if let Some(reply) = reply {
                     let after = self.supervisor.brief().reload;
@@ -420,7 +429,7 @@ impl Master {
             }
             Request::Changed(path) => {
                 info!(path = %path.display(), "changed: reload");
-                self.dispatch(Event::Reload { ticket: None });
+                self.dispatch(reload());
             }
             Request::Scale(scale, reply) => {
                 self.scale("request", scale);

@@ -164,6 +164,7 @@ mod tests {
         ("pidfile", "/run/app.pid"),
         ("backlog", "17"),
         ("balance", "spread"),
+        ("allow-drop", ":4323"),
         ("log-format", "json"),
         ("log-level", "debug"),
         ("log-file", "/var/log/app.log"),

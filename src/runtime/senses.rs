@@ -90,8 +90,11 @@ impl World {
         let (Some(health), Some(path)) = (health, launch.health_path.clone()) else {
             return None;
         };
-        let Some((key, tls)) = self.listeners.first_of(id) else {
-            return bad("it has no listener that speaks TCP or HTTP".to_owned());
+        let (at, path) = health::target(&path);
+        let path = path.to_owned();
+        let (key, tls) = match self.listeners.asked_of(id, at.as_ref()) {
+            Ok(asked) => asked,
+            Err(missing) => return bad(missing),
         };
         let (ours, theirs) = match crate::sys::fd_pass::channel() {
             Ok(pair) => pair,

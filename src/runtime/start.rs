@@ -152,7 +152,7 @@ impl World {
         if let Some(port) = self.listeners.declared_port()
             && std::env::var_os("PORT").is_none()
         {
-            variable("PORT", port.to_string());
+            set.push(("PORT".into(), port));
         }
         set.extend(release.env.iter().cloned());
         let kept: BTreeSet<_> = set.iter().map(|(name, _)| name.clone()).collect();

@@ -21,8 +21,8 @@ impl Supervisor {
             Event::SpawnFailed { id, reason } => self.spawn_failed(id, &reason),
             Event::Worker { id, fact } => self.fact(id, fact),
             Event::Exited { id, exit } => self.exited(id, exit),
-            Event::Reload { ticket } => self.ask_reload(ticket, false),
-            Event::Rollback { ticket } => self.ask_reload(ticket, true),
+            Event::Reload { ticket, may_drop } => self.ask_reload(ticket, false, may_drop),
+            Event::Rollback { ticket, may_drop } => self.ask_reload(ticket, true, may_drop),
             Event::Prepared { generation } => self.prepared(generation),
             Event::Configured { generation, policy } => self.configured(generation, &policy),
             Event::PrepareFailed { generation, reason } => {
@@ -233,21 +233,8 @@ impl Supervisor {
                     }
                 }
             }
-            Fact::Listening(key) => {
-                let reason = format!("listens on {key}");
-                if worker.state <= State::Draining {
-                    worker.listening.insert(key);
-                    worker.unheard = None;
-                }
-                if readiness == Readiness::Listening {
-                    self.is_ready(id, &reason);
-                }
-            }
-            Fact::Closed(key) => {
-                if worker.listening.remove(&key) && worker.listening.is_empty() {
-                    worker.unheard = Some(self.now);
-                }
-            }
+            Fact::Listening(what) => self.listens(id, what),
+            Fact::Closed(address) => self.closes(id, &address),
             Fact::SaidReady => {
                 if readiness == Readiness::Message {
                     self.is_ready(id, "the app said ready");
@@ -452,15 +439,22 @@ impl Supervisor {
     }
 
     fn never_ready(&self, worker: &super::Worker) -> String {
-        let what = match self.terms(worker).readiness {
+        let what = match (self.terms(worker).readiness, &worker.instead_of) {
             _ if worker.readiness_seen && self.lacks_health(worker) => {
-                "its health check was never answered well"
+                "its health check was never answered well".to_owned()
             }
-            Readiness::Listening => {
-                "it never listened (an app without a server needs --ready online or --ready message)"
+            (Readiness::Listening, Some(declared)) => {
+                let listens = Vec::from_iter(worker.listening.iter().map(String::as_str));
+                let listens = listens.join(" and ");
+                format!(
+                    "it listens on {listens}, but --bind declares {declared} (the app's own configuration or PORT names another port)"
+                )
             }
-            Readiness::Message => "the app never called process.send('ready')",
-            Readiness::Online => "node never came online",
+            (Readiness::Listening, None) => {
+                "it never listened (an app without a server needs --ready online or --ready message)".to_owned()
+            }
+            (Readiness::Message, _) => "the app never called process.send('ready')".to_owned(),
+            (Readiness::Online, _) => "node never came online".to_owned(),
         };
         let timeout = crate::names::duration(self.policy.ready_timeout);
         let error = worker

@@ -119,6 +119,28 @@ pub enum Scale {
     By(i32),
 }
 
+/// An address at which a server of a worker listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listened {
+    /// As status shows it.
+    pub address: String,
+    /// The app asked for port 0, and the kernel chose the port.
+    pub chosen: bool,
+    /// The addresses that `--bind` declares, if this is not one of them: then it makes no worker ready.
+    pub instead_of: Option<String>,
+}
+
+impl Listened {
+    /// One that nothing is special about.
+    pub fn on(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            chosen: false,
+            instead_of: None,
+        }
+    }
+}
+
 /// A fact about one worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact {
@@ -126,8 +148,8 @@ pub enum Fact {
     Online,
     /// It asked for a listener and the answer is withheld.
     AtGate,
-    /// One of its servers listens, at that address.
-    Listening(String),
+    /// One of its servers listens.
+    Listening(Listened),
     /// It closed its handle on the listener at that address.
     Closed(String),
     /// The app called `process.send('ready')`.
@@ -207,11 +229,15 @@ pub enum Event {
     Reload {
         /// Who waits for the end, if anybody.
         ticket: Option<Ticket>,
+        /// Addresses that the new code need not listen on.
+        may_drop: Vec<String>,
     },
     /// Somebody wants the previous generation's release back.
     Rollback {
         /// Who waits for the end, if anybody.
         ticket: Option<Ticket>,
+        /// Addresses that the previous code need not listen on.
+        may_drop: Vec<String>,
     },
     /// The release of a generation is resolved.
     Prepared {

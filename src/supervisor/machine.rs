@@ -1,6 +1,9 @@
 //! The state machine: `step` takes one event and returns the orders.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +85,9 @@ pub struct Supervisor {
     pub(super) reloads_failed: u64,
     pub(super) last_reload_error: Option<String>,
     pub(super) incidents: Incidents,
+    /// What workers of a generation have listened on; of the generations that are still of use.
+    #[serde(default)]
+    pub(super) served: BTreeMap<Generation, BTreeSet<String>>,
     /// No workers are wanted for now.
     pub(super) parked: bool,
     /// When all workers are measured next.
@@ -124,6 +130,7 @@ impl Supervisor {
             reloads_failed: 0,
             last_reload_error: None,
             incidents: Incidents::default(),
+            served: BTreeMap::new(),
             parked: false,
             measure_at: Time::default(),
             recycled_at: None,
@@ -257,6 +264,7 @@ impl Supervisor {
         worker.terms = Some(self.policy_of(generation).terms());
         worker.spare = slot.0 >= self.policy.workers;
         self.fleet.insert(worker);
+        self.begin_served(generation);
         self.seat(slot).occupied_by(generation);
         self.out.push(Action::Spawn {
             id,
@@ -280,12 +288,16 @@ impl Supervisor {
         };
         debug_assert!(worker.state < to, "{} -> {to}", worker.state);
         let from = std::mem::replace(&mut worker.state, to);
-        worker.deadline = limit.map(|limit| now + limit);
+        let before = std::mem::replace(&mut worker.deadline, limit.map(|limit| now + limit));
         match to {
             State::Held => {
                 worker.held_at.get_or_insert(now);
             }
-            State::Ready => worker.ready_at = Some(now),
+            State::Ready => {
+                worker.ready_at = Some(now);
+                // What else it has to open has the same time, and a moment at least.
+                worker.complete_by = before.map(|by| by.max(now + Policy::KEY_GRACE));
+            }
             State::Starting | State::Booting | State::Draining => {}
             State::Stopping | State::Killing => worker.listening.clear(),
         }

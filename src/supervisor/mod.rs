@@ -9,6 +9,7 @@ mod action;
 mod apply;
 mod backoff;
 mod checking;
+mod coverage;
 mod event;
 mod fleet;
 mod incident;
@@ -29,7 +30,7 @@ mod worker;
 
 pub use action::{Action, Gate, ReloadOutcome, Report, StopSignal};
 pub use backoff::{Backoff, Death, SpawnBudget};
-pub use event::{Beat, Event, Exit, Fact, Finding, Scale, Ticket, Urgency, Usage};
+pub use event::{Beat, Event, Exit, Fact, Finding, Listened, Scale, Ticket, Urgency, Usage};
 pub use incident::{Incident, Kind};
 pub use machine::Supervisor;
 pub use policy::{Health, Policy, Readiness, Recycle, Surge, Switch, Terms};

@@ -129,6 +129,9 @@ pub struct Policy {
     pub recycle: Recycle,
     /// Booted workers held at the gate, to take the place of one that dies.
     pub spares: u32,
+    /// Addresses that a replacement need not listen on although its predecessor does: as status shows them, `:PORT`, or `all`.
+    #[serde(default)]
+    pub may_drop: Vec<String>,
     /// Somebody acts on what workers report: they report at least once a second.
     #[serde(default)]
     pub attentive: bool,
@@ -176,8 +179,8 @@ impl Policy {
 
     /// Time that a drained worker has to end by itself before it gets the stop signal.
     pub const LINGER: Duration = Duration::from_millis(300);
-    /// After `min_uptime`, a replacement that serves fewer listeners than the
-    /// old worker gets this long to open the others before it counts as complete.
+    /// Where every address may be let go (`--allow-drop all`), a replacement has this long after `min_uptime` to listen on those of its
+    /// predecessor all the same. Also the time after readiness within which a port that the kernel chose counts.
     pub const KEY_GRACE: Duration = Duration::from_secs(2);
     /// A look into a silent worker ends by itself after so long.
     pub const EXAMINATION: Duration = Duration::from_millis(2700);

@@ -3,7 +3,6 @@
 use super::{
     action::{Action, Gate},
     machine::{Phase, Supervisor},
-    policy::Policy,
     time::Time,
     worker::{Generation, Slot, State, Worker},
 };
@@ -20,6 +19,7 @@ impl Supervisor {
             Phase::Checking => self.check(),
             Phase::Serving => {
                 self.watch();
+                self.await_addresses();
                 self.begin_pending_reload();
                 self.advance_reload();
                 self.recycle();
@@ -73,7 +73,7 @@ impl Supervisor {
         }
     }
 
-    /// When a ready worker has proven itself, if it has nothing else to wait for.
+    /// When a ready worker has proven itself; `None` while it does not listen on what its predecessor serves.
     pub(super) fn proven_at(&self, worker: &Worker) -> Option<Time> {
         let ready_at = worker.ready_at?;
         // Time at the gate counts: an atomic switch must not wait once it has begun.
@@ -83,12 +83,7 @@ impl Supervisor {
         {
             at = at + reload.bake_before_relief(&self.policy);
         }
-        let complete = self
-            .fleet
-            .seated(worker.slot)
-            .filter(|old| old.id != worker.id && old.is_ready())
-            .all(|old| old.listening.is_subset(&worker.listening));
-        Some(if complete { at } else { at + Policy::KEY_GRACE })
+        Some(at.max(self.complete_at(worker)?))
     }
 
     pub(super) fn is_proven(&self, worker: &Worker) -> bool {
@@ -173,7 +168,7 @@ impl Supervisor {
     }
 
     /// Lets the others of a slot go once a worker of the wanted generation has proven itself.
-    fn relieve(&mut self) {
+    pub(super) fn relieve(&mut self) {
         self.send_home();
         for slot in self.slots() {
             let goal = self.goal(slot);
@@ -212,10 +207,25 @@ impl Supervisor {
         for slot in self.slots() {
             let unwanted = |w: &&Worker| w.is_ready() && (given_up(w) || w.condemned.is_some());
             let mut ready: Vec<_> = self.fleet.seated(slot).filter(unwanted).collect();
-            // The oldest that nobody has anything against stays, or else the oldest of the code that is wanted here.
+            // One that serves all that the others serve stays, the oldest that nobody has anything against, or else
+            // the oldest of the code that is wanted here.
             let goal = self.goal(slot);
-            ready.sort_by_key(|w| (w.condemned.is_some(), w.generation != goal, w.id));
-            let others: Vec<_> = ready.iter().skip(1).map(|w| w.id).collect();
+            let goes = |w: &Worker, stays: &Worker| w.hung || self.covers(stays, w);
+            let short = |w: &Worker| !ready.iter().all(|other| goes(other, w));
+            let rank = |w: &&Worker| {
+                (
+                    w.hung,
+                    short(w),
+                    w.condemned.is_some(),
+                    w.generation != goal,
+                    w.id,
+                )
+            };
+            let Some(stays) = ready.iter().copied().min_by_key(rank) else {
+                continue;
+            };
+            ready.retain(|w| w.id != stays.id && goes(w, stays));
+            let others: Vec<_> = ready.iter().map(|w| w.id).collect();
             for id in others {
                 self.retire(id, "is not wanted, and another stands in");
             }
@@ -242,7 +252,9 @@ impl Supervisor {
             && self.fleet.iter().all(|w| w.generation == committed)
         {
             self.retire_due = false;
-            let keep = self.previous.into_iter().chain([committed]).collect();
+            let keep: Vec<_> = self.previous.into_iter().chain([committed]).collect();
+            self.served
+                .retain(|generation, _| keep.contains(generation));
             self.out.push(Action::Retire { keep });
         }
     }
@@ -267,6 +279,7 @@ impl Supervisor {
         let mut times = self.watch_deadlines();
         times.extend(self.recycle_deadlines());
         times.extend(self.spare_deadlines());
+        times.extend(self.coverage_deadlines());
         for slot in self.slots() {
             let goal = self.goal(slot);
             match self.fleet.sound(slot, goal) {

@@ -19,7 +19,7 @@ pub(super) enum Stage {
     Preparing,
     /// New workers boot; `rolling` replaces as it goes, `atomic` holds them at the gate.
     Replacing,
-    /// Atomic only: the gates are open, the new workers are about to listen.
+    /// Atomic only: the gates are open, the new workers are about to listen on all that the old ones serve.
     Switching,
     /// Atomic only: switched; the new generation must stay healthy until then.
     Baking(Time),
@@ -40,6 +40,12 @@ pub(super) struct Reload {
     /// It brings the previous release back.
     #[serde(default)]
     restores: bool,
+    /// Whose release it brings back, if it is a rollback.
+    #[serde(default)]
+    pub(super) brings_back: Option<Generation>,
+    /// Addresses that it need not listen on.
+    #[serde(default)]
+    pub(super) may_drop: Vec<String>,
     /// What was wanted before the configuration was read anew, and how many workers it asks for.
     before: Option<(Box<Policy>, u32)>,
 }
@@ -49,6 +55,8 @@ pub(super) struct Reload {
 pub(super) struct Pending {
     tickets: Vec<Ticket>,
     rollback: bool,
+    #[serde(default)]
+    may_drop: Vec<String>,
 }
 
 /// A reload that succeeded, while old workers still close their listeners.
@@ -133,7 +141,12 @@ impl Reload {
 }
 
 impl Supervisor {
-    pub(super) fn ask_reload(&mut self, ticket: Option<Ticket>, rollback: bool) {
+    pub(super) fn ask_reload(
+        &mut self,
+        ticket: Option<Ticket>,
+        rollback: bool,
+        may_drop: Vec<String>,
+    ) {
         match self.phase {
             Phase::FirstBoot | Phase::Checking | Phase::Serving => {}
             Phase::Stopping(_) | Phase::Over => {
@@ -178,10 +191,12 @@ impl Supervisor {
         let pending = self.pending.get_or_insert(Pending {
             tickets: vec![],
             rollback,
+            may_drop: vec![],
         });
         // The last word wins.
         pending.rollback = rollback;
         pending.tickets.extend(ticket);
+        pending.may_drop.extend(may_drop);
     }
 
     pub(super) fn begin_pending_reload(&mut self) {
@@ -207,6 +222,8 @@ impl Supervisor {
             admitted: 0,
             wakes: self.parked,
             restores: from.is_some(),
+            brings_back: from,
+            may_drop: pending.may_drop,
             before: None,
         });
         self.out
@@ -296,9 +313,9 @@ impl Supervisor {
             Stage::Switching => {
                 let generation = reload.generation;
                 let all = self.slots().all(|slot| {
-                    self.fleet
-                        .sound(slot, generation)
-                        .is_some_and(Worker::is_ready)
+                    let fresh = self.fleet.sound(slot, generation).filter(|w| w.is_ready());
+                    let complete = fresh.and_then(|w| self.complete_at(w));
+                    complete.is_some_and(|at| at <= self.now)
                 });
                 if all {
                     // Held workers have shown that they boot, not yet that they serve.
@@ -385,6 +402,8 @@ impl Supervisor {
 
     /// The new generation is the one from now on.
     fn commit(&mut self) {
+        // By the rules of the reload: it knows which addresses may be dropped.
+        self.relieve();
         let Some(reload) = self.reload.take() else {
             return;
         };

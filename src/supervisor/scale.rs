@@ -32,7 +32,8 @@ impl Supervisor {
     }
 
     /// Lets those go whose slots are too many. While wanted slots have nobody who serves,
-    /// as many of them stand in, the lowest ones: fewer workers are wanted, not none.
+    /// as many of them stand in, the lowest ones: fewer workers are wanted, not none. One whose address no other serves yet stays
+    /// until the others have had their time to open it.
     pub(super) fn dismiss(&mut self) {
         let workers = self.policy.workers;
         let serves = |w: &Worker| w.is_ready() && !w.hung;
@@ -51,7 +52,10 @@ impl Supervisor {
         excess.sort_unstable();
         let standing = excess.iter().take_while(|(idle, ..)| !idle).count();
         for (.., id) in excess.drain(missing.min(standing)..) {
-            self.retire(id, reason);
+            let stays = |w| !self.parked && self.leaves_at(w) > self.now;
+            if !self.fleet.worker(id).is_some_and(stays) {
+                self.retire(id, reason);
+            }
         }
     }
 

@@ -234,6 +234,7 @@ impl Supervisor {
 
     /// Questions that nobody will answer any more are asked again; no answer is nobody's fault.
     pub(super) fn resumed(&mut self) {
+        self.recall_served();
         let asked = self.fleet.ids(|w| w.pulse.answer_by.is_some());
         for id in asked {
             if let Some(worker) = self.fleet.worker_mut(id) {

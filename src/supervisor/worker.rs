@@ -134,6 +134,15 @@ pub struct Worker {
     pub gate: Gate,
     /// Addresses that it serves.
     pub listening: BTreeSet<String>,
+    /// Those of them that no successor has to serve: the kernel chose the port, long after the worker was ready.
+    #[serde(default)]
+    pub passing: BTreeSet<String>,
+    /// What `--bind` declares, if it listened elsewhere.
+    #[serde(default)]
+    pub instead_of: Option<String>,
+    /// Until when it has to listen on what its predecessor serves, while it does not.
+    #[serde(default)]
+    pub complete_by: Option<Time>,
     /// The channel to it has not reached its end.
     pub channel_open: bool,
     /// The app said that it leaves (`exitedAfterDisconnect`).
@@ -210,6 +219,9 @@ impl Worker {
             held_at: None,
             gate,
             listening: BTreeSet::new(),
+            passing: BTreeSet::new(),
+            instead_of: None,
+            complete_by: None,
             channel_open: true,
             leaving: false,
             readiness_seen: false,

@@ -30,18 +30,26 @@ pub(super) enum Source {
     Store,
 }
 
+/// Whether a socket at `local` serves clients of `wanted`: its port on its address, or where one of the two says "any".
+pub(super) fn meets(local: &Endpoint, wanted: &Endpoint) -> bool {
+    let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+    match (local, wanted) {
+        (
+            Endpoint::Tcp { ip, port, .. },
+            Endpoint::Tcp {
+                ip: ip2,
+                port: port2,
+                ..
+            },
+        ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
+        _ => local == wanted,
+    }
+}
+
 impl Declared {
     pub(super) fn serves(&self, wanted: &Endpoint) -> bool {
-        let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
         match (&self.local, wanted) {
-            (
-                Endpoint::Tcp { ip, port, .. },
-                Endpoint::Tcp {
-                    ip: ip2,
-                    port: port2,
-                    ..
-                },
-            ) => port == port2 && (ip == ip2 || any(ip) || any(ip2)),
+            (Endpoint::Tcp { .. }, Endpoint::Tcp { .. }) => meets(&self.local, wanted),
             (
                 Endpoint::Udp { ip, port, .. },
                 Endpoint::Udp {

@@ -9,8 +9,8 @@ use std::{
 
 use super::{
     super::{
-        Event, Exit, Fact, Gate, Pid, Policy, State, Switch, Ticket, Time, Urgency, Worker,
-        WorkerId, machine::Phase, reload::Stage,
+        Event, Exit, Fact, Gate, Listened, Pid, Policy, State, Switch, Ticket, Time, Urgency,
+        Worker, WorkerId, machine::Phase, reload::Stage,
     },
     invariants, table,
     watch::Watch,
@@ -25,8 +25,14 @@ fn choices(watch: &Watch) -> Vec<(Time, Event)> {
     if matches!(machine.phase, Phase::FirstBoot | Phase::Serving) {
         // One waits at a time: who else waits makes no difference.
         let ticket = watch.open_tickets.is_empty().then_some(Ticket(1));
-        events.push(Event::Reload { ticket });
-        events.push(Event::Rollback { ticket });
+        events.push(Event::Reload {
+            ticket,
+            may_drop: vec![],
+        });
+        events.push(Event::Rollback {
+            ticket,
+            may_drop: vec![],
+        });
     }
     events.push(Event::Stop(Urgency::Graceful));
     events.push(Event::Stop(Urgency::Now));
@@ -57,7 +63,7 @@ fn of_worker(worker: &Worker) -> Vec<Event> {
     let mut facts = vec![];
     let seated = worker.is_seated();
     if worker.listening.is_empty() && worker.state <= State::Draining {
-        facts.push(Fact::Listening(KEY.to_owned()));
+        facts.push(Fact::Listening(Listened::on(KEY)));
     } else if worker.state <= State::Draining {
         facts.push(Fact::Closed(KEY.to_owned()));
     }
@@ -134,7 +140,7 @@ fn root(policy: Policy, path: &[Event]) -> Watch {
 }
 
 fn ready(id: u64) -> [Event; 2] {
-    let (id, fact) = (WorkerId(id), Fact::Listening(KEY.to_owned()));
+    let (id, fact) = (WorkerId(id), Fact::Listening(Listened::on(KEY)));
     let pid = Pid(i32::try_from(id.0).unwrap());
     [Event::Spawned { id, pid }, Event::Worker { id, fact }]
 }
@@ -143,7 +149,13 @@ fn reloading() -> Vec<Event> {
     let ticket = Some(Ticket(1));
     let generation = super::super::Generation(2);
     let booted = [ready(1), ready(2)].concat();
-    let reload = [Event::Reload { ticket }, Event::Prepared { generation }];
+    let reload = [
+        Event::Reload {
+            ticket,
+            may_drop: vec![],
+        },
+        Event::Prepared { generation },
+    ];
     booted.into_iter().chain(reload).collect()
 }
 

@@ -88,6 +88,7 @@ pub(super) fn policy(rng: &mut Rng) -> Policy {
             ..Recycle::default()
         },
         spares: pick(rng, &[0, 0, 1, 2]),
+        may_drop: vec![],
         attentive: false,
     }
 }

@@ -8,7 +8,10 @@ use super::super::{
     machine::Phase,
     reload::{Reload, Stage},
 };
-use super::reload_invariants;
+use super::{
+    coverage::{self, Seen},
+    reload_invariants,
+};
 
 /// One step: the machine before and after, what it was told and what it ordered.
 pub(super) struct Step<'a> {
@@ -16,6 +19,7 @@ pub(super) struct Step<'a> {
     pub(super) after: &'a Supervisor,
     pub(super) event: &'a Event,
     pub(super) actions: &'a [Action],
+    pub(super) seen: &'a Seen,
 }
 
 pub(super) type Verdict = Result<(), String>;
@@ -38,6 +42,8 @@ pub(super) fn check(step: &Step<'_>) -> Verdict {
     an_empty_slot_is_being_filled(step)?;
     reload_invariants::check(step)?;
     spares_do_not_serve(step)?;
+    coverage::scaling_down_leaves_no_address_behind(step)?;
+    coverage::what_is_lacking_is_awaited(step)?;
     recycled_one_at_a_time(step)?;
     a_silence_is_not_borne(step)?;
     a_look_is_short(step)?;
@@ -197,8 +203,8 @@ fn one_sound_worker_a_slot_and_generation(step: &Step<'_>) -> Verdict {
 
 /// A ready worker is told to go only when a ready, sound worker of the goal
 /// generation has proven itself in its slot: it has lived `min_uptime` (for
-/// one that was held: at the gate), in a rolling reload also `bake`, and serves
-/// every listener of the old one or has had the grace for it. Otherwise it
+/// one that was held: at the gate), in a rolling reload also `bake`, and covers
+/// every address that the old one served. Otherwise it
 /// leaves by itself, or the master stops, or it is condemned or of a given-up
 /// generation and another worker stands in, whoever that is at the end of the step.
 fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
@@ -241,7 +247,11 @@ fn serving_workers_leave_for_a_proven_successor(step: &Step<'_>) -> Verdict {
             .fleet
             .iter()
             .filter(|w| w.slot == slot && w.id != old.id)
-            .any(|w| succeeds(step, w, old) || stands_in && w.is_ready());
+            .any(|w| {
+                let goal = || step.after.goal(slot);
+                let covers = || old.hung || coverage::covers(step, w, old, goal());
+                succeeds(step, w, old) || stands_in && w.is_ready() && covers()
+            });
         ensure(proven, || {
             format!("worker {} left slot {slot} ({})", m.id, m.reason)
         })?;
@@ -279,20 +289,9 @@ fn succeeds(step: &Step<'_>, fresh: &Worker, old: &Worker) -> bool {
     if reloading && policy.switch == Switch::Rolling {
         at = at + policy.bake;
     }
-    let mut keys = old.listening.clone();
-    if let Event::Worker {
-        id,
-        fact: Fact::Closed(key),
-    } = step.event
-        && *id == old.id
-    {
-        keys.remove(key);
-    }
-    if !keys.is_subset(&fresh.listening) {
-        at = at + Policy::KEY_GRACE;
-    }
     let goal = fresh.generation == step.after.committed || reloading;
-    fresh.is_ready() && fresh.condemned.is_none() && goal && at <= step.after.now
+    let proven = fresh.is_ready() && fresh.condemned.is_none() && goal && at <= step.after.now;
+    proven && coverage::is_relieved(step, fresh, old)
 }
 
 /// A slot that has a ready worker keeps one, unless the worker itself ended or left.
@@ -403,6 +402,12 @@ pub(super) struct Move<'a> {
     pub(super) from: State,
     pub(super) to: State,
     pub(super) reason: &'a str,
+}
+
+impl Move<'_> {
+    pub(super) fn is_from_ready(&self) -> bool {
+        self.from == State::Ready
+    }
 }
 
 pub(super) fn moves(actions: &[Action]) -> impl Iterator<Item = Move<'_>> {

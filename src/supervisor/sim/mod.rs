@@ -13,6 +13,7 @@
 //! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
 
 mod check_tables;
+mod coverage;
 mod deaths;
 mod drain_tables;
 mod exhaustive;

@@ -3,8 +3,8 @@
 
 use super::{
     super::{
-        Action, Beat, Event, Exit, Fact, Finding, Gate, Generation, Pid, StopSignal, Time, Usage,
-        WorkerId,
+        Action, Beat, Event, Exit, Fact, Finding, Gate, Generation, Listened, Pid, Policy,
+        StopSignal, Time, Usage, WorkerId,
     },
     habits::{Boot, Drains, Fate, Habit, chance},
     world::{Item, World, ms},
@@ -15,6 +15,8 @@ use super::{
 pub(super) enum Deed {
     Say(Fact),
     Open(u8),
+    /// Opens a port that the kernel chooses.
+    Pass,
     Close(u8),
     /// Stops accepting, finishes, tells; ends if so wished.
     Finish {
@@ -54,7 +56,7 @@ impl World {
     /// Carries an order out.
     pub(super) fn execute(&mut self, action: &Action) {
         match *action {
-            Action::Prepare { generation, .. } => self.prepare(generation),
+            Action::Prepare { generation, from } => self.prepare(generation, from),
             Action::Spawn {
                 id,
                 generation,
@@ -132,7 +134,13 @@ impl World {
         }
     }
 
-    fn prepare(&mut self, generation: Generation) {
+    fn prepare(&mut self, generation: Generation, from: Option<Generation>) {
+        let keys = match from.and_then(|from| self.keys_of.get(&from)) {
+            Some(keys) => *keys,
+            None if from.is_none() && !self.quiet && self.changes_ports() => self.rng.u8(1..=3),
+            None => self.keys,
+        };
+        self.keys_of.insert(generation, keys);
         let fails = !self.quiet && chance(&mut self.rng, self.chaos.prepare_fails);
         if !self.quiet && chance(&mut self.rng, self.chaos.bad_generation) {
             self.bad_generations.insert(generation);
@@ -162,13 +170,15 @@ impl World {
         }
         let bad = chance(&mut self.rng, self.chaos.bad_worker)
             || self.bad_generations.contains(&generation) && self.rng.u8(..8) > 0;
-        let habit = if self.chaos.storm && !self.quiet {
-            Habit::short(&mut self.rng, self.keys)
+        let keys = self.keys_of.get(&generation).copied().unwrap_or(self.keys);
+        let mut habit = if self.chaos.storm && !self.quiet {
+            Habit::short(&mut self.rng, keys)
         } else if bad && !self.quiet {
-            Habit::bad(&mut self.rng, self.keys)
+            Habit::bad(&mut self.rng, keys)
         } else {
-            Habit::good(&mut self.rng, self.keys)
+            Habit::good(&mut self.rng, keys)
         };
+        habit.key_gap = habit.key_gap.max(self.late_ms);
         let process = Process {
             alive: true,
             habit,
@@ -239,6 +249,9 @@ impl World {
             at += habit.key_gap;
         }
         self.after(at, id, Deed::Say(Fact::SaidReady));
+        if self.passing {
+            self.after(at + 2500, id, Deed::Pass);
+        }
         if self.quiet {
             return;
         }
@@ -354,7 +367,28 @@ impl World {
                 }
                 self.tell(id, fact);
             }
-            Deed::Open(key) => self.tell(id, Fact::Listening(key.to_string())),
+            Deed::Open(key) => {
+                let aside = self.aside && key == 0 && process.habit.keys > 1;
+                let what = Listened {
+                    instead_of: aside.then(|| "1".to_owned()),
+                    ..Listened::on(key.to_string())
+                };
+                self.tell(id, Fact::Listening(what));
+            }
+            Deed::Pass => {
+                let worker = self.watch.machine.worker(id);
+                let ready_at = worker.and_then(|w| w.ready_at);
+                if ready_at.is_none_or(|at| at + Policy::KEY_GRACE > self.now) {
+                    // Before that it would be one that each worker opens.
+                    self.after(1000, id, Deed::Pass);
+                    return;
+                }
+                let what = Listened {
+                    chosen: true,
+                    ..Listened::on(format!("chosen {id}"))
+                };
+                self.tell(id, Fact::Listening(what));
+            }
             Deed::Close(key) => self.tell(id, Fact::Closed(key.to_string())),
             Deed::Finish { ends } => {
                 for key in 0..process.habit.keys {

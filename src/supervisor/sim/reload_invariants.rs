@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
-        Action, Policy, ReloadOutcome, Report, State, Switch, Worker, WorkerId,
+        Action, ReloadOutcome, Report, State, Switch, Worker, WorkerId,
         machine::Phase,
         reload::{Reload, Stage},
     },
+    coverage,
     invariants::{
         Step, Verdict, count, ensure, generation_of, is_about, is_examined, is_parked,
         is_scaled_down, moves,
@@ -149,9 +150,9 @@ fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
         let stays = |w: &&&Worker| !is_examined(step, w);
         let serves_on = olds.iter().filter(stays).count() > 0;
         let lags = |fresh: &Worker| {
-            let complete = olds.iter().all(|w| w.listening.is_subset(&fresh.listening));
-            let graced = fresh.ready_at.map(|at| at + Policy::KEY_GRACE);
-            !complete && graced.is_some_and(|until| step.after.now < until)
+            let complete = |old: &&Worker| coverage::covers(step, fresh, old, fresh.generation);
+            // How long it may is a rule of its own.
+            !olds.iter().all(complete)
         };
         let fresh = step.after.fleet.sound(slot, reload.generation);
         ensure(!serves_on || fresh.is_some_and(lags), || {

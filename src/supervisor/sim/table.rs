@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::super::{
-    Action, Event, Exit, Fact, Gate, Generation, Pid, Policy, Readiness, Recycle, ReloadOutcome,
-    StopSignal, Supervisor, Surge, Switch, Ticket, Time, WorkerId,
+    Action, Event, Exit, Fact, Gate, Generation, Listened, Pid, Policy, Readiness, Recycle,
+    ReloadOutcome, StopSignal, Supervisor, Surge, Switch, Ticket, Time, WorkerId,
 };
 
 /// Two workers, rolling, one at a time, nothing to wait for.
@@ -25,6 +25,7 @@ pub(super) fn policy() -> Policy {
         health: None,
         recycle: Recycle::default(),
         spares: 0,
+        may_drop: vec![],
         attentive: false,
     }
 }
@@ -100,7 +101,7 @@ impl Table {
     }
 
     pub(super) fn listens(&mut self, id: u64) -> Vec<String> {
-        self.fact(id, Fact::Listening("0".to_owned()))
+        self.fact(id, Fact::Listening(Listened::on("0")))
     }
 
     pub(super) fn exits(&mut self, id: u64, code: i32) -> Vec<String> {
@@ -123,12 +124,18 @@ impl Table {
 
     pub(super) fn reload(&mut self, ticket: u64) -> Vec<String> {
         let ticket = Some(Ticket(ticket));
-        self.tell(Event::Reload { ticket })
+        self.tell(Event::Reload {
+            ticket,
+            may_drop: vec![],
+        })
     }
 
     pub(super) fn rollback(&mut self, ticket: u64) -> Vec<String> {
         let ticket = Some(Ticket(ticket));
-        self.tell(Event::Rollback { ticket })
+        self.tell(Event::Rollback {
+            ticket,
+            may_drop: vec![],
+        })
     }
 
     pub(super) fn prepared(&mut self, generation: u64) -> Vec<String> {

@@ -7,6 +7,7 @@ use super::{
         Action, Backoff, Event, Fact, Gate, Generation, Policy, Report, Slot, SpawnBudget, State,
         StopSignal, Supervisor, Ticket, Time, WorkerId, machine::Phase,
     },
+    coverage,
     deaths::Deaths,
     invariants::{self, Step, Verdict, ensure, moves},
 };
@@ -35,6 +36,7 @@ pub(super) struct Watch {
     spawned: BTreeSet<(Slot, Generation)>,
     restarts: Restarts,
     deaths: Deaths,
+    seen: coverage::Seen,
     pub(super) open_tickets: BTreeSet<Ticket>,
     served: bool,
     pub(super) stop_asked: bool,
@@ -64,6 +66,7 @@ impl Watch {
             spawned: BTreeSet::new(),
             restarts: Restarts::default(),
             deaths: Deaths::default(),
+            seen: coverage::Seen::default(),
             open_tickets: BTreeSet::new(),
             served: false,
             stop_asked: false,
@@ -108,11 +111,14 @@ impl Watch {
             return Ok(actions);
         }
         self.asked(event);
+        self.seen.note(&before, self.machine.now, event);
+        self.seen.prepared(&actions);
         invariants::check(&Step {
             before: &before,
             after: &self.machine,
             event,
             actions: &actions,
+            seen: &self.seen,
         })?;
         self.every_spawn_ends_once(event, &actions)?;
         self.orders_make_sense(&actions)?;
@@ -151,7 +157,7 @@ impl Watch {
 
     fn asked(&mut self, event: &Event) {
         match event {
-            Event::Reload { ticket } | Event::Rollback { ticket } => {
+            Event::Reload { ticket, .. } | Event::Rollback { ticket, .. } => {
                 self.open_tickets.extend(*ticket);
             }
             Event::Stop(_) => self.stop_asked = true,
@@ -408,7 +414,7 @@ impl Watch {
         actions: &[Action],
     ) -> Verdict {
         let asked = match event {
-            Event::Reload { ticket } | Event::Rollback { ticket } => *ticket,
+            Event::Reload { ticket, .. } | Event::Rollback { ticket, .. } => *ticket,
             Event::Tick
             | Event::Spawned { .. }
             | Event::SpawnFailed { .. }

@@ -10,8 +10,8 @@ use fastrand::Rng;
 
 use super::{
     super::{
-        Event, Exit, Fact, Generation, Pid, Policy, Scale, Slot, Ticket, Time, Urgency, Worker,
-        WorkerId, machine::Phase,
+        Event, Exit, Fact, Generation, Listened, Pid, Policy, Scale, Slot, Ticket, Time, Urgency,
+        Worker, WorkerId, machine::Phase,
     },
     habits::{self, Chaos, chance},
     invariants::{self, Verdict, ensure},
@@ -44,6 +44,15 @@ pub(super) struct World {
     pub(super) quiet: bool,
     /// Whoever would crash is killed from outside instead, or for memory.
     pub(super) killed: bool,
+    /// Least time between one server of a worker and its next, milliseconds.
+    pub(super) late_ms: u64,
+    /// Workers open ports that the kernel chooses long after they are ready.
+    pub(super) passing: bool,
+    /// The first of several servers is not at the address that `--bind` declares.
+    pub(super) aside: bool,
+    /// Servers of each generation's workers, where these are not `keys`.
+    pub(super) keys_of: BTreeMap<Generation, u8>,
+    seed: u64,
 }
 
 pub(super) fn ms(millis: u64) -> Duration {
@@ -56,7 +65,12 @@ const SLACK: Duration = Duration::from_millis(500);
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let policy = habits::policy(&mut rng);
+        let mut policy = habits::policy(&mut rng);
+        policy.may_drop = match seed % 13 {
+            4 => vec!["all".to_owned()],
+            9 => vec!["2".to_owned()],
+            _ => vec![],
+        };
         let chaos = Chaos::draw(&mut rng);
         let twin = rng.u8(..4) == 0;
         let mut world = Self {
@@ -73,14 +87,28 @@ impl World {
             quiet: false,
             // Not drawn: the schedules of `regressions` stay what they were.
             killed: matches!(seed % 11, 3 | 5 | 7),
+            late_ms: 0,
+            passing: seed % 7 == 2,
+            aside: seed % 5 == 3,
+            keys_of: BTreeMap::new(),
+            seed,
             rng,
             chaos,
         };
+        // All three servers are open before whoever lacks one is given up.
+        let most = world.policy().ready_timeout.max(Policy::KEY_GRACE) - ms(200);
+        let most = u64::try_from(most.as_millis()).unwrap_or(0) / 2 - 150;
+        world.late_ms = [0, 0, 0, 300, 800, 2000][(seed % 6) as usize].min(most);
         if chance(&mut world.rng, world.chaos.bad_generation / 2) {
             world.bad_generations.insert(Generation(1));
         }
         world.plan_request();
         world
+    }
+
+    /// New code opens other ports now and then.
+    pub(super) fn changes_ports(&self) -> bool {
+        self.seed % 4 == 1
     }
 
     fn policy(&self) -> &Policy {
@@ -297,7 +325,7 @@ impl World {
         let gone = self.processes.keys().find(|id| !live.contains(id));
         let id = gone.copied().unwrap_or(WorkerId(u64::MAX));
         let fact = match self.rng.u8(..9) {
-            0 => Fact::Listening("0".to_owned()),
+            0 => Fact::Listening(Listened::on("0")),
             1 => Fact::ChannelClosed,
             2 => Fact::Leaving,
             3 => Fact::Drained {
@@ -350,10 +378,14 @@ impl World {
             self.next_ticket += 1;
             let ticket = self.rng.bool().then_some(Ticket(self.next_ticket));
             let back = self.rng.u8(..5) == 0;
+            let may_drop = match self.seed % 3 {
+                0 => vec!["1".to_owned(), "2".to_owned()],
+                _ => vec![],
+            };
             self.step(&if back {
-                Event::Rollback { ticket }
+                Event::Rollback { ticket, may_drop }
             } else {
-                Event::Reload { ticket }
+                Event::Reload { ticket, may_drop }
             })?;
         }
         Ok(())
