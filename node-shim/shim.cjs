@@ -229,6 +229,7 @@ function run(settings, cluster) {
     if (cut !== undefined) send({ act: 'left', connections: cut });
   }
 
+  guard(announceLeaving)();
   guard(listenToMaster)();
   guard(outliveMaster)();
   guard(reportErrors)();
@@ -243,6 +244,15 @@ function run(settings, cluster) {
   /** Whether this Node lets us read a pipe into our own buffer. */
   function takesQueues() {
     return attempt(() => typeof process[symbolOf(process, 'kChannelHandle')].useUserBuffer === 'function', false);
+  }
+
+  /** `worker.disconnect()` closes the servers first and says why at the end: the master must not close them for all. */
+  function announceLeaving() {
+    const { disconnect } = worker;
+    hooks.define(worker, 'disconnect', function disconnectSeen() {
+      send({ act: 'leaving' });
+      return Reflect.apply(disconnect, this, arguments);
+    });
   }
 
   function listenToMaster() {

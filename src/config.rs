@@ -373,12 +373,11 @@ fn health_path(path: Option<&str>) -> Result<Option<String>, ConfigError> {
 
 /// The address before the path of `--health-path`: `:PORT`, or an IP address and a port.
 pub fn health_address(text: &str) -> Option<Endpoint> {
-    let (ip, port) = match text.strip_prefix(':') {
-        Some(port) => (None, port.parse().ok()?),
-        None => {
-            let address: SocketAddr = text.parse().ok()?;
-            (Some(address.ip()), address.port())
-        }
+    let (ip, port) = if let Some(port) = text.strip_prefix(':') {
+        (None, port.parse().ok()?)
+    } else {
+        let address: SocketAddr = text.parse().ok()?;
+        (Some(address.ip()), address.port())
     };
     Some(Endpoint::Tcp {
         ip,

@@ -46,7 +46,9 @@ pub enum ConfigError {
     #[error("--admin-token-file is for --admin: name an address too, or leave it out")]
     LoneToken,
     /// `--health-path`.
-    #[error("failed to use the health path `{0}`: use a path as in /healthz, or an address and a path as in :9090/healthz, without spaces")]
+    #[error(
+        "failed to use the health path `{0}`: use a path as in /healthz, or an address and a path as in :9090/healthz, without spaces"
+    )]
     HealthPath(String),
     /// `--max-lifetime`, `--max-rss` or `--max-heap`.
     #[error("{0} is too small: {1}")]

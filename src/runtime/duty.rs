@@ -105,7 +105,11 @@ impl World {
                 }
                 listened.map(Fact::Listening)
             }
-            Inbound::Close(key) => self.listeners.release(id, &key).map(Fact::Closed),
+            Inbound::Close(key) => {
+                let address = self.listeners.release(id, &key, supervisor);
+                self.balancer.stale = true;
+                address.map(Fact::Closed)
+            }
             Inbound::ExitedAfterDisconnect(seq) => {
                 self.send(id, outbound::ack(&seq));
                 let seated = supervisor
@@ -189,6 +193,10 @@ impl World {
                     info!(worker = %id, connections, "worker drains");
                 }
                 Some(Fact::Closed(OWN_SOCKET.to_owned()))
+            }
+            ShimMessage::Leaving {} => {
+                self.listeners.leaves(id);
+                None
             }
             ShimMessage::Left { connections } => Some(Fact::Left(connections)),
             ShimMessage::Drained {
@@ -299,6 +307,30 @@ impl World {
         }
     }
 
+    /// Closes the listeners that nobody holds or awaits.
+    pub(super) fn sweep_listeners(&mut self, supervisor: &Supervisor) {
+        let withheld = &self.withheld;
+        let asked = |key: &str| withheld.values().flatten().any(|query| query.key() == key);
+        let closed = self.listeners.sweep(supervisor, self.bus.now, asked);
+        self.tell_closed(&closed);
+    }
+
+    fn tell_closed(&mut self, closed: &[String]) {
+        if closed.is_empty() {
+            return;
+        }
+        for address in closed {
+            // A worker may open and close without end.
+            debug!(
+                event = "listener_closed",
+                address, "listener closed: no worker listens on it"
+            );
+        }
+        // Nothing else may hold the sockets: their addresses may be bound again at once.
+        self.sentries.follow(self.listeners.streams());
+        self.balancer.stale = true;
+    }
+
     /// Answers a query with its socket, or with an error for the app.
     pub(super) fn answer(&mut self, worker: &Worker, query: &Query) -> Option<Fact> {
         let id = worker.id;
@@ -309,6 +341,8 @@ impl World {
             generation: worker.generation,
             balance: release.map_or(self.config.launch.balance, |r| r.launch.balance),
         };
+        let closed = self.listeners.make_way(query);
+        self.tell_closed(&closed);
         match self.listeners.grant(asker, query) {
             Ok(granted) => {
                 let Granted {

@@ -17,7 +17,7 @@ use crate::{
     cli::Balance,
     ipc::bounds::MAX_KEYS,
     ipc::{Listening, Query},
-    supervisor::{Generation, Listened, Slot, WorkerId},
+    supervisor::{Generation, Listened, Slot, Time, WorkerId},
     sys::listener::{self, BindError, Bound, Endpoint, FileOptions},
 };
 
@@ -26,6 +26,7 @@ mod carried;
 mod declared;
 mod group;
 mod handed;
+mod idle;
 mod paths;
 
 pub(super) use carried::ListenersState;
@@ -51,11 +52,12 @@ pub(super) enum Holding {
 #[derive(Clone, Copy, Debug)]
 struct Holder {
     how: Holding,
+    slot: Slot,
     /// A TLS server asked for it: its query had data.
     tls: bool,
 }
 
-/// Most listeners of one master.
+/// Most listeners that workers hold.
 const MAX_LISTENERS: usize = 64;
 
 #[derive(Debug)]
@@ -69,6 +71,12 @@ struct Listener {
     generations: BTreeSet<Generation>,
     /// The how many-th it was.
     opened: u64,
+    /// Slots whose worker drained or died while it held it, and has no successor there that held it.
+    awaited: BTreeSet<Slot>,
+    /// Workers whose app closed it.
+    closed_by: BTreeMap<Slot, WorkerId>,
+    /// Nobody holds or awaits it since then.
+    idle_since: Option<Time>,
 }
 
 /// What a worker gets for its query.
@@ -109,6 +117,10 @@ pub(super) struct Listeners {
     /// It was said that the kernel cuts it.
     cut: bool,
     opened: u64,
+    /// Workers whose app said that it leaves.
+    leaving: BTreeSet<WorkerId>,
+    /// When one may have to be closed.
+    due: Option<Time>,
 }
 
 impl Listeners {
@@ -281,9 +293,15 @@ impl Listeners {
         if listener.data.is_null() {
             listener.data.clone_from(&query.data);
         }
-        listener
-            .holders
-            .insert(asker.id, Holder { how: holding, tls });
+        let holder = Holder {
+            how: holding,
+            slot: asker.slot,
+            tls,
+        };
+        listener.holders.insert(asker.id, holder);
+        listener.awaited.remove(&asker.slot);
+        listener.closed_by.remove(&asker.slot);
+        listener.idle_since = None;
         listener.generations.insert(asker.generation);
         Ok(Granted {
             what,
@@ -335,13 +353,15 @@ impl Listeners {
             holders: BTreeMap::new(),
             generations: BTreeSet::new(),
             opened: self.opened,
-        }
+mod handed;
+mod idle;
+mod paths;
     }
 
     fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<GroupId, BindError> {
         match self.take_declared(endpoint) {
             Some(declared) => Ok(declared),
-            None if self.by_key.len() >= MAX_LISTENERS => Err(BindError::refused(
+            None if self.held() >= MAX_LISTENERS => Err(BindError::refused(
                 endpoint,
                 libc::EMFILE,
                 format!("the app has {MAX_LISTENERS} listeners already"),
@@ -355,6 +375,11 @@ impl Listeners {
                 Ok(self.open_group(bound))
             }
         }
+    }
+
+    fn held(&self) -> usize {
+        let held = self.by_key.values().filter(|l| !l.holders.is_empty());
+        held.count()
     }
 
     /// `listen({ fd })`: the socket that was handed to the master under that number.
@@ -430,21 +455,6 @@ impl Listeners {
         self.by_key.contains_key(key)
     }
 
-    /// A worker closed its handle: it may ask for the key again.
-    /// Returns the address.
-    pub(super) fn release(&mut self, worker: WorkerId, key: &str) -> Option<String> {
-        let listener = self.by_key.get_mut(key)?;
-        listener.holders.remove(&worker);
-        Some(self.groups.get(&listener.group)?.local.to_string())
-    }
-
-    /// A worker is gone.
-    pub(super) fn forget(&mut self, worker: WorkerId) {
-        for listener in self.by_key.values_mut() {
-            listener.holders.remove(&worker);
-        }
-    }
-
     /// Closes listeners that the generation which now serves alone never
     /// asked for. Returns their addresses.
     pub(super) fn retire(&mut self, committed: Generation) -> Vec<String> {
@@ -462,6 +472,11 @@ impl Listeners {
         }
         // What an earlier master had, and nobody asks for any more.
         self.declared.retain(|d| d.from != Source::Store);
+        self.drop_unused_groups()
+    }
+
+    /// Closes the sockets that no key and no declaration names. Returns their addresses.
+    fn drop_unused_groups(&mut self) -> Vec<String> {
         let used: BTreeSet<_> = (self.by_key.values().map(|l| l.group))
             .chain(self.declared.iter().map(|d| d.group))
             .collect();

@@ -263,7 +263,8 @@ impl Master {
         let late = self.world.balancer.late_at();
         let guard = self.world.guarding.due();
         let all = self.supervisor.deadline().into_iter();
-        all.chain(late).chain(guard).min()
+        let listeners = self.world.listeners.due();
+        all.chain(late).chain(guard).chain(listeners).min()
     }
 
     /// Whether the clock has something for the supervisor.
@@ -292,6 +293,7 @@ impl Master {
             }
         }
         let policy = self.supervisor.policy();
+        self.world.sweep_listeners(&self.supervisor);
         self.world.follow(policy);
         self.world.follow_balance(&self.supervisor);
         self.manager.follow(self.supervisor.brief(), policy);

@@ -444,7 +444,7 @@ impl Supervisor {
                 "its health check was never answered well".to_owned()
             }
             (Readiness::Listening, Some(declared)) => {
-                let listens = Vec::from_iter(worker.listening.iter().map(String::as_str));
+                let listens: Vec<_> = worker.listening.iter().map(String::as_str).collect();
                 let listens = listens.join(" and ");
                 format!(
                     "it listens on {listens}, but --bind declares {declared} (the app's own configuration or PORT names another port)"

@@ -202,7 +202,10 @@ impl Supervisor {
             .predecessors(fresh)
             .find(|old| !old.hung && !self.covers(fresh, old));
         let (of, missing) = old.map_or_else(Default::default, |old| {
-            (old.id.to_string(), Vec::from_iter(self.lacks(fresh, old)))
+            (
+                old.id.to_string(),
+                self.lacks(fresh, old).collect::<Vec<_>>(),
+            )
         });
         let list = missing.iter().map(|a| a.as_str()).collect::<Vec<_>>();
         let allow: Vec<_> = list.iter().map(|a| format!("--allow-drop {a}")).collect();

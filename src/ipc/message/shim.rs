@@ -70,6 +70,8 @@ pub enum ShimMessage {
         #[serde(default)]
         stopping: bool,
     },
+    /// The app called `worker.disconnect()`, which closes its servers next.
+    Leaving {},
     /// A server listens on a socket that the worker bound by itself (`exclusive`, `reusePort`).
     Listening {},
     /// The event loop turns.

@@ -16,7 +16,7 @@ use crate::{
         rights::Rights,
         upgrade::{Fd, Packing, Unpacking},
     },
-    supervisor::{Generation, WorkerId},
+    supervisor::{Generation, Slot, Time, WorkerId},
     sys::{
         identity::Identity,
         listener::{Endpoint, SocketFile, SocketFileState},
@@ -34,6 +34,9 @@ pub(in crate::runtime) struct ListenersState {
     rights: Rights,
     #[serde(default = "backlog")]
     backlog: i32,
+    /// Workers whose app said that it leaves.
+    #[serde(default)]
+    leaving: BTreeSet<WorkerId>,
 }
 
 fn backlog() -> i32 {
@@ -74,9 +77,20 @@ struct KeyState {
     /// Those of them that have a TLS server there; missing: all, if there are data.
     #[serde(default)]
     tls: Option<BTreeSet<WorkerId>>,
+    /// Their slots, those for which it is kept, and whose app closed it.
+    #[serde(default)]
+    slots: Option<SlotsState>,
     generations: BTreeSet<Generation>,
     #[serde(default)]
     opened: u64,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SlotsState {
+    holders: Vec<(WorkerId, Slot)>,
+    awaited: BTreeSet<Slot>,
+    closed_by: BTreeMap<Slot, WorkerId>,
+    idle_since: Option<Time>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,6 +146,12 @@ impl Listeners {
                     .map(|(id, _)| *id)
                     .collect(),
             ),
+            slots: Some(SlotsState {
+                holders: l.holders.iter().map(|(id, h)| (*id, h.slot)).collect(),
+                awaited: l.awaited.clone(),
+                closed_by: l.closed_by.clone(),
+                idle_since: l.idle_since,
+            }),
             generations: l.generations.clone(),
             opened: l.opened,
         });
@@ -149,6 +169,7 @@ impl Listeners {
             opened: self.opened,
             rights: self.rights.clone(),
             backlog: self.backlog,
+            leaving: self.leaving.clone(),
         }
     }
 
@@ -165,6 +186,7 @@ impl Listeners {
             rights: state.rights.resume(identity),
             backlog: state.backlog,
             opened: state.opened,
+            leaving: state.leaving,
             ..Self::default()
         };
         let mut ids = vec![];
@@ -202,12 +224,19 @@ impl Listeners {
                 Some(ids) => ids.contains(id),
                 None => !k.data.is_null(),
             };
+            let known = k.slots.is_some();
+            let slots = k.slots.unwrap_or_default();
+            let slot_of = |id| slots.holders.iter().find(|(holder, _)| *holder == id);
             let holders = how.into_iter().map(|(id, how)| {
                 let tls = has_tls(&id);
-                (id, Holder { how, tls })
+                let slot = slot_of(id).map_or(Slot(0), |(_, slot)| *slot);
+                (id, Holder { how, slot, tls })
             });
             let holders = holders.collect();
-            let listener = Listener {
+            let mut listener = Listener {
+                awaited: slots.awaited,
+                closed_by: slots.closed_by,
+                idle_since: slots.idle_since,
                 group: named(k.socket)?,
                 data: k.data,
                 holders,
@@ -215,6 +244,9 @@ impl Listeners {
                 opened: k.opened,
                 query: k.query,
             };
+            if !known {
+                listener.await_all();
+            }
             all.by_key.insert(listener.query.key(), listener);
         }
         for d in state.declared {

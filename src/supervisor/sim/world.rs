@@ -96,8 +96,8 @@ impl World {
             chaos,
         };
         // All three servers are open before whoever lacks one is given up.
-        let most = world.policy().ready_timeout.max(Policy::KEY_GRACE) - ms(200);
-        let most = u64::try_from(most.as_millis()).unwrap_or(0) / 2 - 150;
+        let most = world.policy().ready_timeout.max(Policy::KEY_GRACE);
+        let most = u64::try_from(most.as_millis()).unwrap_or(0) / 2 - 250;
         world.late_ms = [0, 0, 0, 300, 800, 2000][(seed % 6) as usize].min(most);
         if chance(&mut world.rng, world.chaos.bad_generation / 2) {
             world.bad_generations.insert(Generation(1));
