@@ -184,10 +184,16 @@ function install(cluster, capMs, on, timed) {
     answered = undefined;
   });
 
-  /** What takes the connections of a listener, if the app still listens there. */
+  /**
+   * What takes the connections of a listener, if the app still listens there and has room: as Node's own worker decides
+   * (`onconnection` in lib/internal/cluster/child.js), so that another one gets what is too much here.
+   */
   function handleOf(key) {
     const [server, handle] = keyed.get(key) || [];
-    return server && server._handle === handle ? handle : undefined;
+    if (!server || server._handle !== handle) return undefined;
+    const most = server.maxConnections;
+    const full = most !== undefined && most !== null && server._connections >= most && !server.dropMaxConnection;
+    return full ? undefined : handle;
   }
 
   function datagramHandle(socket) {

@@ -56,6 +56,7 @@ mod ledger_reload;
 mod limits;
 mod limits_full;
 mod listeners;
+mod listeners_closed;
 mod logs;
 mod machine;
 mod messages;

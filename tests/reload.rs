@@ -282,8 +282,8 @@ fn the_set_of_ports_changes() {
     let mut held = hold(&Addr::port(gone), &end);
     master.wait_events("held", 1);
     releases.deploy(2, &listen([kept, new]));
-    let drop = format!(":{gone}");
-    reload_with(&master, &["reload", "--allow-drop", &drop]);
+    let gone_address = format!(":{gone}");
+    reload_with(&master, &["reload", "--allow-drop", &gone_address]);
     assert_eq!(answers(&Addr::port(kept)), 2);
     assert_eq!(answers(&Addr::port(new)), 2);
     touch(&end);

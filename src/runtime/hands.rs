@@ -41,6 +41,8 @@ const SLOW: Duration = Duration::from_millis(10);
 const TURN: usize = 64;
 /// One that all workers refuse is closed after this.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A worker that has turned so often has read what it was given before, and said so: if we have not heard it, we never will.
+const TURNS: u8 = 3;
 /// Time without accepting when there are no descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -56,6 +58,8 @@ struct Connection {
     refused: Vec<WorkerId>,
     /// It was given through a queue.
     queued: bool,
+    /// Turns of its worker's event loop that we have heard of since it was given.
+    turns: u8,
 }
 
 /// A seat that nobody else accepts from.
@@ -177,9 +181,15 @@ impl Hands {
         self.pause.into_iter().chain(self.again).min()
     }
 
-    /// A pause that is over is none.
+    /// Ends a pause that is over. Those whom all workers refused may be taken by now (`server.maxConnections`).
     pub(super) fn go_on(&mut self, now: Instant) {
         self.pause = self.pause.filter(|at| *at > now);
+        if self.again.is_some_and(|at| at > now) {
+            return;
+        }
+        for connection in &mut self.back {
+            connection.refused.clear();
+        }
         self.again = (!self.back.is_empty()).then(|| now + EXHAUSTED);
     }
 
@@ -187,6 +197,33 @@ impl Hands {
     fn came_back(&mut self, connection: Connection) {
         let at = self.back.partition_point(|c| c.since <= connection.since);
         self.back.insert(at, connection);
+    }
+
+    /// A worker's event loop has turned once more. What it has had for long is its own: the answer was lost.
+    fn turned(&mut self, id: WorkerId) {
+        let mut lost = 0;
+        self.given.retain(|_, (worker, connection)| {
+            if *worker != id || !connection.queued {
+                return true;
+            }
+            connection.turns += 1;
+            lost += u32::from(connection.turns >= TURNS);
+            connection.turns < TURNS
+        });
+        if let Some(load) = self.loads.get_mut(&id) {
+            load.untaken = load.untaken.saturating_sub(lost);
+        }
+        self.passed += u64::from(lost);
+    }
+
+    /// After an upgrade: workers that are not among these have ended meanwhile.
+    pub(super) fn keep_only(&mut self, living: &[WorkerId]) {
+        let workers = self.given.values().map(|(worker, _)| *worker);
+        let mut gone: Vec<_> = workers.filter(|id| !living.contains(id)).collect();
+        gone.dedup();
+        for id in gone {
+            self.forget(id);
+        }
     }
 
     /// A worker is gone: what it has not taken is somebody else's.
@@ -319,6 +356,7 @@ impl World {
 
     fn give(&mut self, to: WorkerId, key: &str, mut connection: Connection) {
         connection.given = Instant::now();
+        connection.turns = 0;
         self.probes += 1;
         let seq = self.probes;
         connection.queued = self.put_into_queue(to, key, seq, &connection);
@@ -354,7 +392,19 @@ impl World {
             return false;
         };
         match self.hands.queues.open(way, key) {
-            Ok(Some(theirs)) => link.send_handle(outbound::queue(key), theirs),
+            Ok(Some((theirs, unread))) => {
+                link.send_handle(outbound::queue(key), theirs);
+                for seq in unread {
+                    let Some((_, connection)) = self.hands.given.remove(&seq) else {
+                        continue;
+                    };
+                    if let Some(load) = self.hands.loads.get_mut(&way.0) {
+                        load.untaken = load.untaken.saturating_sub(1);
+                        load.given = load.given.saturating_sub(1);
+                    }
+                    self.hands.came_back(connection);
+                }
+            }
             Ok(None) => {}
             Err(error) => {
                 debug!(worker = %way.0, %error, "failed to make a queue of connections");
@@ -438,6 +488,7 @@ impl Connection {
             given: Instant::now(),
             refused: vec![],
             queued: false,
+            turns: 0,
         }
     }
 }

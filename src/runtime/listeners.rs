@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
     net::SocketAddr,
     os::fd::{OwnedFd, RawFd},
     sync::Arc,
@@ -139,42 +138,6 @@ impl Listeners {
         id
     }
 
-    /// The stream listener of a worker whose server is asked whether it is well, and whether that is a TLS server: the one
-    /// at `at`, or else the first that `--bind` declares, or where it declares nothing the one that was opened first.
-    ///
-    /// # Errors
-    /// Which listener the worker has not got, in words.
-    pub(super) fn asked_of(
-        &self,
-        worker: WorkerId,
-        at: Option<&Endpoint>,
-    ) -> Result<(String, bool), String> {
-        let held = (self.by_key.iter())
-            .filter(|(_, l)| !l_is_udp(l))
-            .filter_map(|(key, l)| Some((key, l, l.holders.get(&worker)?)));
-        let declared = |group: GroupId| {
-            let binds = self.declared.iter().filter(|d| d.from == Source::Bind);
-            let mut streams = binds.filter(|d| !matches!(d.local, Endpoint::Udp { .. }));
-            streams.position(|d| d.group == group)
-        };
-        let binds = self.groups.keys().any(|group| declared(*group).is_some());
-        let local = |l: &Listener| self.groups.get(&l.group).map(|group| &group.local);
-        let meant = |l: &Listener| match at {
-            Some(at) => local(l).is_some_and(|local| declared::meets(local, at)),
-            None => !binds || declared(l.group).is_some(),
-        };
-        let asked = held
-            .filter(|(_, l, _)| meant(l))
-            .min_by_key(|(_, l, _)| (declared(l.group).filter(|_| at.is_none()), l.opened));
-        let missing = || match at {
-            Some(at) => format!("it does not listen on {at}"),
-            None if binds => "it does not listen on an address that --bind declares".to_owned(),
-            None => "it has no listener that speaks TCP or HTTP".to_owned(),
-        };
-        let (key, _, holder) = asked.ok_or_else(missing)?;
-        Ok((key.clone(), holder.tls))
-    }
-
     /// Binds what `--bind` declares, unless it is there already.
     pub(super) fn declare(&mut self, endpoints: &[Endpoint]) -> Result<(), BindError> {
         for endpoint in endpoints {
@@ -218,32 +181,6 @@ impl Listeners {
             manager::keep(&socket, &local, 0);
         }
         self.add(Group::new(socket, local, file))
-    }
-
-    /// The workers' `PORT`: the port of the first declared TCP address or else, as Node's `listen(PORT)` takes it, the first
-    /// declared path.
-    pub(super) fn declared_port(&self) -> Option<OsString> {
-        // What an earlier master had bound on its own is no hint to the app.
-        let hints = || self.declared.iter().filter(|d| d.from != Source::Store);
-        let port = hints().find_map(|d| match d.local {
-            Endpoint::Tcp { port, .. } => Some(port.to_string().into()),
-            Endpoint::Udp { .. } | Endpoint::Path(_) | Endpoint::Abstract(_) => None,
-        });
-        let path = || {
-            hints().find_map(|d| match &d.local {
-                Endpoint::Path(path) => Some(path.clone().into_os_string()),
-                Endpoint::Tcp { .. } | Endpoint::Udp { .. } | Endpoint::Abstract(_) => None,
-            })
-        };
-        port.or_else(path)
-    }
-
-    /// Declared addresses that no worker has asked for.
-    pub(super) fn unused(&self) -> impl Iterator<Item = String> + '_ {
-        self.declared
-            .iter()
-            .filter(|d| !d.used)
-            .map(|d| d.local.to_string())
     }
 
     /// How files of declared sockets are made.
@@ -353,9 +290,10 @@ impl Listeners {
             holders: BTreeMap::new(),
             generations: BTreeSet::new(),
             opened: self.opened,
-mod handed;
-mod idle;
-mod paths;
+            awaited: BTreeSet::new(),
+            closed_by: BTreeMap::new(),
+            idle_since: None,
+        }
     }
 
     fn take_or_bind(&mut self, endpoint: &Endpoint) -> Result<GroupId, BindError> {
@@ -438,16 +376,6 @@ mod paths;
             chosen: listener.query.port == 0 && listener.query.fd.is_none(),
             instead_of: self.instead_of(Some(listener.group)),
         })
-    }
-
-    /// What `--bind` declares, if anything and if this is none of it.
-    pub(super) fn instead_of(&self, group: Option<GroupId>) -> Option<String> {
-        let binds = self.declared.iter().filter(|d| d.from == Source::Bind);
-        if binds.clone().any(|d| Some(d.group) == group) {
-            return None;
-        }
-        let binds: Vec<_> = binds.map(|d| d.local.to_string()).collect();
-        (!binds.is_empty()).then(|| binds.join(" and "))
     }
 
     /// Whether a key is bound.

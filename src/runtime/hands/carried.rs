@@ -75,6 +75,7 @@ impl Hands {
             given: Instant::now(),
             refused: vec![],
             queued: false,
+            turns: 0,
         };
         for (seq, id, group, fd) in state.given {
             let load = hands.loads.entry(id).or_default();

@@ -63,7 +63,8 @@ impl Queues {
         self.0.is_empty()
     }
 
-    /// Makes sure that there is a queue to a worker's server; returns the worker's end if it is new.
+    /// Makes sure that there is a queue to a worker's server; returns the worker's end if it is new, and what the worker had
+    /// not read of the one for an earlier server of it.
     ///
     /// # Errors
     /// The errno of `socketpair(2)`.
@@ -71,7 +72,7 @@ impl Queues {
         &mut self,
         to: (WorkerId, GroupId),
         key: &str,
-    ) -> io::Result<Option<Arc<OwnedFd>>> {
+    ) -> io::Result<Option<(Arc<OwnedFd>, Vec<u64>)>> {
         if self.0.get(&to).is_some_and(|queue| queue.key == key) {
             return Ok(None);
         }
@@ -79,8 +80,10 @@ impl Queues {
         let theirs = Arc::clone(fds.theirs());
         let key = key.to_owned();
         let pinged = false;
-        self.0.insert(to, Queue { key, fds, pinged });
-        Ok(Some(theirs))
+        let before = self.0.insert(to, Queue { key, fds, pinged });
+        let mut unread = before.map_or_else(Vec::new, |queue| queue.fds.take_back());
+        unread.retain(|seq| *seq != PING);
+        Ok(Some((theirs, unread)))
     }
 
     /// Puts a connection at the end of a queue.

@@ -132,8 +132,9 @@ impl World {
             turn |= load.slow.take().is_some();
             load.asked = None;
             load.turned = Some(Instant::now());
-            if let Said::Connection { seq, took } = said {
-                self.settle(id, seq, took);
+            match said {
+                Said::Connection { seq, took } => self.settle(id, seq, took),
+                Said::Turns => self.hands.turned(id),
             }
         }
         if turn {

@@ -93,9 +93,24 @@ impl Listeners {
 
     /// Closes what only lingers where a query wants to bind, and the oldest where too many are kept. Returns the addresses.
     pub(in crate::runtime) fn make_way(&mut self, query: &Query) -> Vec<String> {
-        if self.by_key.contains_key(&query.key()) {
-            return vec![];
+        let mut gone = if self.by_key.contains_key(&query.key()) {
+            vec![]
+        } else {
+            self.in_the_way(query)
+        };
+        let unheld = self.by_key.iter().filter(|(_, l)| l.holders.is_empty());
+        if unheld.clone().count() >= MAX_UNHELD {
+            let declared = |l: &Listener| self.declared.iter().any(|d| d.group == l.group);
+            let oldest = unheld
+                .filter(|(_, l)| !declared(l))
+                .min_by_key(|(_, l)| l.opened);
+            gone.extend(oldest.map(|(key, _)| key.clone()));
         }
+        self.close(&gone)
+    }
+
+    /// Those that only linger at the port that a query wants to bind.
+    fn in_the_way(&self, query: &Query) -> Vec<String> {
         let Ok(wanted) = super::asked::endpoint(query) else {
             return vec![];
         };
@@ -107,16 +122,7 @@ impl Listeners {
             l.idle_since.is_some() && port.is_some() && local.is_some_and(same)
         };
         let lingering = self.by_key.iter().filter(|(_, l)| in_the_way(l));
-        let mut gone: Vec<_> = lingering.map(|(key, _)| key.clone()).collect();
-        let unheld = self.by_key.iter().filter(|(_, l)| l.holders.is_empty());
-        if unheld.clone().count() >= MAX_UNHELD {
-            let declared = |l: &Listener| self.declared.iter().any(|d| d.group == l.group);
-            let oldest = unheld
-                .filter(|(_, l)| !declared(l))
-                .min_by_key(|(_, l)| l.opened);
-            gone.extend(oldest.map(|(key, _)| key.clone()));
-        }
-        self.close(&gone)
+        lingering.map(|(key, _)| key.clone()).collect()
     }
 
     fn close(&mut self, keys: &[String]) -> Vec<String> {

@@ -61,7 +61,7 @@ impl Listeners {
             }));
         }
         let refused = |errno, hint: &str| Err(BindError::refused(&endpoint, errno, hint));
-        if self.by_key.len() >= MAX_LISTENERS {
+        if self.held() >= MAX_LISTENERS {
             let hint = format!("the app has {MAX_LISTENERS} listeners already");
             return refused(libc::EMFILE, &hint);
         }

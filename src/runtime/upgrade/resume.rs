@@ -199,6 +199,8 @@ pub(in crate::runtime) fn world(
     }
     world.logs = logs(state, unpacking)?;
     world.pids = state.pids.iter().copied().collect();
+    let living: Vec<_> = world.pids.values().copied().collect();
+    world.hands.keep_only(&living);
     world.withheld = std::mem::take(&mut state.withheld).into_iter().collect();
     world.endings = Endings::resume(std::mem::take(&mut state.endings));
     world.refused = std::mem::take(&mut state.refused).into_iter().collect();
