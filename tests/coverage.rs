@@ -59,13 +59,13 @@ impl App {
         let master = launch.start();
         master.wait_ready(workers);
         wait_until("both ports in all workers", BOOT, || {
-            (self.listening(&master) == 2).then_some(())
+            (Self::listening(&master) == 2).then_some(())
         });
         master.each_answers(|| pid(self.ports[1]));
         master
     }
 
-    fn listening(&self, master: &Master) -> usize {
+    fn listening(master: &Master) -> usize {
         master.status().listeners.len()
     }
 }
@@ -187,12 +187,12 @@ fn a_release_without_a_port_fails_and_names_it() {
         // As the error says.
         reload_with(&master, &["reload", "--drained", "--allow-drop", &missing]);
         assert_eq!(Addr::port(app.ports[0]).get("/").json()["release"], 2);
-        assert_eq!(app.listening(&master), 1, "{:?}", master.status());
+        assert_eq!(App::listening(&master), 1, "{:?}", master.status());
         // What comes back opens it again; on the way there and back again nothing has to be said.
         reload_with(&master, &["rollback", "--drained"]);
         assert_eq!(Addr::port(app.ports[1]).get("/").json()["release"], 1);
         reload_with(&master, &["rollback", "--drained"]);
-        assert_eq!(app.listening(&master), 1, "{:?}", master.status());
+        assert_eq!(App::listening(&master), 1, "{:?}", master.status());
         master.stop();
     }
 }
@@ -325,6 +325,32 @@ fn a_declared_address_that_nobody_listens_on_is_not_ready() {
             ended.log
         );
     }
+}
+
+/// Where readiness is the app's own word, the log tells both addresses.
+#[test]
+fn a_ready_app_that_listens_elsewhere_is_told_of() {
+    let [declared, other] = [0; 2].map(|_| Addr::free_port());
+    let code = format!(
+        "require('http').createServer(answer).listen({other}, '127.0.0.1', () => process.send('ready'));"
+    );
+    let launch = Launch::new("run.js").workers(1).arg(code).option("-b");
+    let launch = launch.option(format!("127.0.0.1:{declared}"));
+    let mut master = launch
+        .options(["--ready", "message", "--log-format", "json"])
+        .start();
+    master.wait_ready(1);
+    let log = master.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let fields = lines.map(|line| line.get("fields").cloned().unwrap_or(line));
+    let told = fields.filter(|line| line["event"] == "listens_elsewhere");
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert_eq!(told[0]["declared"], format!("127.0.0.1:{declared}"));
+    assert_eq!(told[0]["listens"], format!("127.0.0.1:{other}"));
+    master.stop();
 }
 
 /// A server at another address comes first: the declared one makes ready, and is asked whether it is well.

@@ -112,6 +112,21 @@ fn datagrams_without_a_port(node: Node) {
     master.stop();
 }
 
+/// What cannot work in a worker is named where it can be recognised.
+#[test]
+fn limits_of_a_worker_are_named() {
+    let never = "if (require('cluster').isPrimary) require('http').createServer(answer).listen(0); else process.exit();";
+    let early = "require('http').createServer(answer).listen(0).address().port;";
+    for (app, named) in [
+        (never, "cluster.isPrimary"),
+        (early, "server.address() is null"),
+    ] {
+        let ended = code(Node::V24, 1, app).run();
+        assert_eq!(ended.code, Some(3), "{}", ended.log);
+        assert!(ended.log.contains(named), "{}", ended.log);
+    }
+}
+
 on_every_node!(
     a_tls_server_is_told_that_its_port_is_taken,
     a_tls_server_follows_a_plain_one_on_port_0,

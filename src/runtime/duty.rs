@@ -23,6 +23,9 @@ use crate::{
     thrown,
 };
 
+/// Said with an error that has this usual cause.
+const EARLY_ADDRESS: &str = "\n    (server.address() is null until the `listening` event, as in every worker of Node's cluster)";
+
 impl World {
     /// Takes what a link says; returns what the supervisor should know.
     pub(super) fn hear(
@@ -230,6 +233,9 @@ impl World {
             } => {
                 let mut text = thrown::compose(&name, &message, &stack);
                 escape::cut(&mut text, MAX_TEXT);
+                if message.contains("null (reading 'port')") {
+                    text.push_str(EARLY_ADDRESS);
+                }
                 if handled {
                     if self.chatter.may(id) {
                         warn!(worker = %id, error = thrown::one_line(&text), "uncaught error; the app goes on");

@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc::Sender, oneshot};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     balance::Balancer,
@@ -36,8 +36,8 @@ use crate::{
     ipc::{Query, outbound},
     logs::Logs,
     supervisor::{
-        Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Slot, StopSignal, Supervisor,
-        Ticket, Time, WorkerId,
+        Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Report, Slot, State,
+        StopSignal, Supervisor, Ticket, Time, WorkerId,
     },
     sys::{
         guard::Guard, identity::Identity, limits::Reserve, path_thread, process, spawn::ExecReport,
@@ -252,6 +252,21 @@ impl World {
                 None
             }
             Action::Report(report) => {
+                if let Report::Moved {
+                    id,
+                    to: State::Ready,
+                    ..
+                } = report
+                    && let Some((listens, declared)) = self.listeners.elsewhere(id)
+                {
+                    warn!(
+                        event = "listens_elsewhere",
+                        worker = %id,
+                        listens,
+                        declared,
+                        "a ready worker does not listen where --bind declares: clients there wait (does PORT name another port?)"
+                    );
+                }
                 self.tell(report, supervisor);
                 None
             }

@@ -166,6 +166,9 @@ impl Supervisor {
             (true, None) if worker.state < State::Killing => {
                 format!("{exit}, which the master did not send: perhaps out of memory")
             }
+            (false, _) if exit == Exit::Code(0) && worker.state < State::Ready => format!(
+                "{exit} before it was ready: the app had nothing left to do (code under cluster.isPrimary never runs here), or called process.exit() or process.disconnect()"
+            ),
             (true, None) | (false, _) => exit.to_string(),
         }
     }

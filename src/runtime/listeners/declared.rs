@@ -126,6 +126,18 @@ impl Listeners {
             .map(|d| d.local.to_string())
     }
 
+    /// What a worker listens on and what `--bind` declares, if it listens, and on nothing of that.
+    pub(in crate::runtime) fn elsewhere(&self, worker: WorkerId) -> Option<(String, String)> {
+        let held = (self.by_key.values()).filter(|l| l.holders.contains_key(&worker));
+        let mut declared = None;
+        let mut addresses = vec![];
+        for listener in held {
+            declared = Some(self.instead_of(Some(listener.group))?);
+            addresses.push(self.groups.get(&listener.group)?.local.to_string());
+        }
+        Some((addresses.join(" and "), declared?))
+    }
+
     /// What `--bind` declares, if anything and if this is none of it.
     pub(in crate::runtime) fn instead_of(&self, group: Option<GroupId>) -> Option<String> {
         let binds = self.declared.iter().filter(|d| d.from == Source::Bind);
