@@ -111,10 +111,6 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "rolling", env = "RCLUSTER_SWITCH")]
     pub switch: SwitchArg,
 
-    /// Replacements need not listen on this address although the old worker does: :PORT, an address as status shows it, or `all`; repeatable.
-    #[arg(long, value_name = "ADDR", value_parser = crate::config::may_drop, env = "RCLUSTER_ALLOW_DROP", value_delimiter = ',')]
-    pub allow_drop: Vec<String>,
-
     /// The signal that asks a worker to end, after its drain.
     #[arg(
         long,

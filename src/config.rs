@@ -228,11 +228,11 @@ impl Config {
                 heap: args.health.max_heap.map(|size| size.0),
             },
             spares: args.health.spares,
-            may_drop: if watching(args) && args.allow_drop.is_empty() {
+            may_drop: if watching(args) && args.health.allow_drop.is_empty() {
                 // Whoever edits an app changes its port, too.
                 vec!["all".to_owned()]
             } else {
-                args.allow_drop.clone()
+                args.health.allow_drop.clone()
             },
             attentive: args.balance.balance != Balance::Shared,
         };

@@ -345,7 +345,8 @@ fn a_root_master_binds_no_privileged_port_for_a_worker() {
     );
     scene.end();
     let scene = Scene::with(
-        Launch::new("hostile.py").options(["--bind", "127.0.0.1:83"]),
+        // Its own listener is another one.
+        Launch::new("hostile.py").options(["--bind", "127.0.0.1:83", "--ready", "online"]),
         "privileged",
         "83",
     );

@@ -64,6 +64,10 @@ pub struct HealthArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64), env = "RCLUSTER_SPARES")]
     pub spares: u32,
 
+    /// Replacements need not listen on this address although the old worker does: :PORT, an address as status shows it, or `all`; repeatable.
+    #[arg(long, value_name = "ADDR", value_parser = crate::config::may_drop, env = "RCLUSTER_ALLOW_DROP", value_delimiter = ',')]
+    pub allow_drop: Vec<String>,
+
     /// Workers may listen only where --bind says.
     #[arg(long, env = "RCLUSTER_STRICT_BIND", value_parser = clap::builder::FalseyValueParser::new())]
     pub strict_bind: bool,

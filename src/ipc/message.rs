@@ -71,7 +71,7 @@ pub struct Query {
     pub address: Option<String>,
     /// The port; 0 for any; -1 with a path.
     pub port: i32,
-    /// The message had no port, as that of `dgram.bind()`; `port` is then 0 for UDP.
+    /// The message had none, as that of `dgram.bind()`: `port` is 0.
     #[serde(default)]
     pub no_port: bool,
     /// What kind of socket.
