@@ -277,11 +277,6 @@ fn no_client_is_kept_over_an_upgrade_with_a_hang() {
     let mut master = launch.options(["--hang-timeout", "60s"]).start();
     let ready = master.wait_ready(2);
     let addr = master.addr();
-    let fds = || {
-        document(&master)["master"]["fds"]
-            .as_u64()
-            .expect("a number")
-    };
     addr.get("/");
     for _ in 0..3 {
         let pids: Vec<_> = ready.iter().map(crate::common::Worker::process).collect();
