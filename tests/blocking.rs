@@ -2,6 +2,7 @@
 //! and no turn of the loop may be blocked for 50 ms: `Master::finish` looks for that in the log.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -54,6 +55,11 @@ impl Slow {
         fs::metadata(self.path("delays")).map_or(0, |meta| meta.len())
     }
 
+    /// Walks of `/proc` that were slow.
+    fn walks(&self) -> u64 {
+        fs::metadata(self.path("walks")).map_or(0, |meta| meta.len())
+    }
+
     /// From now on calls are slow; they must be made, or the test sees nothing.
     fn on(&self) {
         fs::write(self.path("on"), "").expect("a file");
@@ -99,6 +105,59 @@ fn a_reload_of_a_slow_release_does_not_block_the_loop() {
     assert_eq!(master.command(&["reload"]).status.code(), Some(0));
     slow.off();
     assert!(master.wait_ready(2)[0].id > before[1].id);
+    master.stop();
+}
+
+/// A port of all addresses that this process holds.
+fn taken() -> (TcpListener, u16) {
+    let taken = TcpListener::bind("0.0.0.0:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    (taken, port)
+}
+
+#[test]
+fn finding_the_owner_of_a_taken_port_does_not_block_the_loop() {
+    let (_taken, port) = taken();
+    let us = format!("(pid {})", std::process::id());
+    for declared in [false, true] {
+        let slow = Slow::new();
+        let mut launch = slow.launch().env("SLOW_PROC", "300");
+        launch = if declared {
+            launch.options(["--bind", &format!("0.0.0.0:{port}")])
+        } else {
+            launch.env("PORT", port.to_string()).env("HOST", "0.0.0.0")
+        };
+        let ended = launch.run();
+        assert!(slow.walks() > 0, "{declared}");
+        assert_eq!(ended.code, Some(5), "{declared}: {ended:?}");
+        assert!(ended.log.contains(&us), "{declared}: {ended:?}");
+        assert!(!ended.log.contains("loop_blocked"), "{ended:?}");
+    }
+}
+
+/// Queries for taken ports start one walk of `/proc`, which nobody awaits for long.
+#[test]
+fn many_queries_for_taken_ports_start_one_walk_of_proc() {
+    let (_taken, port) = taken();
+    let slow = Slow::new();
+    fs::write(
+        slow.path("server.js"),
+        "const net = require('net');
+         const say = (event, more) => require('fs').writeSync(1, JSON.stringify({ event, ...more }) + '\\n');
+         net.createServer().listen(0, '127.0.0.1', () => {
+           let left = 100;
+           const failed = (error) => { if (--left === 0) say('all', { code: error.code }); };
+           for (let i = 1; i <= 100; i++) net.createServer().listen(process.env.TAKEN, '127.0.0.' + i).on('error', failed);
+         });",
+    )
+    .expect("an app");
+    let launch = slow.launch().env("SLOW_PROC", "60000");
+    let mut master = launch.env("TAKEN", port.to_string()).start();
+    let told = master.wait_events("all", 2);
+    assert!(told.iter().all(|t| t["code"] == "EADDRINUSE"), "{told:?}");
+    assert_eq!(slow.walks(), 1);
+    assert!(master.log().contains("ss -ltnp"), "{}", master.log());
+    assert!(master.wait_ready(2).iter().all(|w| w.restarts == 0));
     master.stop();
 }
 

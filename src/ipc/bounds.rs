@@ -8,8 +8,8 @@
 //! | error texts | [`MAX_TEXT`] each: the last one, and those of the last 20 incidents of all workers |
 //! | log lines | [`MAX_LINES`] in 10 s, each at most 16 KiB |
 //!
-//! All workers share the inbox of the loop (256 messages, 32 KiB each at most) and [`MAX_KEYS`]
-//! listeners. `runtime/bounds_test.rs` measures the whole with an allocator that counts.
+//! All workers share the inbox of the loop (256 messages, 32 KiB each at most), [`MAX_KEYS`] listeners, and
+//! [`MAX_WITHHELD`] queries that wait for the owner of a taken port. `runtime/bounds_test.rs` measures the whole with an allocator that counts.
 
 /// Longest line, bytes, without its newline; a longer one is dropped.
 pub const MAX_LINE: usize = 1 << 20;

@@ -19,7 +19,7 @@ use super::{
     listeners::Listeners,
     manager::Manager,
     master::{Inputs, Master, Verdict},
-    prepare,
+    port_owner, prepare,
     release::{Release, ReleaseError},
     rights::Rights,
     shim_file::ShimFile,
@@ -193,7 +193,9 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         );
     }
     listeners.declare_handed(&config.handed)?;
-    listeners.declare(&config.binds)?;
+    if let Err(error) = listeners.declare(&config.binds) {
+        return Err(port_owner::complete(error).await.into());
+    }
     let (socket, socket_file) = control_dir::bind_socket(&config.control, &lock)?;
     let mut hold = Hold {
         pidfile: None,

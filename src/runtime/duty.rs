@@ -50,6 +50,7 @@ impl World {
                 bounded(fact)
             }
             FromLink::AtPath { key, outcome } => self.at_path(&key, outcome, supervisor)?,
+            FromLink::Taken(taken) => self.taken(id, &taken, supervisor)?,
             FromLink::Message(message) => {
                 self.runs(id);
                 self.message(id, message, supervisor)?
@@ -371,7 +372,7 @@ impl World {
                 }
                 None
             }
-            Err(error) => self.refuse(id, query, &error),
+            Err(error) => self.refuse_later(id, query, error),
         }
     }
 

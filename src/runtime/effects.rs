@@ -23,6 +23,7 @@ use super::{
     listeners::Listeners,
     master::Verdict,
     overview::{Bus, FirstBoot},
+    port_owner::PortOwners,
     prepare::{Prepared, Preparer},
     release::Release,
     reread::Reread,
@@ -84,6 +85,7 @@ pub(super) struct World {
     pub(super) sentries: Sentries,
     /// Queries for Unix paths by key, in order; the first one's file is being made or put back.
     pub(super) at_paths: BTreeMap<String, VecDeque<(WorkerId, Query)>>,
+    pub(super) port_owners: PortOwners,
     /// Queries of workers that are held at the gate.
     pub(super) withheld: HashMap<WorkerId, Vec<Query>>,
     pub(super) endings: Endings,
@@ -147,6 +149,7 @@ impl World {
             balancer: Balancer::default(),
             sentries,
             at_paths: BTreeMap::new(),
+            port_owners: PortOwners::default(),
             withheld: HashMap::new(),
             endings: Endings::default(),
             refused: HashSet::new(),

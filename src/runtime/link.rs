@@ -19,6 +19,7 @@ use tokio::{
 };
 use tracing::{debug, trace};
 
+use super::port_owner::Taken;
 use crate::{
     ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, outbound},
     supervisor::{Fact, WorkerId},
@@ -54,6 +55,8 @@ pub(super) enum FromLink {
         key: String,
         outcome: Result<Option<Bound>, BindError>,
     },
+    /// Who has a port that it asked for is found, or not.
+    Taken(Box<Taken>),
     /// End of file.
     Closed,
 }

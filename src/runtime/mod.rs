@@ -26,6 +26,7 @@ mod listeners;
 mod manager;
 mod master;
 mod overview;
+mod port_owner;
 mod prepare;
 mod release;
 mod report;

@@ -1,6 +1,7 @@
 //! Binding sockets, once for all workers.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
@@ -86,6 +87,8 @@ pub struct BindError {
     /// `errno(3)`.
     pub errno: i32,
     hint: String,
+    /// The TCP port that another process has.
+    taken: Option<u16>,
 }
 
 impl fmt::Display for BindError {
@@ -116,7 +119,22 @@ impl BindError {
             endpoint: endpoint.to_string(),
             errno,
             hint: hint.into(),
+            taken: None,
         }
+    }
+
+    /// The TCP port that another process has, if that is the reason.
+    pub fn taken_port(&self) -> Option<u16> {
+        self.taken
+    }
+
+    /// Names the owner of the port, as [`super::procfs::port_owners`] has it.
+    #[must_use]
+    pub fn with_owner(mut self, owners: &BTreeMap<u16, String>) -> Self {
+        if let Some(owner) = self.taken.and_then(|port| owners.get(&port)) {
+            self.hint = format!("by {owner}");
+        }
+        self
     }
 
     fn new(endpoint: &Endpoint, error: &io::Error) -> Self {
@@ -128,12 +146,11 @@ impl BindError {
             return Self::refused(endpoint, libc::EACCES, format!("{error}; {cure}"));
         }
         let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+        let mut taken = None;
         let hint = match (errno, endpoint) {
             (libc::EADDRINUSE, Endpoint::Tcp { port, .. }) => {
-                super::procfs::port_owner(*port).map_or_else(
-                    || "find its owner with: ss -ltnp".to_owned(),
-                    |owner| format!("by {owner}"),
-                )
+                taken = Some(*port);
+                "find its owner with: ss -ltnp".to_owned()
             }
             (libc::EADDRINUSE, Endpoint::Path(path)) => match std::fs::symlink_metadata(path) {
                 Ok(meta) if !meta.file_type().is_socket() => {
@@ -160,6 +177,7 @@ impl BindError {
             endpoint: endpoint.to_string(),
             errno,
             hint,
+            taken,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What `/proc` tells. Every answer may be missing: other systems, other users.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -13,30 +13,25 @@ use nix::{
 
 use crate::supervisor::{Pid, Usage};
 
-/// Who listens on a TCP port, as `name (pid N)`.
-pub fn port_owner(port: u16) -> Option<String> {
-    let inodes: HashSet<u64> = listening()
+/// Who listens on TCP ports, each as `name (pid N)`: of several, one. Processes whose descriptors may not be read are
+/// missing. Walks all processes and their descriptors.
+pub fn port_owners() -> BTreeMap<u16, String> {
+    let ports: HashMap<u64, u16> = listening()
         .into_iter()
-        .filter(|(p, _)| *p == port)
-        .map(|(_, inode)| inode)
+        .map(|(port, inode)| (inode, port))
         .collect();
-    if inodes.is_empty() {
-        return None;
-    }
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<i32>().ok())
-        else {
+    let mut owners = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
             continue;
         };
-        if sockets(Pid(pid)).any(|inode| inodes.contains(&inode)) {
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
+        for port in sockets(Pid(pid)).filter_map(|inode| ports.get(&inode)) {
+            owners
+                .entry(*port)
+                .or_insert_with(|| format!("{} (pid {pid})", name(Pid(pid))));
         }
     }
-    None
+    owners
 }
 
 /// Whether a process holds a listening TCP socket.

@@ -1,6 +1,7 @@
 /* Preloaded into a master: calls that can block take 300 ms, as on a file system or a peer that does not answer.
  * Only while the folder $SLOW has a file "on"; each delay adds a byte to its file "delays".
- * Paths count below $SLOW alone. Calls that the kernel answers at once (WNOHANG, O_NONBLOCK) stay as they are. */
+ * Paths count below $SLOW alone. With $SLOW_PROC each walk of /proc takes as many milliseconds and adds a byte to "walks".
+ * Calls that the kernel answers at once (WNOHANG, O_NONBLOCK) stay as they are. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -18,7 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static char slow[256], on[300], delays[300];
+static char slow[256], on[300], delays[300], walks[300];
+static long walk;
 
 __attribute__((constructor)) static void start(void) {
   const char *folder = getenv("SLOW");
@@ -27,19 +29,24 @@ __attribute__((constructor)) static void start(void) {
   strcpy(slow, folder);
   strcat(strcpy(on, slow), "/on");
   strcat(strcpy(delays, slow), "/delays");
+  strcat(strcpy(walks, slow), "/walks");
+  if (getenv("SLOW_PROC")) walk = atol(getenv("SLOW_PROC"));
 }
 
-static void delay(void) {
-  if (!slow[0] || syscall(SYS_faccessat, AT_FDCWD, on, F_OK) != 0) return;
+static void delay_for(long ms, const char *count) {
   int before = errno;
-  int fd = syscall(SYS_openat, AT_FDCWD, delays, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  int fd = syscall(SYS_openat, AT_FDCWD, count, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (fd >= 0) {
     if (syscall(SYS_write, fd, ".", 1) != 1) _exit(99);
     syscall(SYS_close, fd);
   }
-  struct timespec time = {0, 300000000};
+  struct timespec time = {ms / 1000, ms % 1000 * 1000000};
   while (syscall(SYS_nanosleep, &time, &time) != 0) {}
   errno = before;
+}
+
+static void delay(void) {
+  if (slow[0] && syscall(SYS_faccessat, AT_FDCWD, on, F_OK) == 0) delay_for(300, delays);
 }
 
 static void path(const char *path) {
@@ -57,10 +64,15 @@ BY_PATH(int, statx, (int d, const char *p, int f, unsigned m, struct statx *s), 
 BY_PATH(char *, realpath, (const char *p, char *r), p, p, r)
 BY_PATH(ssize_t, readlink, (const char *p, char *b, size_t n), p, p, b, n)
 BY_PATH(int, access, (const char *p, int m), p, p, m)
-BY_PATH(DIR *, opendir, (const char *p), p, p)
 BY_PATH(int, unlink, (const char *p), p, p)
 BY_PATH(int, chdir, (const char *p), p, p)
 BY_PATH(int, execve, (const char *p, char *const a[], char *const e[]), p, p, a, e)
+
+DIR *opendir(const char *p) {
+  NEXT(opendir);
+  if (walk && strcmp(p, "/proc") == 0) delay_for(walk, walks); else path(p);
+  return next(p);
+}
 
 static mode_t mode_of(int flags, va_list rest) { return flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; }
 #define OPENS(name) int name(const char *p, int flags, ...) { \

@@ -177,6 +177,9 @@ impl Master {
         if !self.world.at_paths.is_empty() {
             return Some(Hindrance::Later("the file of a Unix socket is being made"));
         }
+        if self.world.port_owners.is_busy() {
+            return Some(Hindrance::Later("the owner of a taken port is being found"));
+        }
         if self.world.preparer.is_reading() {
             // Its thread would have to end before the program can be replaced.
             let why = "files of a release are being read, or their file system does not answer";
