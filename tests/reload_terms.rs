@@ -26,17 +26,24 @@ struct Site {
     load: JoinHandle<()>,
 }
 
-const BASE: &str = "workers = 2\nmin-uptime = \"100ms\"\n";
+const BASE: &str = "workers = 2\n";
+const BRIEF: &str = "min-uptime = \"100ms\"";
+
+/// The configuration: quick reloads, unless the options say otherwise.
+fn file(options: &str) -> String {
+    let brief = if options.contains("min-uptime") {
+        ""
+    } else {
+        BRIEF
+    };
+    format!("{BASE}{brief}\n{options}\n")
+}
 
 impl Site {
     fn start(options: &str) -> Self {
         let folder = scratch();
         fs::write(folder.path().join("app.js"), APP).expect("written");
-        fs::write(
-            folder.path().join("rcluster.toml"),
-            format!("{BASE}{options}\n"),
-        )
-        .expect("written");
+        fs::write(folder.path().join("rcluster.toml"), file(options)).expect("written");
         let port = Addr::free_port();
         let launch = Launch::new(folder.path().join("app.js")).node(Node::V24);
         let master = launch
@@ -68,8 +75,8 @@ impl Site {
 
     #[track_caller]
     fn reload(&self, options: &str) {
-        let file = self.folder.path().join("rcluster.toml");
-        fs::write(file, format!("{BASE}{options}\n")).expect("written");
+        let path = self.folder.path().join("rcluster.toml");
+        fs::write(path, file(options)).expect("written");
         self.done(&["reload", "--drained"], options);
     }
 
@@ -140,6 +147,8 @@ fn every_option_can_change_under_load_in_both_directions() {
         "drain-timeout = \"1s\"",
         "kill-timeout = \"1s\"",
         "bake = \"300ms\"",
+        "min-uptime = \"1s\"",
+        "min-uptime = 0",
         "surge = 2",
         "switch = \"atomic\"",
         "stop-signal = \"INT\"",
