@@ -191,6 +191,8 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
         };
         Ok(end(verdict))
     });
+    // A read of `/proc` may not end: its thread is not awaited.
+    runtime.shutdown_background();
     OwnLog::drain();
     result
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::common::{Launch, Master, Node, app, kill, scratch};
+use crate::common::{BOOT, Conn, Launch, Master, Node, app, kill, scratch, wait_until};
 
 /// The library, built once.
 fn library() -> PathBuf {
@@ -158,6 +158,26 @@ fn many_queries_for_taken_ports_start_one_walk_of_proc() {
     assert_eq!(slow.walks(), 1);
     assert!(master.log().contains("ss -ltnp"), "{}", master.log());
     assert!(master.wait_ready(2).iter().all(|w| w.restarts == 0));
+    master.stop();
+}
+
+#[test]
+fn a_walk_of_proc_for_a_hung_worker_blocks_neither_the_loop_nor_the_end() {
+    let slow = Slow::new();
+    let spin = "require('http').createServer(() => { for (;;); }).listen(0, '127.0.0.1');";
+    fs::write(slow.path("server.js"), spin).expect("an app");
+    let launch = slow.launch().env("SLOW_PROC", "600000");
+    let mut master = launch
+        .options(["--hang-timeout", "1s", "--drain-timeout", "1s"])
+        .option("--no-autopsy")
+        .start();
+    master.wait_ready(2);
+    let mut client = Conn::open(&master.addr()).expect("a connection");
+    client
+        .send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("sent");
+    wait_until("a walk", BOOT, || (slow.walks() > 0).then_some(()));
+    master.status();
     master.stop();
 }
 
