@@ -150,3 +150,30 @@ fn idle_clients_of_the_api_leave_descriptors_to_workers() {
     assert!(!log.contains("never started"), "{log}");
     master.stop();
 }
+
+#[test]
+fn a_request_that_was_sent_is_answered_whatever_connects_after_it() {
+    let launch = guarded(Launch::new("good.py").workers(1));
+    let mut master = launch
+        .under(["sh", "-c", "ulimit -n 40; exec \"$@\"", "sh"])
+        .start();
+    master.wait_ready(1);
+    for at in [control(&master), door(&master)] {
+        let mut idle: Vec<_> = (0..40).filter_map(|_| Conn::open(&at).ok()).collect();
+        let mut operators: Vec<Conn> = vec![];
+        for _ in 0..10 {
+            let mut conn = Conn::open(&at).expect("connected");
+            conn.send("GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .expect("sent");
+            operators.push(conn);
+            idle.extend((0..4).filter_map(|_| Conn::open(&at).ok()));
+        }
+        for (n, mut conn) in operators.into_iter().enumerate() {
+            let answer = conn.read();
+            let status = answer.as_ref().map(|answer| answer.status);
+            assert_eq!(status.ok(), Some(200), "{n}: {answer:?}");
+        }
+        drop(idle);
+    }
+    master.stop();
+}

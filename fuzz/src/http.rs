@@ -1,7 +1,6 @@
 use std::io;
 
-use axum::serve::Listener;
-use rcluster::admin::{Api, Request, Token, serve_tcp};
+use rcluster::admin::{Api, Door, Request, Token, serve_tcp};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{broadcast, mpsc},
@@ -16,19 +15,14 @@ const TURNS: usize = 100;
 /// Accepts one connection, which is in memory.
 struct One(Option<DuplexStream>);
 
-impl Listener for One {
-    type Io = DuplexStream;
-    type Addr = ();
+impl Door for One {
+    type Connection = DuplexStream;
 
-    async fn accept(&mut self) -> (DuplexStream, ()) {
+    async fn accept(&mut self) -> io::Result<DuplexStream> {
         match self.0.take() {
-            Some(stream) => (stream, ()),
+            Some(stream) => Ok(stream),
             None => std::future::pending().await,
         }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 

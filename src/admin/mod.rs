@@ -23,7 +23,7 @@ pub use client::{Client, ClientError};
 pub use figures::{Durations, LastReload, MasterFigures, ReloadFigures, SlotFigures};
 pub use masters::all_masters;
 pub use routes::Api;
-pub use server::{serve, serve_tcp};
+pub use server::{Door, serve, serve_tcp};
 pub use types::{
     DetachedStatus, Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish,
     Request, RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply, StopWish,

@@ -20,7 +20,6 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    serve::Listener,
 };
 use hyper::{
     body::{Frame, SizeHint},
@@ -30,11 +29,12 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use nix::errno::Errno;
 use tokio::{
-    io::DuplexStream,
-    net::{TcpStream, UnixListener, UnixStream, unix::SocketAddr},
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Notify, watch},
-    task::AbortHandle,
+    task::{JoinHandle, yield_now},
     time::{Instant, sleep, timeout},
 };
 use tracing::warn;
@@ -51,9 +51,6 @@ use crate::sys::limits;
 const CONNECTIONS: usize = 256;
 /// A door keeps so many connections even where descriptors are short.
 const LEAST: usize = 2;
-/// Descriptors that the connections of the control socket leave to workers; those of `--admin` leave twice as many. Less
-/// where the limit is low: a quarter of it, and 8 at least.
-const LEFT: u64 = 64;
 /// Another user at the control socket is told of once in so long.
 const REFUSAL_LOG: Duration = Duration::from_secs(60);
 /// A connection may be silent for so long, and a head may take it.
@@ -62,6 +59,8 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// Who has just been accepted may ask so much later when the server ends: it could not know.
 const FIRST: Duration = Duration::from_millis(100);
+/// After so long, a connection that could not be accepted is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked whether the last connection has ended.
 const GOODBYE: Duration = Duration::from_millis(2);
 /// Bytes of a body.
@@ -70,6 +69,26 @@ const BODY: usize = 16 * 1024;
 const HEAD: usize = 16 * 1024;
 /// Header fields.
 const HEADERS: usize = 64;
+
+/// Where connections come from.
+pub trait Door {
+    /// A connection.
+    type Connection: Descriptor + AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection. It can be given up without losing one.
+    ///
+    /// # Errors
+    /// The errno of `accept(2)`.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Door for TcpListener {
+    type Connection = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        Ok(TcpListener::accept(self).await?.0)
+    }
+}
 
 /// A connection that may have a descriptor.
 pub trait Descriptor {
@@ -104,17 +123,15 @@ struct SameUser {
     refused: u64,
 }
 
-impl Listener for SameUser {
-    type Io = UnixStream;
-    type Addr = SocketAddr;
+impl Door for SameUser {
+    type Connection = UnixStream;
 
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+    async fn accept(&mut self) -> io::Result<UnixStream> {
         loop {
-            // axum's own implementation knows how to go on after EMFILE.
-            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let (stream, _) = self.listener.accept().await?;
             let us = nix::unistd::geteuid().as_raw();
             match stream.peer_cred() {
-                Ok(peer) if peer.uid() == us || peer.uid() == 0 => return (stream, address),
+                Ok(peer) if peer.uid() == us || peer.uid() == 0 => return Ok(stream),
                 Ok(peer) => {
                     self.refused += 1;
                     if self.told.is_none_or(|at| at.elapsed() >= REFUSAL_LOG) {
@@ -130,10 +147,6 @@ impl Listener for SameUser {
             }
         }
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
 /// Serves the control socket, with all rights, until `stop`; then accepts nobody any more, and ends with the last connection.
@@ -148,7 +161,7 @@ pub async fn serve(listener: UnixListener, api: Api, stop: impl Future<Output = 
 
 /// Serves `--admin` until `stop`, as [`serve`]: reading, and with the token everything.
 pub async fn serve_tcp(
-    listener: impl Listener<Io: Descriptor>,
+    listener: impl Door,
     token: Option<Token>,
     api: Api,
     stop: impl Future<Output = ()>,
@@ -162,7 +175,7 @@ struct Open {
     busy: Arc<AtomicUsize>,
     /// Who asked last has not shown the token.
     stranger: Arc<AtomicBool>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 /// An answer that is under way, from its request to the end of its body.
@@ -214,27 +227,32 @@ impl hyper::body::Body for Answering {
     }
 }
 
-/// Whether a connection with this descriptor would leave too few to workers: the kernel gives the lowest free number, so
-/// all below are in use.
-fn is_short(number: RawFd, strangers: bool) -> bool {
-    let (limit, _) = limits::files();
-    let left = (limit / 4).clamp(8, LEFT) * if strangers { 2 } else { 1 };
-    u64::try_from(number).is_ok_and(|number| number >= limit.saturating_sub(left))
-}
-
-/// Makes room: ends the connection that is idle for longest, or else one of a stranger. Whether there was one.
-fn make_room(open: &mut VecDeque<Open>) -> bool {
+/// Makes room: ends the connection that is idle for longest, or else one of a stranger, and waits until its descriptor is
+/// free. Whether there was one.
+async fn make_room(open: &mut VecDeque<Open>) -> bool {
     let idle = |c: &Open| c.busy.load(Ordering::Relaxed) == 0;
     let stranger = |c: &Open| c.stranger.load(Ordering::Relaxed);
     let one = open.iter().position(idle);
     let one = one.or_else(|| open.iter().position(stranger));
-    one.and_then(|at| open.remove(at))
-        .map(|open| open.task.abort())
-        .is_some()
+    let Some(open) = one.and_then(|at| open.remove(at)) else {
+        return false;
+    };
+    open.task.abort();
+    let _ = open.task.await;
+    true
+}
+
+/// Whether accept(2) failed for want of something, rather than for what the client did.
+fn is_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)
+    )
 }
 
 async fn serve_on(
-    mut listener: impl Listener<Io: Descriptor>,
+    mut listener: impl Door,
     router: Router,
     strangers: bool,
     stop: impl Future<Output = ()>,
@@ -243,18 +261,35 @@ async fn serve_on(
     let mut stop = std::pin::pin!(stop);
     let mut open: VecDeque<Open> = VecDeque::new();
     let (end, ending) = watch::channel(());
+    let mut spare = limits::spare();
     loop {
-        let (stream, _) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
         open.retain(|connection| !connection.task.is_finished());
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                // One connection can always be served: room comes of another, or of the spare descriptor.
+                let room =
+                    is_exhausted(&error) && (make_room(&mut open).await || spare.take().is_some());
+                if !room && error.kind() != io::ErrorKind::ConnectionAborted {
+                    tokio::select! {
+                        () = &mut stop => break,
+                        () = sleep(RETRY) => {}
+                    }
+                }
+                continue;
+            }
+        };
+        spare = spare.or_else(limits::spare);
         let short = open.len() >= LEAST
             && stream
                 .descriptor()
-                .is_some_and(|number| is_short(number, strangers));
-        if (short || open.len() >= CONNECTIONS) && !make_room(&mut open) {
+                .is_some_and(|number| limits::is_short(number, strangers));
+        if (short || open.len() >= CONNECTIONS) && !make_room(&mut open).await {
             continue;
         }
         let busy = Arc::new(AtomicUsize::new(0));
@@ -293,8 +328,10 @@ async fn serve_on(
         open.push_back(Open {
             busy,
             stranger,
-            task: task.abort_handle(),
+            task,
         });
+        // A request that is there already is read before the next connection may take this one's place.
+        yield_now().await;
     }
     // One that waits for the next question gets none; one that was asked still answers.
     drop(end);

@@ -2,8 +2,9 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
     path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -19,34 +20,72 @@ const RESERVE: u64 = 16;
 /// Those that it opens without such pipes.
 const LEAST: u64 = 8;
 
+/// Descriptors that clients of the API leave at most, those of the reserve among them.
+const LEFT: u64 = 64;
+
+/// Descriptors that the reserve lacks: it is lent, or could not be filled.
+static LACKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Descriptors of a full reserve under this limit: an eighth of it, 8 to 16.
+fn reserve(limit: u64) -> u64 {
+    (limit / 8).clamp(LEAST, RESERVE)
+}
+
 /// Descriptors that are kept back, so that a worker can be replaced while clients of the API hold all
-/// others.
+/// others. A process has one.
 #[derive(Debug, Default)]
 pub struct Reserve(Vec<OwnedFd>);
 
 impl Reserve {
-    /// Takes as many as are wanted, or as many as there are: an eighth of the limit, within [`LEAST`] and [`RESERVE`].
+    /// Takes as many as are wanted, or as many as there are: an eighth of the limit, 8 to 16.
     pub fn refill(&mut self) {
-        let wanted = RESERVE.min((files().0 / 8).max(LEAST)) as usize;
-        if self.0.len() >= wanted {
-            return;
-        }
-        let Some(null) = fs::File::open("/dev/null").ok() else {
-            return;
-        };
-        self.0.push(null.into());
+        let wanted = reserve(files().0) as usize;
         while self.0.len() < wanted {
-            match self.0[0].as_fd().try_clone_to_owned() {
-                Ok(fd) => self.0.push(fd),
-                Err(_) => return,
-            }
+            let fd = match self.0.first() {
+                Some(fd) => fd.as_fd().try_clone_to_owned().ok(),
+                None => spare(),
+            };
+            let Some(fd) = fd else {
+                break;
+            };
+            self.0.push(fd);
         }
+        LACKING.store(wanted.saturating_sub(self.0.len()), Ordering::Relaxed);
     }
 
-    /// Gives them back to the process, until [`Reserve::refill`]. Nothing may be waited for meanwhile.
+    /// Gives them back to the process, until [`Reserve::refill`].
     pub fn lend(&mut self) {
         self.0.clear();
+        LACKING.store(reserve(files().0) as usize, Ordering::Relaxed);
     }
+}
+
+/// A descriptor to close when one is needed.
+pub fn spare() -> Option<OwnedFd> {
+    fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Whether a client of the API whose descriptor has this number leaves too few to workers: a quarter of the limit, 8 to
+/// 64, and a stranger twice as many. The reserve is a part of them.
+pub fn is_short(number: RawFd, stranger: bool) -> bool {
+    let (limit, _) = files();
+    let lacking = LACKING.load(Ordering::Relaxed) as u64;
+    let used = if lacking == 0 {
+        // The kernel gives the lowest free number: all below are in use.
+        u64::try_from(number).map_or(0, |number| number + 1)
+    } else if let Ok(entries) = fs::read_dir("/proc/self/fd") {
+        // What is lent left gaps below.
+        entries.count() as u64
+    } else {
+        return true;
+    };
+    leaves_too_few(limit, used + lacking, stranger)
+}
+
+/// The same for so many descriptors in use; a full reserve counts as used.
+fn leaves_too_few(limit: u64, used: u64, stranger: bool) -> bool {
+    let left = (limit / 4).clamp(LEAST, LEFT) * if stranger { 2 } else { 1 };
+    used + left > limit + reserve(limit)
 }
 
 /// Whether a thread can be started now. Libraries panic where the standard library gives an error: they are called
@@ -101,4 +140,26 @@ pub fn memory() -> Option<u64> {
     });
     // v1 writes "no limit" as a number beyond any machine's memory.
     limits.filter(|limit| *limit < 1 << 60).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_a_quarter_to_workers_with_the_reserve_in_it() {
+        for (limit, stranger, most) in [
+            (40, false, 38),
+            (40, true, 28),
+            (64, false, 56),
+            (1024, false, 1024 - 48),
+            (1024, true, 1024 - 112),
+        ] {
+            assert!(!leaves_too_few(limit, most, stranger), "{limit} {stranger}");
+            assert!(
+                leaves_too_few(limit, most + 1, stranger),
+                "{limit} {stranger}"
+            );
+        }
+    }
 }
