@@ -26,7 +26,7 @@ const answers = (client) => client.text.split(/(?=HTTP\/1\.1 \d)/);
 test('hello; a drain with nothing open ends at once; the process ends by itself', async () => {
   const worker = start();
   await worker.listening();
-  assert.deepStrictEqual(worker.sent('hello'), { cmd: 'NODE_RCLUSTER', act: 'hello', v: 1, node: process.version, queues: true });
+  assert.deepStrictEqual(worker.sent('hello'), { cmd: 'NODE_RCLUSTER', act: 'hello', v: 1, node: process.version, queues: true, stack: false });
   const before = Date.now();
   assert.strictEqual((await draining(worker, 5000)).connections, 0);
   await uncut(worker);
