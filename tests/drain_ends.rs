@@ -64,10 +64,8 @@ fn what_ends_after_the_timeout_is_cut(node: Node) {
     master.stop();
 }
 
-fn a_gateways_stream_is_not_written_to(node: Node) {
-    let launch = launch(node, &["gateway"]).options(["--drain-timeout", "4s"]);
-    let go = launch.dir.path().join("go");
-    let (mut master, ..) = start(launch.env("UNTIL", &go));
+/// A client of the gateway that has read the first half of its message, and what it read.
+fn upgraded(master: &Master) -> (Box<dyn std::io::Read>, Vec<u8>) {
     let mut client = master.addr().connect().expect("a connection");
     client
         .write_all(
@@ -81,6 +79,14 @@ fn a_gateways_stream_is_not_written_to(node: Node) {
         assert!(n > 0, "closed after {seen:?}");
         seen.extend_from_slice(&some[..n]);
     }
+    (client, seen)
+}
+
+fn a_gateways_stream_is_not_written_to(node: Node) {
+    let launch = launch(node, &["gateway"]).options(["--drain-timeout", "4s"]);
+    let go = launch.dir.path().join("go");
+    let (mut master, ..) = start(launch.env("UNTIL", &go));
+    let (mut client, mut seen) = upgraded(&master);
     reload(&master);
     master.wait_events("drain", 1);
     // The close frame of the shim came a tenth of a second after this.
@@ -115,6 +121,28 @@ fn a_client_that_reads_no_events_crashes_nobody(node: Node) {
     assert_eq!(incidents(&master), [] as [Value; 0]);
     drop(deaf);
     master.stop();
+}
+
+/// The master is killed, and the client closes some time after the drain timeout: the guard waits for the app's handler.
+fn a_killed_master_leaves_time_to_close(node: Node) {
+    let launch = launch(node, &["gateway", "sign"]).options([
+        "--drain-timeout",
+        "1s",
+        "--kill-timeout",
+        "4s",
+    ]);
+    let path = |name| launch.dir.path().join(name);
+    let (go, sign) = (path("go"), path("sign"));
+    let (mut master, ..) = start(launch.env("UNTIL", &go).env("SIGN", &sign));
+    let (mut client, mut seen) = upgraded(&master);
+    master.kill_master();
+    client.read_to_end(&mut seen).expect("FIN");
+    // The fault is the time itself: the guard killed at the drain timeout once.
+    thread::sleep(Duration::from_millis(300));
+    drop(client);
+    wait_until("the handler", BOOT, || sign.exists().then_some(()));
+    master.wait_no_process();
+    master.forget();
 }
 
 /// A worker with a request in flight and a connection at rest that ends in its drain: how it ended, and what is told.
@@ -259,6 +287,7 @@ on_every_node!(
 );
 on_two_nodes!(
     what_ends_just_before_the_timeout_is_answered,
+    a_killed_master_leaves_time_to_close,
     what_ends_after_the_timeout_is_cut,
     a_worker_that_dies_in_its_drain_is_told,
     a_worker_that_leaves_in_its_drain_is_told,

@@ -477,7 +477,7 @@ fn helpers(config: &Config) -> Result<(Option<ShimFile>, Guard), BootError> {
         .transpose()
         .map_err(|e| BootError::System("write the shim beside the control socket", e))?;
     let file = config.control.with_extension("guard");
-    let guard = Guard::start(&file, config.policy.drain_timeout)
+    let guard = Guard::start(&file, config.policy.orphan_grace())
         .map_err(|e| BootError::System("start the guard process", e))?;
     Ok((shim, guard))
 }

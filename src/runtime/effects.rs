@@ -327,11 +327,11 @@ impl World {
         if self.config.policy == *policy {
             return;
         }
-        if self.config.policy.drain_timeout != policy.drain_timeout
+        if self.config.policy.orphan_grace() != policy.orphan_grace()
             && let Some(guard) = &mut self.guard
         {
             // Its end is noticed as any child's.
-            let _ = guard.set_grace(policy.drain_timeout);
+            let _ = guard.set_grace(policy.orphan_grace());
         }
         self.config.policy = policy.clone();
     }

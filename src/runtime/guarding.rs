@@ -65,7 +65,7 @@ impl World {
         }
         let path = self.config.control.with_extension("guard");
         self.reserve.lend();
-        let started = Guard::start(&path, self.config.policy.drain_timeout);
+        let started = Guard::start(&path, self.config.policy.orphan_grace());
         self.reserve.refill();
         match started {
             Ok(mut guard) => {

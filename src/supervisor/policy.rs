@@ -203,6 +203,11 @@ impl Policy {
         self.closing() / 3 * 2
     }
 
+    /// Time that workers of a killed master have to end by themselves: the drain timeout, and what closes after it.
+    pub fn orphan_grace(&self) -> Duration {
+        self.drain_timeout + self.closing()
+    }
+
     /// How often a worker's event loop reports: six times in the hang timeout,
     /// at least every 5 s (four workers wake the master less than once a second) or, if it is attentive, every
     /// second; at most ten times a second.

@@ -2,9 +2,9 @@
 //!
 //! A worker that spins does not see that its channel closed, and would keep
 //! the port for ever. The guard holds the read end of a pipe; its end of file
-//! means that the master is gone, however it went. Workers then have the drain
-//! timeout to finish what they have in flight; what is left after it is killed,
-//! group by group. A successor under the same name does not wait that long:
+//! means that the master is gone, however it went. Workers then have the grace
+//! that the master named (drain timeout and closing time) to finish what they have in flight; what is left
+//! after it is killed, group by group. A successor under the same name does not wait that long:
 //! workers that still listen then (they spin, or run without the shim's drain)
 //! are killed after [`SUCCESSOR_GRACE`].
 //!
@@ -134,7 +134,7 @@ impl Guard {
     }
 
     /// Has it end a process that a dead master and its dead guard left behind: at once if it listens, else after
-    /// the drain timeout.
+    /// the grace.
     ///
     /// # Errors
     /// As [`Guard::add`].

@@ -1,6 +1,6 @@
 'use strict';
 // How an app ends. Its arguments: `handler` (a SIGTERM handler that exits, and nothing but the server that holds the event loop),
-// `ignore` (one that does not), `crash` (an uncaught error in its drain), `leave` (ends by itself in its drain), `gateway`
+// `sign` (one that leaves the file SIGN and exits), `ignore` (one that does not exit), `crash` (an uncaught error in its drain), `leave` (ends by itself in its drain), `gateway`
 // (an upgraded socket, piped to a server of its own; the second half of the message comes when the file UNTIL is there).
 const fs = require('fs');
 const http = require('http');
@@ -23,6 +23,7 @@ const server = http.createServer((req, res) => {
 
 const kinds = {
   handler: () => process.on('SIGTERM', () => { say('sigterm'); process.exit(); }),
+  sign: () => process.on('SIGTERM', () => { fs.writeFileSync(process.env.SIGN, ''); process.exit(); }),
   ignore: () => process.on('SIGTERM', () => say('sigterm')) && setInterval(() => {}, 1000),
   crash: () => process.on('rcluster:drain', () => setTimeout(() => { throw new Error('crashed in the drain'); }, 200)),
   leave: () => process.on('rcluster:drain', () => setTimeout(() => process.exit(0), 200)),

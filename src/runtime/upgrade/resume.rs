@@ -175,7 +175,11 @@ pub(in crate::runtime) fn world(
         let pipe: OwnedFd = unpacking.own(guard.pipe)?;
         Guard::resume(&path, guard.pid, pipe)
     });
-    let guard = guard.transpose()?;
+    let mut guard = guard.transpose()?;
+    if let Some(guard) = &mut guard {
+        // An earlier release gave it less. Its end is noticed as any child's.
+        let _ = guard.set_grace(state.config.policy.orphan_grace());
+    }
     let identity = state.config.identity.as_ref();
     let listeners = std::mem::take(&mut state.listeners);
     let listeners = Listeners::unpack(listeners, identity, unpacking)?;
