@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// Said with an error that has this usual cause.
-const EARLY_ADDRESS: &str = "\n    (server.address() is null until the `listening` event, as in every worker of Node's cluster)";
+const EARLY_ADDRESS: &str =
+    " (server.address() is null until the `listening` event, as in every worker of Node's cluster)";
 
 impl World {
     /// Takes what a link says; returns what the supervisor should know.
@@ -235,7 +236,9 @@ impl World {
                 let mut text = thrown::compose(&name, &message, &stack);
                 escape::cut(&mut text, MAX_TEXT);
                 if message.contains("null (reading 'port')") {
-                    text.push_str(EARLY_ADDRESS);
+                    // In the first line: the master's last word has no other.
+                    let end = text.find('\n').unwrap_or(text.len());
+                    text.insert_str(end, EARLY_ADDRESS);
                 }
                 if handled {
                     if self.chatter.may(id) {
