@@ -132,11 +132,27 @@ async fn look(client: &Client) -> Result<Seen, ClientError> {
     Ok(Seen { status, p99_us })
 }
 
+/// The end of a reload, with the first of its warnings.
+fn served(generation: crate::supervisor::Generation, warnings: &[String]) -> String {
+    let first = warnings.first().and_then(|text| text.lines().next());
+    let more = match warnings.len() {
+        0 | 1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    first.map_or_else(
+        || format!("generation {generation} serves"),
+        |first| {
+            let first = escape::line(first);
+            format!("generation {generation} serves; warning: {first}{more}")
+        },
+    )
+}
+
 async fn carry_out(client: &Client, order: &Order) -> Result<String, ClientError> {
     let reload = async |route: &str| {
         let reply: ReloadReply = client.post(route, &ReloadWish::default()).await?;
         Ok(match (reply.generation, reply.reason) {
-            (Some(generation), _) => format!("generation {generation} serves"),
+            (Some(generation), _) => served(generation, &reply.warnings),
             (None, reason) => {
                 let reason = reason.unwrap_or_default();
                 let first = reason.lines().next().unwrap_or_default();
@@ -162,5 +178,22 @@ async fn carry_out(client: &Client, order: &Order) -> Result<String, ClientError
                 reply.worker, reply.slot
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::supervisor::Generation;
+
+    #[test]
+    fn the_end_of_a_reload_shows_its_first_warning() {
+        let served = |warnings: &[&str]| {
+            let warnings: Vec<_> = warnings.iter().map(|w| (*w).to_owned()).collect();
+            super::served(Generation(2), &warnings)
+        };
+        assert_eq!(served(&[]), "generation 2 serves");
+        assert_eq!(served(&["a\nb"]), "generation 2 serves; warning: a");
+        let two = "generation 2 serves; warning: a\\u{1b} (and 1 more)";
+        assert_eq!(served(&["a\u{1b}", "b"]), two);
     }
 }
