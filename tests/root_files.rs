@@ -278,3 +278,28 @@ fn an_option_may_name_what_is_open_already() {
     });
     master.stop();
 }
+
+#[test]
+fn a_working_directory_that_the_app_redirects_is_entered_as_its_user() {
+    let Some(ground) = Ground::new() else { return };
+    let start = |cwd: &Path| {
+        Launch::new(ground.app_file("http.js"))
+            .workers(1)
+            .options(["--user", "nobody"])
+            .option("--cwd")
+            .option(cwd)
+    };
+    let closed = ground.dir.path().join("closed");
+    let inner = closed.join("inner");
+    fs::create_dir_all(&inner).expect("folders");
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).expect("chmod");
+    // The operator stands in a closed folder: nobody can redirect it.
+    let mut master = start(&inner).start();
+    master.wait_ready(1);
+    master.stop();
+    // The same folder through a link of the app's.
+    let link = ground.app.join("link");
+    as_nobody("ln -s \"$1\" \"$2\"", &[&inner, &link]);
+    let ended = start(&link).run();
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+}

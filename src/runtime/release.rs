@@ -18,7 +18,7 @@ use crate::{
     config::{Launch, dotenv},
     sys::{
         files::{self, plain},
-        safe_path::{Account, Use},
+        safe_path::{self, Account, Use},
         spawn::Either,
     },
 };
@@ -73,6 +73,9 @@ pub struct Release {
     real_script: PathBuf,
     cwd: PathBuf,
     real_cwd: PathBuf,
+    /// Only root can change where the working directory leads. Older states lack it.
+    #[serde(default = "yes")]
+    safe_cwd: bool,
     /// The node binary.
     pub node: PathBuf,
     /// Variables of the configuration and, after them, of the environment file.
@@ -114,6 +117,7 @@ impl Release {
             real_script,
             cwd: launch.cwd.clone(),
             real_cwd,
+            safe_cwd: safe_path::check(&launch.cwd).is_ok(),
             node: node(launch.node.as_deref())?,
             env,
             launch: launch.clone(),
@@ -135,6 +139,12 @@ impl Release {
         )
     }
 
+    /// Whether a worker may be put into its working directory with root's rights, which need not be the worker's: the
+    /// operator may stand in a closed folder.
+    pub fn has_safe_cwd(&self) -> bool {
+        self.safe_cwd
+    }
+
     /// The folder that the script is in, links followed.
     pub fn folder(&self) -> &Path {
         self.real_script.parent().unwrap_or(Path::new("/"))
@@ -144,6 +154,10 @@ impl Release {
     pub fn exists(&self) -> bool {
         self.real_script.is_file()
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn script(given: &Path) -> Result<(PathBuf, PathBuf), ReleaseError> {

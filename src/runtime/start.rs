@@ -170,6 +170,7 @@ impl World {
             args,
             script: Some((script, launch.args.clone())),
             cwd,
+            safe_cwd: release.has_safe_cwd(),
             set,
             remove,
             identity: self.config.identity.clone(),

@@ -84,6 +84,7 @@ impl Guard {
             ],
             script: None,
             cwd: "/".into(),
+            safe_cwd: true,
             set: vec![],
             remove: std::env::vars_os().map(|(name, _)| name).collect(),
             identity: None,

@@ -45,6 +45,8 @@ pub struct Spawn {
     pub script: Option<(Either, Vec<OsString>)>,
     /// Its working directory; with a script the variable `PWD` says it, too.
     pub cwd: Either,
+    /// It is entered with our rights, not with those of [`Spawn::identity`]: nobody can redirect its path.
+    pub safe_cwd: bool,
     /// Variables to set.
     pub set: Vec<(OsString, OsString)>,
     /// Variables to remove.
@@ -164,6 +166,7 @@ pub fn spawn(what: &Spawn) -> io::Result<Started> {
             what.output.as_ref().map(|o| o.stderr.as_fd()),
         ],
         channel: what.channel.as_ref().map(AsFd::as_fd),
+        safe_cwd: what.safe_cwd,
         report: theirs.as_fd(),
     };
     // A signal that comes before execve(2) must not run a handler of ours in the child, which would swallow it.
@@ -294,6 +297,7 @@ struct Child<'a> {
     /// `None`: as ours.
     stdio: [Option<BorrowedFd<'a>>; 3],
     channel: Option<BorrowedFd<'a>>,
+    safe_cwd: bool,
     report: BorrowedFd<'a>,
 }
 
@@ -324,13 +328,25 @@ impl Child<'_> {
         if let Some(bytes) = self.core {
             setrlimit(Resource::RLIMIT_CORE, bytes, bytes).map_err(|errno| (5, errno.into()))?;
         }
-        // Before any path is used: whoever the worker is may have chosen where it leads.
-        self.identity
-            .map_or(Ok(()), Identity::assume)
-            .map_err(at(3))?;
         let Program { path, cwd, .. } = self.program;
-        let folder = choose(cwd);
-        nix::unistd::chdir(cwd[folder].as_c_str()).map_err(|errno| (2, errno.into()))?;
+        let enter = || {
+            let folder = choose(cwd);
+            nix::unistd::chdir(cwd[folder].as_c_str()).map_err(|errno| (2, errno.into()))?;
+            Ok(folder)
+        };
+        let assume = || {
+            self.identity
+                .map_or(Ok(()), Identity::assume)
+                .map_err(at(3))
+        };
+        let folder = if self.safe_cwd {
+            let folder = enter()?;
+            assume()?;
+            folder
+        } else {
+            assume()?;
+            enter()?
+        };
         let script = self.program.script.as_ref().map_or(0, choose);
         reset_signals();
         // SAFETY: all pointers are to strings with a NUL, in arrays that end with null, which live until the exec.

@@ -97,6 +97,7 @@ impl Probe {
             args: vec![ASK.into()],
             script: None,
             cwd: "/".into(),
+            safe_cwd: true,
             set: vec![],
             remove: MANAGERS.map(Into::into).to_vec(),
             identity: None,
