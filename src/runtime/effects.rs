@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use tokio::sync::{mpsc::Sender, oneshot};
+use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -30,15 +30,15 @@ use super::{
     senses::OomCounter,
     sentries::Sentries,
     shim_file::ShimFile,
+    waiters::Waiters,
 };
 use crate::{
-    admin::{ReloadReply, StopReply},
     config::{Config, Launch},
     ipc::{Query, outbound},
     logs::Logs,
     supervisor::{
-        Action, Event, Exit, Generation, Pid, Policy, ReloadOutcome, Report, Slot, State,
-        StopSignal, Supervisor, Ticket, Time, WorkerId,
+        Action, Event, Exit, Generation, Pid, Policy, Report, Slot, State, StopSignal, Supervisor,
+        Time, WorkerId,
     },
     sys::{
         guard::Guard, identity::Identity, limits::Reserve, path_thread, process, spawn::ExecReport,
@@ -47,26 +47,6 @@ use crate::{
 
 /// How long the end waits until sockets' files are removed.
 const SETTLE: Duration = Duration::from_secs(1);
-
-/// Who waits for a reload, and until when.
-#[derive(Debug)]
-struct Waiter {
-    drained: bool,
-    since: Time,
-    reply: oneshot::Sender<ReloadReply>,
-}
-
-impl Waiter {
-    /// Tells how the reload ended, and which old workers ended in the middle of their drain.
-    fn answer(self, id: Option<String>, outcome: &ReloadOutcome, supervisor: &Supervisor) {
-        let mut reply = ReloadReply::new(id, outcome);
-        if let ReloadOutcome::Done { generation } = outcome {
-            reply.warnings = supervisor.undrained(*generation, self.since);
-        }
-        // Fails where nobody waits any more.
-        let _ = self.reply.send(reply);
-    }
-}
 
 /// What the master holds of the world.
 #[derive(Debug)]
@@ -115,11 +95,7 @@ pub(super) struct World {
     /// Descriptors for the start of a worker.
     pub(super) reserve: Reserve,
     pub(super) inbox: Sender<(WorkerId, FromLink)>,
-    waiting: BTreeMap<Ticket, Waiter>,
-    /// Waiters for the last worker of older generations.
-    drained: Vec<(Generation, Waiter)>,
-    stopping: Vec<oneshot::Sender<StopReply>>,
-    pub(super) next_ticket: u64,
+    pub(super) waiters: Waiters,
     /// A binary that is being asked, and how it ended.
     pub(super) probe: Option<(Pid, Option<Exit>)>,
 }
@@ -171,10 +147,7 @@ impl World {
             detached: Detached::default(),
             reserve,
             inbox,
-            waiting: BTreeMap::new(),
-            drained: vec![],
-            stopping: vec![],
-            next_ticket: 0,
+            waiters: Waiters::default(),
             probe: None,
         }
     }
@@ -240,7 +213,9 @@ impl World {
                 of,
                 outcome,
             } => {
-                self.reload_ended(&tickets, of, &outcome, supervisor);
+                let id = of.map(|generation| self.bus.reload_id(generation));
+                self.waiters
+                    .reload_ended(&tickets, id.as_ref(), &outcome, supervisor);
                 None
             }
             Action::Retire { keep } => {
@@ -423,72 +398,6 @@ impl World {
         self.forget_hands(id);
     }
 
-    pub(super) fn wait_for_reload(
-        &mut self,
-        drained: bool,
-        reply: oneshot::Sender<ReloadReply>,
-    ) -> Ticket {
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        let since = self.bus.now;
-        let waiter = Waiter {
-            drained,
-            since,
-            reply,
-        };
-        self.waiting.insert(ticket, waiter);
-        ticket
-    }
-
-    pub(super) fn wait_for_stop(&mut self, reply: oneshot::Sender<StopReply>) {
-        self.stopping.push(reply);
-    }
-
-    fn reload_ended(
-        &mut self,
-        tickets: &[Ticket],
-        of: Option<Generation>,
-        outcome: &ReloadOutcome,
-        supervisor: &Supervisor,
-    ) {
-        let id = of.map(|generation| self.bus.reload_id(generation));
-        for ticket in tickets {
-            let Some(waiter) = self.waiting.remove(ticket) else {
-                continue;
-            };
-            match outcome {
-                ReloadOutcome::Done { generation } if waiter.drained => {
-                    self.drained.push((*generation, waiter));
-                }
-                ReloadOutcome::Done { .. }
-                | ReloadOutcome::Failed { .. }
-                | ReloadOutcome::Superseded { .. } => {
-                    waiter.answer(id.clone(), outcome, supervisor);
-                }
-            }
-        }
-    }
-
-    /// Whether a client waits for an answer that an event will bring.
-    pub(super) fn somebody_waits(&self) -> bool {
-        let waiting = self.waiting.values().map(|waiter| &waiter.reply);
-        let drained = self.drained.iter().map(|(_, waiter)| &waiter.reply);
-        waiting.chain(drained).any(|reply| !reply.is_closed())
-    }
-
-    /// Answers those who wait for the last old worker.
-    pub(super) fn answer_waiting(&mut self, supervisor: &Supervisor) {
-        let over = |generation: Generation| !supervisor.has_older_than(generation);
-        let (ready, rest) = std::mem::take(&mut self.drained)
-            .into_iter()
-            .partition(|(generation, _)| over(*generation));
-        self.drained = rest;
-        for (generation, waiter) in ready {
-            let id = Some(self.bus.reload_id(generation));
-            waiter.answer(id, &ReloadOutcome::Done { generation }, supervisor);
-        }
-    }
-
     /// Lets go of everything, ends what workers left behind if that is wanted, and tells those who wait for the end.
     pub(super) async fn close(&mut self, verdict: &Verdict) {
         self.hands.drop_all();
@@ -508,9 +417,6 @@ impl World {
         }
         self.end_detached().await;
         self.shim = None;
-        for reply in self.stopping.drain(..) {
-            // The answer is written by the connection's task.
-            let _ = reply.send(verdict.into());
-        }
+        self.waiters.stopped(verdict);
     }
 }

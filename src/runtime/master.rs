@@ -297,7 +297,9 @@ impl Master {
         self.world.follow(policy);
         self.world.follow_balance(&self.supervisor);
         self.manager.follow(self.supervisor.brief(), policy);
-        self.world.answer_waiting(&self.supervisor);
+        self.world
+            .waiters
+            .answer_drained(&self.supervisor, &self.world.bus);
     }
 
     pub(super) fn signal(&mut self, told: Told) {
@@ -413,7 +415,9 @@ impl Master {
                 let (ticket, reply) = if wish.wait == Some(false) {
                     (None, Some(reply))
                 } else {
-                    (Some(self.world.wait_for_reload(wish.drained, reply)), None)
+                    let since = self.world.bus.now;
+                    let ticket = self.world.waiters.add_reload(wish.drained, since, reply);
+                    (Some(ticket), None)
                 };
                 let before = self.supervisor.brief().reload;
                 let may_drop = wish.allow_drop;
@@ -454,7 +458,7 @@ impl Master {
             Request::Repaired(repaired) => self.upgrade.repaired(repaired),
             Request::Upgrade(wish, reply) => self.upgrade.ask(wish, reply),
             Request::Stop { now, reply } => {
-                self.world.wait_for_stop(reply);
+                self.world.waiters.add_stop(reply);
                 let urgency = if now { Urgency::Now } else { Urgency::Graceful };
                 self.stop("request", urgency);
             }

@@ -39,6 +39,7 @@ mod signals;
 mod start;
 pub mod turn_watchdog;
 pub mod upgrade;
+mod waiters;
 mod watch;
 
 pub use boot::BootError;

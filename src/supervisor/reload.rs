@@ -1,144 +1,16 @@
 //! A reload: a change of the target, and the conditions on the way to it.
 
-use std::time::Duration;
+mod state;
 
-use serde::{Deserialize, Serialize};
+pub(super) use state::{Pending, Reload, Settling, Stage};
 
 use super::{
-    action::{Action, Gate, ReloadOutcome, Report},
+    action::{Action, ReloadOutcome, Report},
     event::Ticket,
     machine::{Phase, Supervisor},
     policy::{Policy, Switch},
-    time::Time,
-    worker::{Generation, Slot, State, Worker},
+    worker::{Generation, Slot, State},
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Stage {
-    /// The release is being resolved.
-    Preparing,
-    /// New workers boot; `rolling` replaces as it goes, `atomic` holds them at the gate.
-    Replacing,
-    /// Atomic only: the gates are open, the new workers are about to listen on all that the old ones serve.
-    Switching,
-    /// Atomic only: switched; the new generation must stay healthy until then.
-    Baking(Time),
-}
-
-/// The reload in progress.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Reload {
-    pub(super) generation: Generation,
-    pub(super) stage: Stage,
-    pub(super) started: Time,
-    switch: Switch,
-    tickets: Vec<Ticket>,
-    /// Slots below this number run the new generation.
-    admitted: u32,
-    /// Workers were parked when it began, and nobody has parked them since.
-    pub(super) wakes: bool,
-    /// It brings the previous release back.
-    #[serde(default)]
-    restores: bool,
-    /// Whose release it brings back, if it is a rollback.
-    #[serde(default)]
-    pub(super) brings_back: Option<Generation>,
-    /// Addresses that it need not listen on.
-    #[serde(default)]
-    pub(super) may_drop: Vec<String>,
-    /// What was wanted before the configuration was read anew, and how many workers it asks for.
-    before: Option<(Box<Policy>, u32)>,
-}
-
-/// Requests that came while a reload ran, as one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pending {
-    tickets: Vec<Ticket>,
-    rollback: bool,
-    #[serde(default)]
-    may_drop: Vec<String>,
-}
-
-/// A reload that succeeded, while old workers still close their listeners.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Settling {
-    generation: Generation,
-    started: Time,
-    tickets: Vec<Ticket>,
-}
-
-impl Reload {
-    pub(super) fn admits(&self, slot: Slot) -> bool {
-        self.stage != Stage::Preparing && slot.0 < self.admitted
-    }
-
-    pub(super) fn admitted(&self) -> u32 {
-        self.admitted
-    }
-
-    pub(super) fn gate(&self) -> Gate {
-        match (self.switch, self.stage) {
-            (Switch::Atomic, Stage::Preparing | Stage::Replacing) => Gate::Closed,
-            // After the switch a slot may be missing that was added meanwhile.
-            (Switch::Atomic, Stage::Switching | Stage::Baking(_)) | (Switch::Rolling, _) => {
-                Gate::Open
-            }
-        }
-    }
-
-    /// Another number of workers is wanted.
-    pub(super) fn scaled(&mut self, workers: u32) {
-        // Rolling goes on from where it is; atomic moves all slots or none.
-        if self.admitted > workers || (self.switch == Switch::Atomic && self.admitted > 0) {
-            self.admitted = workers;
-        }
-    }
-
-    /// Whether old workers must stay although new ones are ready.
-    pub(super) fn holds_relief(&self) -> bool {
-        self.switch == Switch::Atomic && !matches!(self.stage, Stage::Baking(_))
-    }
-
-    /// Whether the old generation alone serves, although slots have new workers.
-    pub(super) fn awaits_switch(&self) -> bool {
-        self.switch == Switch::Atomic && matches!(self.stage, Stage::Preparing | Stage::Replacing)
-    }
-
-    /// In a rolling reload the old worker of a slot stays for the bake, so that
-    /// going back is free.
-    pub(super) fn bake_before_relief(&self, policy: &Policy) -> Duration {
-        match self.switch {
-            Switch::Rolling => policy.bake,
-            Switch::Atomic => Duration::ZERO,
-        }
-    }
-
-    /// When a held worker has lived long enough for the switch.
-    fn switchable_at(&self, worker: &Worker, policy: &Policy) -> Option<Time> {
-        let at = worker.held_at.or(worker.ready_at)?;
-        (worker.generation == self.generation).then(|| at + policy.min_uptime)
-    }
-
-    pub(super) fn deadlines<'a>(
-        &'a self,
-        policy: &'a Policy,
-        workers: impl Iterator<Item = &'a Worker> + 'a,
-    ) -> impl Iterator<Item = Time> + 'a {
-        let stage = match self.stage {
-            Stage::Preparing => Some(self.given_up_at()),
-            Stage::Baking(until) => Some(until),
-            Stage::Replacing | Stage::Switching => None,
-        };
-        workers
-            .filter_map(|w| self.switchable_at(w, policy))
-            .chain(stage)
-    }
-
-    /// When nobody will say any more whether its release can be had. The runtime gives up before, and says why.
-    fn given_up_at(&self) -> Time {
-        self.started + Policy::PREPARATION + Policy::ANSWER_GRACE
-    }
-}
 
 impl Supervisor {
     pub(super) fn ask_reload(

@@ -185,9 +185,12 @@ impl Master {
             let why = "files of a release are being read, or their file system does not answer";
             return Some(Hindrance::Later(why));
         }
-        self.world.somebody_waits().then_some(Hindrance::Later(
-            "somebody waits for the end of a reload (old workers still drain)",
-        ))
+        self.world
+            .waiters
+            .any_for_a_reload()
+            .then_some(Hindrance::Later(
+                "somebody waits for the end of a reload (old workers still drain)",
+            ))
     }
 
     /// Goes on with an upgrade, if there is one. Does not come back when it succeeds.

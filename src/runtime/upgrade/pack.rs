@@ -173,7 +173,7 @@ pub(super) fn pack(
         refused: world.refused.iter().cloned().collect(),
         oom: world.oom.clone(),
         probes: world.probes,
-        next_ticket: world.next_ticket,
+        next_ticket: world.waiters.last_ticket(),
         shim: world.shim.as_ref().map(ShimFile::state),
         guard: world.guard.as_ref().map(|guard| GuardState {
             pid: guard.pid(),

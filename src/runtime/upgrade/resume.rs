@@ -33,6 +33,7 @@ use crate::{
         listeners::Listeners,
         overview::Bus,
         shim_file::ShimFile,
+        waiters::Waiters,
     },
     supervisor::WorkerId,
     sys::{
@@ -210,7 +211,7 @@ pub(in crate::runtime) fn world(
     world.refused = std::mem::take(&mut state.refused).into_iter().collect();
     world.oom = state.oom.clone();
     world.probes = state.probes;
-    world.next_ticket = state.next_ticket;
+    world.waiters = Waiters::resume(state.next_ticket);
     world.guarding = std::mem::take(&mut state.guarding);
     if world.guard.is_none() {
         world.guarding.miss();
