@@ -68,6 +68,18 @@ function hideFromExecArgv() {
   }
 }
 
+/**
+ * Takes SIGUSR1 away from the inspector. Node watches a signal from its first listener on, until an event says that the
+ * last one went; ours goes without one, so that the app does not see it.
+ */
+function ignoreSigusr1() {
+  process.on('SIGUSR1', noop);
+  if (process._events && process._events.SIGUSR1 === noop) {
+    delete process._events.SIGUSR1;
+    process._eventsCount--;
+  }
+}
+
 function milliseconds(value, otherwise) {
   return Number.isFinite(value) ? Math.max(0, value) : otherwise;
 }
@@ -131,7 +143,7 @@ function run(settings, cluster) {
   // Where stacks are not wanted SIGUSR1 opens nothing: not for whoever else may send it, either.
   const tellsStack = settings.stack === true && beats && stack.canTell();
   if (tellsStack) stack.tell(beats.isSilent, send);
-  else if (settings.stack === false) process.on('SIGUSR1', noop);
+  else if (settings.stack === false) ignoreSigusr1();
 
   /** What the master may ask for. */
   const acts = {

@@ -237,7 +237,7 @@ fn a_thousand_descriptors_without_a_message_are_closed() {
 
 #[test]
 fn large_messages_both_ways_at_once_do_not_deadlock() {
-    let scene = Scene::new("both_ways", "3");
+    let scene = Scene::new("both_ways", "500");
     scene.still_alive();
     scene.end();
 }

@@ -130,8 +130,8 @@ fn nothing_is_torn(pretend: Option<&str>) {
         go_on(&go, step);
         assert_eq!(master.wait_events(then, 1)[0]["handle"], true, "{then}");
     }
-    assert_eq!(master.events("whole")[0]["data"], 300_000);
-    assert_eq!(master.events("drained")[0]["data"], 900_000);
+    assert_eq!(master.events("whole")[0]["data"], 1000);
+    assert_eq!(master.events("drained")[0]["data"], 600_000);
     assert_eq!(
         master.events("half").len(),
         1,
