@@ -1,5 +1,5 @@
 //! Promise: nothing blocks the loop. Calls that may block take 300 ms here (`common/slow.c`, preloaded into the master),
-//! and no turn of the loop may be blocked for 50 ms: `Master::finish` looks for that in the log.
+//! and no turn of the loop may be blocked for so long: `Master::finish` looks for that in the log.
 
 use std::fs;
 use std::net::TcpListener;

@@ -52,6 +52,7 @@ fn a_browser_shows_what_goes_on() {
         return skip("puppeteer-core or axe-core is missing: npm ci --prefix tests");
     }
     let mut master = Launch::new("board.js")
+        .option("--autopsy")
         .workers(2)
         .options(["--hang-timeout", "3s"])
         .start();
