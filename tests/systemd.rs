@@ -428,7 +428,7 @@ fn systemd_accepts_the_units() {
     let text = fs::read_to_string(dir.path().join("shop.service")).expect("written");
     assert!(
         text.contains("User=daemon")
-            && text.contains("TimeoutStopSec=29s")
+            && text.contains("TimeoutStopSec=34s")
             && text.contains("\nReadWritePaths=/var/log/shop\n")
             && text.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"),
         "{text}"
