@@ -279,7 +279,7 @@ mod tests {
             (150, Some(50))
         );
         // One whose event loop stands still answers nobody.
-        let mut silent = seen(7500, &[(0, 3, 200), (1, 2, 600)]);
+        let mut silent = seen(7500, &[(0, 3, 200), (1, 2, 625)]);
         silent.status.fleet.workers[0].silent = true;
         history.take(&silent);
         assert_eq!(
