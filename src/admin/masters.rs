@@ -1,5 +1,7 @@
 //! Which masters run on this host, and which of them a command means.
 
+#![expect(clippy::disallowed_methods, reason = "commands use it, no master does")]
+
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},

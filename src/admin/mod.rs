@@ -3,6 +3,9 @@
 //! It owns routes and documents. It must not reach into the master: every
 //! request is a message to the loop with a place for the answer.
 
+// Nothing here may wait (clippy.toml).
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod access;
 mod balance;
 mod client;

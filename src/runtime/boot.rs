@@ -367,6 +367,7 @@ fn first(release: Release) -> BTreeMap<Generation, Release> {
 
 /// The path by which this program was started: what an upgrade finds there
 /// later is what was put in its place. `/proc/self/exe` would be the old file.
+#[expect(clippy::disallowed_methods, reason = "before the loop")]
 fn started_by(line: &Line) -> PathBuf {
     let running = std::env::current_exe().unwrap_or_default();
     let word = PathBuf::from(line.words.first().cloned().unwrap_or_default());

@@ -4,6 +4,9 @@
 //! It owns tokio, the workers' channels, the listeners and the releases. It
 //! must not decide: which worker goes when is the supervisor's.
 
+// Nothing here may wait (clippy.toml).
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod at_paths;
 mod autopsy;
 mod balance;

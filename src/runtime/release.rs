@@ -5,6 +5,11 @@
 //! within a generation, replacements run what the generation began with, for
 //! as long as it is there.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the thread of `prepare.rs` runs all of it that follows a path"
+)]
+
 use std::{
     ffi::OsString,
     fs, io,

@@ -117,6 +117,7 @@ impl Rights {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the path thread runs it")]
     fn is_within(&self, path: &Path) -> bool {
         // Symbolic links and `..` lead out of a folder.
         let real = |path: &Path| path.canonicalize().ok();

@@ -1,5 +1,10 @@
 //! The shim as a file that node can `--require`: the binary carries its text.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the files are the master's own, beside its control socket"
+)]
+
 use std::{
     fs::{self, Permissions},
     io::{self, Write},

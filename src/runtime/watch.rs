@@ -3,6 +3,11 @@
 //! Only folders that git does not ignore are watched, `node_modules` never; so
 //! the walk is short and the kernel's watches are few.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "for development: a slow file system stops the master there"
+)]
+
 use std::{
     collections::HashSet,
     ffi::OsStr,

@@ -182,6 +182,7 @@ fn text(pipe: &mut impl Read) -> String {
 ///
 /// # Errors
 /// The errno of `open(2)`.
+#[expect(clippy::disallowed_methods, reason = "procfs: memory of the kernel")]
 pub(super) fn own_program() -> io::Result<File> {
     File::open("/proc/self/exe")
 }

@@ -236,6 +236,7 @@ fn logs(state: &mut State, unpacking: &mut Unpacking) -> io::Result<Option<Arc<L
                 if error.kind() == io::ErrorKind::WouldBlock && tries < THREAD_TRIES =>
             {
                 tries += 1;
+                #[expect(clippy::disallowed_methods, reason = "before the loop")]
                 std::thread::sleep(THREAD_PAUSE);
             }
             other => break other.map_err(io::Error::other)?,
