@@ -108,7 +108,8 @@ impl World {
                 if listened.is_none() {
                     debug!(worker = %id, "says that it listens where it was given nothing");
                 }
-                listened.map(Fact::Listening)
+                let fact = listened.map(Fact::Listening)?;
+                self.port_owners.hold(id, fact)
             }
             Inbound::Close(key) => {
                 let address = self.listeners.release(id, &key, supervisor);

@@ -394,6 +394,7 @@ impl World {
         self.withheld.remove(&id);
         self.refused.retain(|(worker, _)| *worker != id);
         self.chatter.forget(id);
+        self.port_owners.forget(id);
         self.listeners.forget(id);
         self.forget_hands(id);
     }

@@ -69,6 +69,9 @@ pub(super) struct PortOwners {
     walk: Option<Walk>,
     /// A permit for each query that waits.
     waiting: Arc<Semaphore>,
+    /// Workers that wait, how many of their queries do, and where they listen meanwhile: a worker must not count as
+    /// complete before the supervisor knows that a bind has failed.
+    held: BTreeMap<WorkerId, (usize, Vec<Fact>)>,
 }
 
 impl Default for PortOwners {
@@ -76,6 +79,7 @@ impl Default for PortOwners {
         Self {
             walk: None,
             waiting: Arc::new(Semaphore::new(MAX_WITHHELD)),
+            held: BTreeMap::new(),
         }
     }
 }
@@ -85,6 +89,34 @@ impl PortOwners {
         let usable = |walk: &Walk| walk.is_running() || walk.since.elapsed() < FRESH;
         let last = self.walk.take().filter(usable);
         self.walk.insert(last.unwrap_or_else(Walk::start)).clone()
+    }
+
+    /// Keeps back where a worker listens while a query of its waits. At most as many as it may have listeners.
+    pub(super) fn hold(&mut self, id: WorkerId, fact: Fact) -> Option<Fact> {
+        match self.held.get_mut(&id) {
+            Some((_, facts)) if facts.len() < MAX_WITHHELD => {
+                facts.push(fact);
+                None
+            }
+            Some(_) | None => Some(fact),
+        }
+    }
+
+    /// What was kept back, once no query of the worker waits any more.
+    fn release(&mut self, id: WorkerId) -> Vec<Fact> {
+        let Some((queries, _)) = self.held.get_mut(&id) else {
+            return vec![];
+        };
+        *queries -= 1;
+        if *queries > 0 {
+            return vec![];
+        }
+        self.held.remove(&id).map_or(vec![], |(_, facts)| facts)
+    }
+
+    /// A worker is gone.
+    pub(super) fn forget(&mut self, id: WorkerId) {
+        self.held.remove(&id);
     }
 
     /// Whether a thread walks, or a query waits.
@@ -118,6 +150,7 @@ impl World {
             return self.refuse(id, query, &error);
         };
         let walk = self.port_owners.walk();
+        self.port_owners.held.entry(id).or_default().0 += 1;
         let (query, inbox) = (query.clone(), self.inbox.clone());
         tokio::spawn(async move {
             let taken = Taken {
@@ -138,8 +171,18 @@ impl World {
         taken: &Taken,
         supervisor: &Supervisor,
     ) -> Option<Fact> {
+        let held = self.port_owners.release(id);
         // The worker may be gone.
         supervisor.worker(id)?;
+        if !held.is_empty() {
+            let inbox = self.inbox.clone();
+            tokio::spawn(async move {
+                for fact in held {
+                    // Fails only when the loop has ended.
+                    let _ = inbox.send((id, FromLink::Fact(fact))).await;
+                }
+            });
+        }
         self.refuse(id, &taken.query, &taken.error)
     }
 }
