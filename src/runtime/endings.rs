@@ -11,6 +11,9 @@ use crate::supervisor::{Event, Exit, Fact, WorkerId};
 
 /// How long one part waits for the other.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an exit waits for the end of the channel. It is there already, unless a process that the worker left behind
+/// holds the channel; but a master that gets no processor may not have read what stands before it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 struct Ending {
@@ -58,7 +61,11 @@ impl Endings {
 
     /// The process was reaped.
     pub(super) fn exited(&mut self, id: WorkerId, exit: Exit) -> Option<Event> {
-        self.entry(id).exit = Some(exit);
+        let ending = self.entry(id);
+        ending.exit = Some(exit);
+        if !ending.closed {
+            ending.due = Some(Instant::now() + LAST_WORDS);
+        }
         self.complete(id)
     }
 
@@ -141,9 +148,9 @@ mod tests {
         for stood_still in [true, false] {
             let mut endings = Endings::default();
             assert_eq!(endings.exited(id, exit), None);
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(LAST_WORDS);
             if stood_still {
-                endings.delay(2 * PATIENCE);
+                endings.delay(2 * LAST_WORDS);
                 assert_eq!(endings.overdue(), []);
                 assert_eq!(endings.closed(id), Some(Event::Exited { id, exit }));
             } else {
