@@ -372,6 +372,12 @@ impl Child<'_> {
                 duplicate(fd.as_raw_fd(), number)?;
             }
         }
+        if self.identity.is_some() {
+            // Somebody else must not read what is typed into our terminal.
+            for (number, path) in [(1, c"/proc/self/fd/1"), (2, c"/proc/self/fd/2")] {
+                only_write_terminal(number, path)?;
+            }
+        }
         let first = match self.channel {
             Some(channel) => {
                 duplicate(channel.as_raw_fd(), CHANNEL_FD)?;
@@ -389,6 +395,24 @@ impl Child<'_> {
 fn own_session() -> io::Result<()> {
     // It fails for a leader of a process group, which a process that was just forked is not.
     nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Opens a terminal anew without the right to read it. Other files stay as they are. Async-signal-safe.
+fn only_write_terminal(number: RawFd, path: &CStr) -> io::Result<()> {
+    // SAFETY: isatty(3) asks by tcgetattr(3); open(2) reads a string with a NUL; close(2) takes a number that is ours.
+    #[expect(unsafe_code)]
+    unsafe {
+        if libc::isatty(number) == 0 {
+            return Ok(());
+        }
+        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_NOCTTY);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        duplicate(fd, number)?;
+        libc::close(fd);
+    }
     Ok(())
 }
 
