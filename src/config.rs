@@ -20,6 +20,7 @@ use crate::{
         control_dir, files,
         identity::{Identity, is_root},
         listener::Endpoint,
+        startup,
     },
 };
 
@@ -142,12 +143,21 @@ impl Config {
     /// A [`ConfigError`] for the first thing that is wrong.
     pub fn new(args: &RunArgs, pwd: &Path) -> Result<Self, ConfigError> {
         let (binds, handed) = bind::binds(args, pwd)?;
-        let config = Self {
+        let mut config = Self {
             binds,
             handed,
             identity: Identity::find(args.host.user.as_deref(), args.host.group.as_deref())?,
             ..Self::again(args, pwd)?
         };
+        // Who holds a file's descriptor can empty and overwrite it, whoever owns the file (ftruncate(2)).
+        let other = config.identity.as_ref().and_then(Identity::account);
+        if config.output.is_none() && other.is_some() && startup::prints_to_files() {
+            config.output = Some(logs::Plan {
+                prefix: false,
+                json: false,
+                file: None,
+            });
+        }
         let cwd = &config.launch.cwd;
         let path = cwd.clone();
         let is_folder = files::within(files::PATIENCE, move || std::fs::metadata(path))

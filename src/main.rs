@@ -176,6 +176,7 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
         Err(error) => return usage(&loaded.located(&error)),
     };
     sys::startup::reset_limits();
+    sys::startup::append_to_files();
     log(config.log);
     config.line = line;
     let runtime = runtime()?;

@@ -279,3 +279,42 @@ fn logs_on_a_terminal_keep_colours_only() {
     );
     master.stop();
 }
+
+#[test]
+fn carried_lines_on_the_masters_terminal_keep_colours_only() {
+    let python = Path::new("/usr/bin/python3");
+    if !python.exists() {
+        common::skip("no python3 to make a pseudo-terminal with");
+        return;
+    }
+    let launch = Launch::new("prints.js")
+        .workers(1)
+        .option("--log-prefix")
+        .env("NO_COLOR", "1");
+    let go = launch.dir.path().join("go");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let words = [text(python), text(&common::app("terminal.py")), text(&go)];
+    let mut master = launch.under(words.each_ref().map(String::as_str)).start();
+    let ready = wait_until("a ready worker", BOOT, || {
+        master
+            .try_status()
+            .filter(|status| status.ready().len() == 1)
+    });
+    let addr = common::Addr::parse(&ready.addresses()[0]).expect("an address");
+    // A colour, the clipboard (OSC 52), the start of the line again, and the end of a line as on Windows.
+    let attack = "1b5b33316d7265641b5d35323b633b61476b3d070d66616b650d0a";
+    for stream in ["stdout", "stderr"] {
+        let query = format!("/?stream={stream}&hex={attack}");
+        addr.get(&query).json();
+    }
+    let shown = "w0 | \x1b[31mred\\u{1b}]52;c;aGk=\\u{7}\\rfake\x1b[0m\r\n";
+    wait_until("both lines", BOOT, || {
+        let out = master.out();
+        (out.matches("fake").count() == 2).then_some(())
+    });
+    let out = master.out();
+    assert_eq!(out.matches(shown).count(), 2, "{out:?}");
+    fs::write(go, "").expect("the sign to type Ctrl-C");
+    assert_eq!(master.wait_exit().code(), Some(0), "{}", master.out());
+    master.finish();
+}

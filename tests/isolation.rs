@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::common::{self, Launch, Node, tool};
-use serde_json::Value;
+use crate::common::{self, BOOT, Launch, Node, tool, wait_until};
+use serde_json::{Value, json};
 
 /// rcluster with a worker that types into its terminal; `None` without Python.
 fn typing(launch: Launch) -> Option<(Launch, std::path::PathBuf)> {
@@ -58,6 +58,70 @@ fn a_worker_cannot_type_into_the_terminal_of_its_master() {
         );
         master.finish();
     }
+}
+
+#[test]
+fn a_worker_of_another_user_cannot_read_the_terminal_of_its_master() {
+    if !common::can_be_somebody_else() {
+        return;
+    }
+    let seen = |launch: Launch| {
+        let (launch, go) = typing(launch)?;
+        let mut master = launch.start();
+        let rights = master.wait_events("rights", 1).remove(0);
+        fs::write(go, "").expect("the sign to type Ctrl-C");
+        assert_eq!(master.wait_exit().code(), Some(0), "{}", master.out());
+        master.finish();
+        assert_eq!(rights["is"], json!([true, true]), "{rights}");
+        Some(rights)
+    };
+    // The control: a worker of the same user has what plain node would have.
+    let Some(same) = seen(Launch::new("terminal_rights.js")) else {
+        common::skip("no python3 to make a pseudo-terminal with");
+        return;
+    };
+    assert_eq!(same["read"], json!(["can read", "can read"]), "{same}");
+    let other = Launch::new("terminal_rights.js").options(["--user", "nobody", "--cwd", "/"]);
+    let other = seen(other).expect("as before");
+    assert_eq!(other["read"], json!(["EBADF", "EBADF"]), "{other}");
+    assert_eq!(other["reopen"], json!(["EACCES", "EACCES"]), "{other}");
+}
+
+#[test]
+fn a_worker_of_another_user_can_neither_empty_nor_overwrite_its_masters_log() {
+    if !common::can_be_somebody_else() {
+        return;
+    }
+    let launch = Launch::new("truncates.js").workers(1);
+    let mut master = launch.options(["--user", "nobody", "--cwd", "/"]).start();
+    let attempts = master.wait_events("attempts", 1).remove(0);
+    for (way, result) in attempts["ways"].as_object().expect("results") {
+        // A pipe can be opened anew, and stands between the worker and the file.
+        let harmless = way.starts_with("open") && result == "done";
+        assert!(harmless || result != "done", "{way}: {attempts}");
+    }
+    master.wait_ready(1);
+    wait_until("what it printed", BOOT, || {
+        master.log().contains("to stderr").then_some(())
+    });
+    master.stop();
+    let log = master.log();
+    assert!(log.contains("rcluster starts"), "{log}");
+    assert!(!log.contains("forged"), "{log}");
+}
+
+#[test]
+fn lines_go_to_the_beginning_of_a_log_that_was_emptied() {
+    let mut master = Launch::new("http.js").workers(1).start();
+    master.wait_ready(1);
+    // As `copytruncate` of logrotate does.
+    let path = master.dir.path().join("log");
+    let log = fs::OpenOptions::new().write(true).open(path);
+    log.and_then(|log| log.set_len(0)).expect("emptied");
+    master.stop();
+    let log = master.log();
+    assert!(log.contains("rcluster stopped"), "{log}");
+    assert!(!log.contains('\0'), "{log:?}");
 }
 
 #[test]

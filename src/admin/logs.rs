@@ -46,6 +46,8 @@ pub(super) async fn logs(
         } else {
             Style::Prefix {
                 colour: query.colour,
+                // Whoever shows it escapes it.
+                terminal: false,
             }
         },
     };

@@ -305,15 +305,16 @@ impl Logs {
 fn style(plan: &Plan, stream: Stream) -> Style {
     use std::io::IsTerminal;
     let terminal = plan.file.is_none()
-        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
         && match stream {
             Stream::Stdout => io::stdout().is_terminal(),
             Stream::Stderr => io::stderr().is_terminal(),
         };
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     match (plan.prefix, plan.json) {
+        (false, _) if terminal => Style::Shown,
         (false, _) => Style::Raw,
         (true, true) => Style::Json,
-        (true, false) => Style::Prefix { colour: terminal },
+        (true, false) => Style::Prefix { colour, terminal },
     }
 }
 

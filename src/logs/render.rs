@@ -4,6 +4,8 @@ use std::{borrow::Cow, io::Write as _, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape;
+
 /// Which of a worker's two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,10 +42,14 @@ pub struct Origin {
 pub enum Style {
     /// Not at all.
     Raw,
+    /// Not at all, on a terminal: what acts on it is escaped, see [`escape::coloured`].
+    Shown,
     /// `w2 |` before each line.
     Prefix {
         /// In the slot's colour.
         colour: bool,
+        /// On a terminal: what acts on it is escaped.
+        terminal: bool,
     },
     /// One object a line.
     Json,
@@ -79,7 +85,7 @@ impl Style {
         let prefix = self.prefix(origin.slot);
         let now = match self {
             Self::Json => humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
-            Self::Raw | Self::Prefix { .. } => String::new(),
+            Self::Raw | Self::Shown | Self::Prefix { .. } => String::new(),
         };
         let (mut lines, mut start) = (0, 0);
         for at in memchr::memchr_iter(b'\n', bytes).chain([bytes.len()]) {
@@ -93,11 +99,18 @@ impl Style {
                     line: String::from_utf8_lossy(line),
                     cut,
                 };
-                // Into memory, and all keys are strings: cannot fail.
-                let _ = serde_json::to_writer(&mut *out, &object);
+                // All keys are strings: cannot fail.
+                let object = serde_json::to_string(&object).unwrap_or_default();
+                out.extend_from_slice(escape::json(&object).as_bytes());
             } else {
                 out.extend_from_slice(&prefix);
-                out.extend_from_slice(line);
+                if self.is_on_terminal() {
+                    let line = line.strip_suffix(b"\r").unwrap_or(line);
+                    let line = String::from_utf8_lossy(line);
+                    out.extend_from_slice(escape::coloured(&line).as_bytes());
+                } else {
+                    out.extend_from_slice(line);
+                }
                 out.extend_from_slice(end);
             }
             out.push(b'\n');
@@ -105,15 +118,19 @@ impl Style {
         lines
     }
 
+    fn is_on_terminal(self) -> bool {
+        matches!(self, Self::Shown | Self::Prefix { terminal: true, .. })
+    }
+
     fn prefix(self, slot: u32) -> Vec<u8> {
         let mut prefix = vec![];
         let _ = match self {
-            Self::Prefix { colour: true } => {
+            Self::Prefix { colour: true, .. } => {
                 let colour = COLOURS[slot as usize % COLOURS.len()];
                 write!(prefix, "\x1b[{colour}mw{slot} |\x1b[0m ")
             }
-            Self::Prefix { colour: false } => write!(prefix, "w{slot} | "),
-            Self::Raw | Self::Json => Ok(()),
+            Self::Prefix { colour: false, .. } => write!(prefix, "w{slot} | "),
+            Self::Raw | Self::Shown | Self::Json => Ok(()),
         };
         prefix
     }
@@ -137,7 +154,10 @@ mod tests {
 
     #[test]
     fn each_line_has_its_mark_and_its_newline() {
-        let text = Style::Prefix { colour: false };
+        let text = Style::Prefix {
+            colour: false,
+            terminal: false,
+        };
         assert_eq!(
             render(text, b"a\n\nb", false),
             (3, "w2 | a\nw2 | \nw2 | b\n".to_owned())
@@ -146,10 +166,29 @@ mod tests {
             render(Style::Raw, b"a\nb\n", false),
             (2, "a\nb\n".to_owned())
         );
-        let (_, colour) = render(Style::Prefix { colour: true }, b"a\n", false);
+        let terminal = Style::Prefix {
+            colour: true,
+            terminal: true,
+        };
+        let (_, colour) = render(terminal, b"a\n", false);
         assert_eq!(colour, "\x1b[32mw2 |\x1b[0m a\n");
         let (_, cut) = render(text, b"xyz", true);
         assert_eq!(cut, "w2 | xyz [rcluster: a long line, it goes on]\n");
+    }
+
+    #[test]
+    fn on_a_terminal_only_colours_pass() {
+        let bytes = b"\x1b[31mred\x1b]0;x\x07\ra\x9b\tb\xc2\x9b\r\n";
+        let shown = "\x1b[31mred\\u{1b}]0;x\\u{7}\\ra\u{fffd}\tb\\u{9b}\x1b[0m\n";
+        assert_eq!(render(Style::Shown, bytes, false), (1, shown.to_owned()));
+        let terminal = Style::Prefix {
+            colour: false,
+            terminal: true,
+        };
+        let (_, prefixed) = render(terminal, bytes, false);
+        assert_eq!(prefixed, format!("w2 | {shown}"));
+        let (_, json) = render(Style::Json, "\u{9b}\u{202e}".as_bytes(), false);
+        assert!(json.contains(r#""line":"\u009b\u202e""#), "{json}");
     }
 
     #[test]

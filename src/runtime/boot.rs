@@ -149,7 +149,6 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     process::adopt_orphans();
-    let worker = config.identity.as_ref().and_then(Identity::account);
     let Some(release) = first_release(&config, &mut signals).await? else {
         return Ok(STOPPED);
     };
@@ -210,14 +209,7 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         let pidfile = pidfile.map_err(|e| BootError::Pidfile(path.clone(), e))?;
         hold.pidfile = Some(pidfile);
     }
-    let logs = match &config.output {
-        Some(plan) => {
-            let how = Use::option(worker.as_ref());
-            let logs = Logs::start(plan, &config.control, config.policy.workers, &how)?;
-            Some(Arc::new(logs))
-        }
-        None => None,
-    };
+    let logs = carry(&config)?;
     hold.admin = config.admin.as_ref().map(open_admin).transpose()?;
     let (shim, mut guard) = helpers(&config)?;
     for orphan in before.orphans {
@@ -431,13 +423,18 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     config
         .control
         .set_extension(format!("check-{}", std::process::id()));
+    if let Some(plan) = &mut config.output {
+        // Lines of a trial are for who asked for it.
+        plan.file = None;
+    }
+    let logs = carry(&config)?;
     let (shim, guard) = helpers(&config)?;
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     // Nobody can send a request: there is no control socket.
     let (_requests_in, requests) = mpsc::channel(1);
     let supervisor = Supervisor::checking(&config.policy, fastrand::u64(..));
     let listeners = Listeners::default();
-    let world = World::new(
+    let mut world = World::new(
         config,
         first(release),
         listeners,
@@ -445,6 +442,7 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
         Some(guard),
         inbox_in,
     );
+    world.logs.clone_from(&logs);
     let inputs = Inputs {
         signals,
         requests,
@@ -452,7 +450,22 @@ pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
     };
     let upgrade = Upgrade::default();
     let master = Master::new(supervisor, world, Manager::default(), upgrade);
-    Ok(master.run(inputs).await)
+    let verdict = Box::pin(master.run(inputs)).await;
+    if let Some(logs) = logs {
+        logs.finish();
+    }
+    Ok(verdict)
+}
+
+/// What carries workers' lines, if the master is to do so.
+fn carry(config: &Config) -> Result<Option<Arc<Logs>>, LogsError> {
+    let Some(plan) = &config.output else {
+        return Ok(None);
+    };
+    let worker = config.identity.as_ref().and_then(Identity::account);
+    let how = Use::option(worker.as_ref());
+    let logs = Logs::start(plan, &config.control, config.policy.workers, &how)?;
+    Ok(Some(Arc::new(logs)))
 }
 
 /// Binds `--admin` and reads its token, before anything is started that would have to be undone.
