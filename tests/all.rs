@@ -50,6 +50,7 @@ mod heartbeat;
 mod input;
 mod inspector;
 mod isolation;
+mod last_words;
 mod ledger;
 mod ledger_h2;
 mod ledger_reload;

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal::SIGKILL;
 use crate::common::{BOOT, Conn, Launch, Master, Node, app, kill, scratch, wait_until};
 
 /// The library, built once.
-fn library() -> PathBuf {
+pub(crate) fn library() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("slow.so");

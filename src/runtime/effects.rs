@@ -365,6 +365,9 @@ impl World {
                 }
                 events.extend(self.post_mortem(id, exit));
                 events.extend(self.endings.exited(id, exit));
+                if let Some(link) = self.links.get(&id) {
+                    link.finish();
+                }
             } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
                 self.guard_ended(exit, now);
             } else if let Some((_, end)) = self.probe.as_mut().filter(|(asked, _)| *asked == pid) {

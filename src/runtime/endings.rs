@@ -1,7 +1,6 @@
-//! The end of a worker comes in two parts, in any order: its channel's end of
-//! file, and its exit. Its last words stand in the channel, so an exit waits
-//! for the end of file; and an end of file waits a moment for the exit,
-//! because a worker that closes its channel and lives is another matter.
+//! The end of a worker comes in two parts, in any order: its channel's end, and its exit. Its last words stand in the
+//! channel, so an exit waits until its link has read them; the link is asked to, and waits for nobody. An end of file
+//! waits a moment for the exit, because a worker that closes its channel and lives is another matter.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,17 +8,14 @@ use tokio::time::Instant;
 
 use crate::supervisor::{Event, Exit, Fact, WorkerId};
 
-/// How long one part waits for the other.
+/// How long an end of file waits for the exit.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long an exit waits for the end of the channel. It is there already, unless a process that the worker left behind
-/// holds the channel; but a master that gets no processor may not have read what stands before it.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ending {
     closed: bool,
     exit: Option<Exit>,
-    /// `None`: its closed channel was told of, and the exit may come at any time.
+    /// When an end of file has waited long enough. `None`: an exit waits, or the closed channel was told of.
     due: Option<Instant>,
 }
 
@@ -31,41 +27,46 @@ impl Endings {
     /// What has come of each, for a master that is replaced in place.
     pub(super) fn parts(&self) -> Vec<(WorkerId, bool, Option<Exit>)> {
         // A closed channel that was told of is not told of again.
-        let open = self.0.iter().filter(|(_, e)| e.due.is_some());
+        let open = self.0.iter();
+        let open = open.filter(|(_, e)| e.due.is_some() || e.exit.is_some());
         open.map(|(id, e)| (*id, e.closed, e.exit)).collect()
     }
 
-    /// The same in the next program; their patience begins anew.
-    pub(super) fn resume(parts: Vec<(WorkerId, bool, Option<Exit>)>) -> Self {
+    /// The same in the next program; their patience begins anew. `told` have a closed channel.
+    pub(super) fn resume(
+        parts: Vec<(WorkerId, bool, Option<Exit>)>,
+        told: impl Iterator<Item = WorkerId>,
+    ) -> Self {
         let mut endings = Self::default();
+        for id in told {
+            endings.0.entry(id).or_default().closed = true;
+        }
         for (id, closed, exit) in parts {
-            let ending = endings.entry(id);
+            let ending = endings.0.entry(id).or_default();
             (ending.closed, ending.exit) = (closed, exit);
+            ending.due = exit.is_none().then(|| Instant::now() + PATIENCE);
         }
         endings
     }
 
-    fn entry(&mut self, id: WorkerId) -> &mut Ending {
-        self.0.entry(id).or_insert_with(|| Ending {
-            closed: false,
-            exit: None,
-            due: Some(Instant::now() + PATIENCE),
-        })
+    /// Those that were reaped, and whose channel is not read to its end.
+    pub(super) fn unread(&self) -> impl Iterator<Item = WorkerId> {
+        let unread = self.0.iter().filter(|(_, e)| e.exit.is_some() && !e.closed);
+        unread.map(|(id, _)| *id)
     }
 
     /// The channel reached its end.
     pub(super) fn closed(&mut self, id: WorkerId) -> Option<Event> {
-        self.entry(id).closed = true;
+        let ending = self.0.entry(id).or_default();
+        ending.closed = true;
+        ending.due = Some(Instant::now() + PATIENCE);
         self.complete(id)
     }
 
     /// The process was reaped.
     pub(super) fn exited(&mut self, id: WorkerId, exit: Exit) -> Option<Event> {
-        let ending = self.entry(id);
-        ending.exit = Some(exit);
-        if !ending.closed {
-            ending.due = Some(Instant::now() + LAST_WORDS);
-        }
+        let ending = self.0.entry(id).or_default();
+        (ending.exit, ending.due) = (Some(exit), None);
         self.complete(id)
     }
 
@@ -93,32 +94,17 @@ impl Endings {
         self.0.values().filter_map(|e| e.due).min()
     }
 
-    /// Those that have waited long enough.
+    /// Those that have waited long enough. They are kept: an exit that comes later waits for nothing.
     pub(super) fn overdue(&mut self) -> Vec<Event> {
         let now = Instant::now();
-        let ids: Vec<_> = self
-            .0
-            .iter()
-            .filter(|(_, e)| e.due.is_some_and(|due| due <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        ids.into_iter()
-            .filter_map(|id| {
-                let ending = self.0.get_mut(&id)?;
-                ending.due = None;
-                Some(match ending.exit {
-                    Some(exit) => {
-                        self.0.remove(&id);
-                        Event::Exited { id, exit }
-                    }
-                    // It is kept: an exit that comes later waits for nothing.
-                    None => Event::Worker {
-                        id,
-                        fact: Fact::ChannelClosed,
-                    },
-                })
-            })
-            .collect()
+        let overdue = self.0.iter_mut();
+        let overdue = overdue.filter(|(_, e)| e.due.is_some_and(|due| due <= now));
+        let overdue = overdue.map(|(id, ending)| {
+            ending.due = None;
+            let fact = Fact::ChannelClosed;
+            Event::Worker { id: *id, fact }
+        });
+        overdue.collect()
     }
 }
 
@@ -143,20 +129,37 @@ mod tests {
     }
 
     #[test]
-    fn last_words_are_waited_for_although_the_master_stood_still() {
+    fn an_exit_waits_for_the_end_of_the_channel_and_for_no_clock() {
         let (id, exit) = (WorkerId(1), Exit::Code(0));
-        for stood_still in [true, false] {
-            let mut endings = Endings::default();
-            assert_eq!(endings.exited(id, exit), None);
-            std::thread::sleep(LAST_WORDS);
-            if stood_still {
-                endings.delay(2 * LAST_WORDS);
-                assert_eq!(endings.overdue(), []);
-                assert_eq!(endings.closed(id), Some(Event::Exited { id, exit }));
-            } else {
-                assert_eq!(endings.overdue(), [Event::Exited { id, exit }]);
-            }
-            assert_eq!(endings.due(), None);
-        }
+        let mut endings = Endings::default();
+        assert_eq!(endings.exited(id, exit), None);
+        assert_eq!((endings.due(), endings.overdue()), (None, vec![]));
+        let mut endings = Endings::resume(endings.parts(), [].into_iter());
+        assert_eq!(endings.unread().collect::<Vec<_>>(), [id]);
+        assert_eq!(endings.closed(id), Some(Event::Exited { id, exit }));
+        assert!(endings.parts().is_empty());
+    }
+
+    #[test]
+    fn an_end_of_file_waits_although_the_master_stood_still() {
+        let id = WorkerId(1);
+        let mut endings = Endings::default();
+        assert_eq!(endings.closed(id), None);
+        std::thread::sleep(PATIENCE);
+        endings.delay(2 * PATIENCE);
+        assert_eq!(endings.overdue(), []);
+        assert!(endings.due().is_some());
+    }
+
+    #[test]
+    fn a_closed_channel_that_was_told_of_is_known_to_the_next_program() {
+        let (id, exit) = (WorkerId(1), Exit::Code(0));
+        let mut endings = Endings::default();
+        assert_eq!(endings.closed(id), None);
+        std::thread::sleep(PATIENCE);
+        assert_eq!(endings.overdue().len(), 1);
+        let mut endings = Endings::resume(endings.parts(), [id].into_iter());
+        assert_eq!(endings.due(), None);
+        assert_eq!(endings.exited(id, exit), Some(Event::Exited { id, exit }));
     }
 }

@@ -31,6 +31,9 @@ use crate::{
 
 /// Bytes read at a time; then it is another task's turn.
 const READ: usize = 64 * 1024;
+/// Bytes read at most of what a worker that was reaped has left. Its socket holds less (`net.core.wmem_max`, socket(7)):
+/// what comes after them a process writes that it has left behind.
+const MAX_LEFT: usize = 4 * 1024 * 1024;
 /// Malformed lines in a minute above which a worker is replaced.
 const MAX_MALFORMED: u32 = 100;
 
@@ -57,9 +60,11 @@ pub(super) enum FromLink {
     },
     /// Who has a port that it asked for is found, or not.
     Taken(Box<Taken>),
-    /// End of file.
+    /// End of file, or everything is read that a reaped worker has left.
     Closed,
 }
+
+type Receive = fn(&UnixStream, &mut [u8]) -> io::Result<(usize, usize)>;
 
 /// A message to a worker.
 pub(super) type ToWorker = Outgoing<Arc<OwnedFd>>;
@@ -71,6 +76,8 @@ pub(super) enum Order {
     Send(ToWorker),
     /// That it gives these back, unless they are on their way.
     Withdraw(Vec<Arc<OwnedFd>>),
+    /// That it reads what the worker, which was reaped, has left, and closes.
+    Finish,
     /// That it stands still and hands everything over.
     Freeze(oneshot::Sender<Frozen>),
 }
@@ -120,6 +127,7 @@ impl Link {
             again: vec![],
             malformed: (Instant::now(), 0),
             complained: false,
+            ended: false,
             closed: false,
         })
     }
@@ -153,6 +161,12 @@ impl Link {
         let _ = self.orders.send(Order::Withdraw(handles));
     }
 
+    /// The worker was reaped: asks for what is left in its channel, up to [`FromLink::Closed`], which does not wait for
+    /// other processes that hold the channel.
+    pub(super) fn finish(&self) {
+        let _ = self.orders.send(Order::Finish);
+    }
+
     /// Sends a line. To a worker that is gone it goes nowhere.
     pub(super) fn send(&self, line: Vec<u8>) {
         self.tell(Outgoing { line, handle: None });
@@ -180,6 +194,8 @@ pub(super) struct Task {
     pub(super) again: Vec<ToWorker>,
     pub(super) malformed: (Instant, u32),
     pub(super) complained: bool,
+    /// The worker was reaped.
+    pub(super) ended: bool,
     /// Its end was read and told.
     pub(super) closed: bool,
 }
@@ -190,6 +206,10 @@ impl Task {
             self.queue(message).await;
         }
         while !self.closed {
+            if self.ended {
+                self.read_rest().await;
+                break;
+            }
             if self.writing.is_none() {
                 let next = self.resend.take().or_else(|| self.channel.pop());
                 self.writing = next.map(|message| (message, 0));
@@ -205,6 +225,7 @@ impl Task {
                 order = orders.recv() => match order {
                     Some(Order::Send(message)) => self.queue(message).await,
                     Some(Order::Withdraw(handles)) => self.withdraw(&handles).await,
+                    Some(Order::Finish) => self.ended = true,
                     Some(Order::Freeze(to)) => return self.hand_over(orders, to),
                     // The worker was reaped.
                     None => return,
@@ -219,9 +240,10 @@ impl Task {
                         self.writing = None;
                     }
                     if ready.is_readable() || ready.is_read_closed() {
-                        match self.read().await {
-                            Ok(true) => {}
-                            Ok(false) | Err(_) => self.close().await,
+                        match self.read(fd_pass::receive).await {
+                            Ok(1..) => {}
+                            Err(error) if is_passing(&error) => {}
+                            Ok(0) | Err(_) => self.close().await,
                         }
                     }
                 }
@@ -243,6 +265,19 @@ impl Task {
     async fn close(&mut self) {
         self.closed = true;
         self.tell(FromLink::Closed).await;
+    }
+
+    /// All that is in the socket now: the worker has written it, for it is reaped.
+    async fn read_rest(&mut self) {
+        let mut read = 0;
+        while read < MAX_LEFT {
+            match self.read(fd_pass::receive_now).await {
+                Ok(bytes @ 1..) => read += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        self.close().await;
     }
 
     async fn tell(&self, what: FromLink) {
@@ -300,13 +335,13 @@ impl Task {
         Ok(())
     }
 
-    /// Reads one buffer and passes on what concerns the master. `false` at the end of file.
-    async fn read(&mut self) -> io::Result<bool> {
+    /// Reads one buffer and passes on what concerns the master. Returns the bytes read: 0 at the end of file.
+    async fn read(&mut self, receive: Receive) -> io::Result<usize> {
         let mut messages = vec![];
         let mut malformed = 0;
         let (id, stream, decoder) = (self.id, &self.stream, &mut self.decoder);
         let received = BUFFER.with_borrow_mut(|buffer| {
-            let (bytes, fds) = fd_pass::receive(stream, buffer)?;
+            let (bytes, fds) = receive(stream, buffer)?;
             if fds > 0 {
                 debug!(worker = %id, fds, "closed descriptors that a worker sent");
             }
@@ -324,19 +359,7 @@ impl Task {
             });
             Ok::<_, io::Error>(bytes)
         });
-        let bytes = match received {
-            Ok(0) => return Ok(false),
-            Ok(bytes) => bytes,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                return Ok(true);
-            }
-            Err(error) => return Err(error),
-        };
+        let bytes = received?;
         if malformed > 0 {
             self.count_malformed(malformed).await;
         }
@@ -347,7 +370,7 @@ impl Task {
             // There may be more, without end: others first.
             tokio::task::yield_now().await;
         }
-        Ok(true)
+        Ok(bytes)
     }
 
     /// What is settled between the two ends stays here; the rest goes to the loop.
@@ -419,6 +442,14 @@ impl Task {
             .await;
         }
     }
+}
+
+/// Whether the same read may bring something later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// The start of a line, for the log. Ticket keys stand further back, in `data`;

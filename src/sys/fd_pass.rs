@@ -2,7 +2,11 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    mem::ManuallyDrop,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net as std_net,
+    },
 };
 
 use sendfd::{RecvWithFd, SendWithFd};
@@ -16,7 +20,7 @@ const MAX_FDS: usize = 16;
 /// # Errors
 /// The errno of `socketpair(2)`.
 pub fn channel() -> io::Result<(UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let (ours, theirs) = std_net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))
 }
@@ -37,8 +41,23 @@ pub fn send(stream: &UnixStream, bytes: &[u8], handle: Option<&OwnedFd>) -> io::
 /// from a worker. Returns the bytes read and the descriptors closed.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there; else the errno of `recvmsg(2)`.
+/// `WouldBlock` when tokio knows of nothing to read; else the errno of `recvmsg(2)`.
 pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
+    receive_from(stream, buffer)
+}
+
+/// The same, although tokio may not yet know that there is something to read.
+///
+/// # Errors
+/// `WouldBlock` when the socket is empty; else the errno of `recvmsg(2)`.
+pub fn receive_now(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and nothing here closes it.
+    #[expect(unsafe_code)]
+    let raw = ManuallyDrop::new(unsafe { std_net::UnixStream::from_raw_fd(stream.as_raw_fd()) });
+    receive_from(&*raw, buffer)
+}
+
+fn receive_from(stream: &impl RecvWithFd, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
     let mut fds: [RawFd; MAX_FDS] = [-1; MAX_FDS];
     let (bytes, count) = stream.recv_with_fd(buffer, &mut fds)?;
     for fd in &fds[..count] {

@@ -1,6 +1,7 @@
 /* Preloaded into a master: calls that can block take 300 ms, as on a file system or a peer that does not answer.
  * Only while the folder $SLOW has a file "on"; each delay adds a byte to its file "delays".
  * Paths count below $SLOW alone. With $SLOW_PROC each walk of /proc takes as many milliseconds and adds a byte to "walks".
+ * With $SLOW_REAP the look for the next child takes as many milliseconds once one was reaped: a preempted master.
  * Calls that the kernel answers at once (WNOHANG, O_NONBLOCK) stay as they are. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -20,7 +21,7 @@
 #include <unistd.h>
 
 static char slow[256], on[300], delays[300], walks[300];
-static long walk;
+static long walk, reap, reaped;
 
 __attribute__((constructor)) static void start(void) {
   const char *folder = getenv("SLOW");
@@ -30,6 +31,7 @@ __attribute__((constructor)) static void start(void) {
   strcat(strcpy(on, slow), "/on");
   strcat(strcpy(delays, slow), "/delays");
   strcat(strcpy(walks, slow), "/walks");
+  if (getenv("SLOW_REAP")) reap = atol(getenv("SLOW_REAP"));
   if (getenv("SLOW_PROC")) walk = atol(getenv("SLOW_PROC"));
 }
 
@@ -91,11 +93,15 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
 pid_t waitpid(pid_t pid, int *status, int options) {
   NEXT(waitpid);
   if (!(options & WNOHANG)) delay();
-  return next(pid, status, options);
+  pid_t ended = next(pid, status, options);
+  reaped = ended > 0;
+  return ended;
 }
 int waitid(idtype_t type, id_t id, siginfo_t *info, int options) {
   NEXT(waitid);
   if (!(options & WNOHANG)) delay();
+  else if (reap && reaped && syscall(SYS_faccessat, AT_FDCWD, on, F_OK) == 0) delay_for(reap, delays);
+  reaped = 0;
   return next(type, id, info, options);
 }
 /* The control: with $SLOW_FORK, a call that the loop does make. */

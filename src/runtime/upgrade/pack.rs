@@ -65,8 +65,10 @@ fn link(frozen: &mut Frozen, packing: &mut Packing) -> LinkState {
     let mut orders: Vec<ToWorker> = vec![];
     // Into the queue of the task itself they may not fit.
     while let Ok(order) = frozen.orders.try_recv() {
-        if let Order::Send(message) = order {
-            orders.push(message);
+        match order {
+            Order::Send(message) => orders.push(message),
+            Order::Finish => frozen.task.ended = true,
+            Order::Withdraw(_) | Order::Freeze(_) => {}
         }
     }
     let task = &frozen.task;

@@ -153,6 +153,7 @@ fn link(
         again,
         malformed: (Instant::now(), state.malformed),
         complained: state.complained,
+        ended: false,
         closed: state.closed,
     });
     link.has_shim = state.has_shim;
@@ -207,7 +208,14 @@ pub(in crate::runtime) fn world(
     let living: Vec<_> = world.pids.values().copied().collect();
     world.hands.keep_only(&living);
     world.withheld = std::mem::take(&mut state.withheld).into_iter().collect();
-    world.endings = Endings::resume(std::mem::take(&mut state.endings));
+    let closed = state.links.iter().filter(|link| link.closed);
+    let closed = closed.map(|link| link.id);
+    world.endings = Endings::resume(std::mem::take(&mut state.endings), closed);
+    for id in world.endings.unread() {
+        if let Some(link) = world.links.get(&id) {
+            link.finish();
+        }
+    }
     world.refused = std::mem::take(&mut state.refused).into_iter().collect();
     world.oom = state.oom.clone();
     world.probes = state.probes;
