@@ -25,6 +25,7 @@ mod balance_falls_back;
 mod balance_ledger;
 mod blocking;
 mod boot_errors;
+mod boots;
 mod bounds;
 mod channel;
 mod cli;

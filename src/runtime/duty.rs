@@ -19,7 +19,7 @@ use crate::{
     ipc::{Inbound, Query, ShimMessage, outbound},
     names::OWN_SOCKET,
     supervisor::{Beat, Event, Fact, Finding, Gate, Listened, State, Supervisor, Worker, WorkerId},
-    sys::{listener::BindError, spawn},
+    sys::listener::BindError,
     thrown,
 };
 
@@ -62,11 +62,7 @@ impl World {
 
     /// Its program says something: so it runs.
     fn runs(&mut self, id: WorkerId) {
-        if self.starting.remove(&id).is_some()
-            && let Some(pid) = self.pid_of(id)
-        {
-            spawn::offer_to_oom_killer(pid);
-        }
+        self.starting.remove(&id);
     }
 
     fn message(&mut self, id: WorkerId, message: Inbound, supervisor: &Supervisor) -> Option<Fact> {

@@ -178,6 +178,7 @@ impl World {
             output: None,
             channel: None,
             core: self.config.core_limit,
+            expendable: true,
         })
     }
 }

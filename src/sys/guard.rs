@@ -95,6 +95,7 @@ impl Guard {
             }),
             channel: None,
             core: Some(0),
+            expendable: false,
         })?;
         Ok(Self {
             pid: started.pid,

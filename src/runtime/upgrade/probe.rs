@@ -105,6 +105,7 @@ impl Probe {
             output: Some(Output { stdout, stderr }),
             channel: None,
             core: None,
+            expendable: false,
         })
         .map_err(|e| cannot("run", &e))?;
         let (out, err) = (File::from(out), File::from(err));
