@@ -252,6 +252,7 @@ fn story(incident: &Incident, now_ms: u64) -> String {
 pub async fn scale(args: &ScaleArgs) -> ExitCode {
     let wish = ScaleWish {
         workers: args.workers.clone(),
+        force: args.force,
     };
     if let Err(error) = wish.parse() {
         say::error(error);

@@ -245,6 +245,7 @@ impl Config {
                 args.health.allow_drop.clone()
             },
             attentive: args.balance.balance != Balance::Shared,
+            boots: Policy::boots_on(cpus()),
         };
         let launch = Launch {
             script,

@@ -242,9 +242,19 @@ async fn scale(State(requests): Asked, body: Bytes) -> Result<Response, Gone> {
         Err(problem) => return Ok(*problem),
     };
     match wish.parse() {
-        Ok(scale) => ask(&requests, |reply| Request::Scale(scale, reply))
-            .await
-            .map(IntoResponse::into_response),
+        Ok(scale) => {
+            let force = wish.force;
+            let request = |reply| Request::Scale {
+                scale,
+                force,
+                reply,
+            };
+            let Json(reply) = ask(&requests, request).await?;
+            Ok(match reply {
+                Ok(reply) => Json(reply).into_response(),
+                Err(reason) => problem(StatusCode::CONFLICT, reason),
+            })
+        }
         Err(error) => Ok(problem(StatusCode::BAD_REQUEST, error)),
     }
 }

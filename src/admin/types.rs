@@ -32,7 +32,14 @@ pub enum Request {
     /// A reload or rollback; answered when it has ended.
     Reload(ReloadWish, oneshot::Sender<ReloadReply>),
     /// Another number of workers; answered at once.
-    Scale(Scale, oneshot::Sender<ScaleReply>),
+    Scale {
+        /// How many.
+        scale: Scale,
+        /// Also more than are sensible on this host.
+        force: bool,
+        /// The place for the answer, or why it is refused.
+        reply: oneshot::Sender<Result<ScaleReply, String>>,
+    },
     /// What workers printed, `None` where the master does not carry it.
     Logs(logs::Wish, oneshot::Sender<Option<logs::Feed>>),
     /// A slot's worker anew; answered at once, `None` if none serves there.
@@ -83,6 +90,9 @@ pub struct ReloadWish {
 pub struct ScaleWish {
     /// As on the command line.
     pub workers: String,
+    /// Also more than are sensible on this host ([`Policy::sensible_workers`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 impl ScaleWish {

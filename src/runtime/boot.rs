@@ -21,6 +21,7 @@ use super::{
     master::{Inputs, Master, Verdict},
     port_owner, prepare,
     release::{Release, ReleaseError},
+    report,
     rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
@@ -232,6 +233,7 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         control = %config.control.display(),
         "rcluster starts"
     );
+    report::warn_of_excess(&config.policy, 0);
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
     let mut world = World::new(
         config,

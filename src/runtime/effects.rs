@@ -26,6 +26,7 @@ use super::{
     port_owner::PortOwners,
     prepare::{Prepared, Preparer},
     release::Release,
+    report,
     reread::Reread,
     senses::OomCounter,
     sentries::Sentries,
@@ -308,6 +309,7 @@ impl World {
             // Its end is noticed as any child's.
             let _ = guard.set_grace(policy.orphan_grace());
         }
+        report::warn_of_excess(policy, self.config.policy.workers);
         self.config.policy = policy.clone();
     }
 

@@ -15,6 +15,7 @@ use super::{
     link::FromLink,
     manager::Manager,
     prepare::Prepared,
+    report,
     signals::{Signals, Told},
     upgrade::Upgrade,
 };
@@ -437,11 +438,21 @@ impl Master {
                 info!(path = %path.display(), "changed: reload");
                 self.dispatch(reload());
             }
-            Request::Scale(scale, reply) => {
+            Request::Scale {
+                scale,
+                force,
+                reply,
+            } => {
+                let (policy, to) = (self.supervisor.policy(), self.supervisor.scaled(scale));
+                let excess = report::excess(policy, policy.workers, to);
+                if let Some(excess) = excess.filter(|_| !force) {
+                    let reason = format!("{excess}; use --force if you mean it");
+                    let _ = reply.send(Err(reason));
+                    return;
+                }
                 self.scale("request", scale);
-                let _ = reply.send(ScaleReply {
-                    workers: self.supervisor.policy().workers,
-                });
+                let workers = self.supervisor.policy().workers;
+                let _ = reply.send(Ok(ScaleReply { workers }));
             }
             Request::Logs(wish, reply) => {
                 let _ = reply.send(self.world.logs.as_ref().map(|logs| logs.feed(wish)));

@@ -3,7 +3,7 @@
 use tracing::{error, info, warn};
 
 use crate::{
-    supervisor::{Finding, ReloadOutcome, Report, State},
+    supervisor::{Finding, Policy, ReloadOutcome, Report, State},
     thrown,
 };
 
@@ -16,6 +16,25 @@ pub(super) enum Shown {
     Later,
     /// The same, and another worker ended with it before.
     Known,
+}
+
+/// Why so many workers are probably a slip, if they are more than before.
+pub(super) fn excess(policy: &Policy, from: u32, to: u32) -> Option<String> {
+    let sensible = policy.sensible_workers();
+    (to > sensible && to > from).then(|| {
+        format!("{to} workers are more than {sensible}, the most that are sensible for the CPUs of this host")
+    })
+}
+
+/// Says so in the log: they are wanted all the same.
+pub(super) fn warn_of_excess(policy: &Policy, from: u32) {
+    let workers = policy.workers;
+    if let Some(excess) = excess(policy, from, workers) {
+        warn!(
+            event = "many_workers",
+            workers, "{excess}; they may use up its memory"
+        );
+    }
 }
 
 /// Writes a report to the log; `reload` is the id of the reload that goes on. Errors stand on one line: Node prints the

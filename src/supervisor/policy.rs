@@ -135,6 +135,15 @@ pub struct Policy {
     /// Somebody acts on what workers report: they report at least once a second.
     #[serde(default)]
     pub attentive: bool,
+    /// Most workers of a generation that boot at the same time, at least 1; see [`Policy::boots_on`]. The surge of a
+    /// rolling reload is not bounded by it.
+    #[serde(default = "least_boots")]
+    pub boots: u32,
+}
+
+/// As [`Policy::LEAST_BOOTS`], for states that were written before there was a bound.
+fn least_boots() -> u32 {
+    Policy::LEAST_BOOTS
 }
 
 /// What a worker is started with, and judged by as long as it lives: a reload that changes the policy must not find old
@@ -238,6 +247,20 @@ impl Policy {
     pub const BOOT_PROBE: Duration = Duration::from_millis(250);
     /// Most workers.
     pub const MAX_WORKERS: u32 = 1024;
+
+    /// Workers of a generation that may boot at the same time on any host.
+    pub const LEAST_BOOTS: u32 = 4;
+
+    /// [`Policy::boots`] for so many CPUs: two each, since a boot also waits for files; at least
+    /// [`Policy::LEAST_BOOTS`].
+    pub fn boots_on(cpus: u32) -> u32 {
+        cpus.saturating_mul(2).max(Self::LEAST_BOOTS)
+    }
+
+    /// More workers than this are probably a slip: sixteen times those that may boot at the same time, so 64 or 32 a CPU.
+    pub fn sensible_workers(&self) -> u32 {
+        self.boots.saturating_mul(16).min(Self::MAX_WORKERS)
+    }
 
     /// Most processes at one time, whatever happens: the seats, the spares, the extra ones
     /// of a reload (an atomic one boots a whole second generation), and the

@@ -38,7 +38,9 @@ impl Supervisor {
 
     fn first_boot(&mut self) {
         for slot in self.slots() {
-            if self.seat(slot).spawned.is_none() {
+            // Where one failed, those that boot already show whether any gets ready.
+            let may = self.boot_error.is_none() && self.may_boot(self.committed);
+            if may && self.seat(slot).spawned.is_none() {
                 self.spawn(slot, self.committed, Gate::Open);
             }
         }
@@ -121,7 +123,8 @@ impl Supervisor {
                     Some(reload) if reload.generation == goal => reload.gate(),
                     Some(_) | None => Gate::Open,
                 };
-                if for_reload && self.has_room() {
+                let may = gate == Gate::Open || self.may_boot(goal);
+                if for_reload && self.has_room() && may {
                     // The new code owes nothing for the old code's crashes.
                     self.spawn(slot, goal, gate);
                 } else if !for_reload
@@ -138,14 +141,26 @@ impl Supervisor {
         }
     }
 
-    /// Spawns outside of a reload's plan: spaced by the slot's backoff, bounded by the budget.
+    /// Spawns outside of a reload's plan: spaced by the slot's backoff, bounded by the budget and by those that boot. The
+    /// first worker of a slot restarts nothing: it costs the budget nothing.
     pub(super) fn restart(&mut self, slot: Slot, generation: Generation, gate: Gate) -> bool {
         let due = self.seat(slot).backoff.not_before() <= self.now;
-        let may = due && self.has_room() && self.budget.take(self.now, self.policy.workers);
+        let first = self.seat(slot).spawned.is_none();
+        let may = due
+            && self.has_room()
+            && self.may_boot(generation)
+            && (first || self.budget.take(self.now, self.policy.workers));
         if may {
             self.spawn(slot, generation, gate);
         }
         may
+    }
+
+    /// Whether one more worker of a generation may boot. Each generation has a bound of its own: old code that does not get
+    /// ready must not hold up the code that repairs it.
+    pub(super) fn may_boot(&self, generation: Generation) -> bool {
+        let boots = |w: &&Worker| w.generation == generation && w.is_booting();
+        self.fleet.iter().filter(boots).count() < self.policy.boots as usize
     }
 
     fn has_room(&self) -> bool {

@@ -10,16 +10,21 @@ use super::{
 };
 
 impl Supervisor {
+    /// How many workers would be wanted then: 1 to [`Policy::MAX_WORKERS`].
+    pub fn scaled(&self, scale: Scale) -> u32 {
+        match scale {
+            Scale::To(n) => n,
+            Scale::By(n) => self.policy.workers.saturating_add_signed(n),
+        }
+        .clamp(1, Policy::MAX_WORKERS)
+    }
+
     pub(super) fn ask_scale(&mut self, scale: Scale) {
         if !matches!(self.phase, Phase::FirstBoot | Phase::Serving) {
             return;
         }
         let from = self.policy.workers;
-        let to = match scale {
-            Scale::To(n) => n,
-            Scale::By(n) => from.saturating_add_signed(n),
-        }
-        .clamp(1, Policy::MAX_WORKERS);
+        let to = self.scaled(scale);
         // Parked workers come back by the wish for any number of them.
         self.parked = false;
         if to != from {

@@ -259,6 +259,11 @@ impl Worker {
         self.is_seated() && self.condemned.is_none()
     }
 
+    /// On its way to readiness; one that waits at the gate has booted.
+    pub fn is_booting(&self) -> bool {
+        self.state <= State::Booting
+    }
+
     /// Takes connections.
     pub fn is_ready(&self) -> bool {
         self.state == State::Ready

@@ -166,6 +166,7 @@ async fn carry_out(client: &Client, order: &Order) -> Result<String, ClientError
         Order::Scale(workers) => {
             let wish = ScaleWish {
                 workers: workers.clone(),
+                force: false,
             };
             let reply: ScaleReply = client.post("/v1/scale", &wish).await?;
             Ok(format!("{} workers wanted", reply.workers))

@@ -90,6 +90,7 @@ pub(super) fn policy(rng: &mut Rng) -> Policy {
         spares: pick(rng, &[0, 0, 1, 2]),
         may_drop: vec![],
         attentive: false,
+        boots: Policy::MAX_WORKERS,
     }
 }
 

@@ -9,6 +9,7 @@ use super::super::{
     reload::{Reload, Stage},
 };
 use super::{
+    boots,
     coverage::{self, Seen},
     reload_invariants,
 };
@@ -31,6 +32,7 @@ pub(super) fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Verdict {
 /// All of them: those of this file, then those of reloads.
 pub(super) fn check(step: &Step<'_>) -> Verdict {
     processes_are_bounded(step)?;
+    boots::are_bounded(step)?;
     draining_is_capped(step)?;
     states_never_move_left(step)?;
     waiting_has_a_deadline(step)?;
@@ -323,7 +325,7 @@ fn served_slots_stay_served(step: &Step<'_>) -> Verdict {
 }
 
 /// While serving, a slot that nobody serves nor is about to waits for its
-/// backoff, the budget, or the end of a process; nothing else.
+/// backoff, the budget, the end of a process, or for others that boot; nothing else.
 fn an_empty_slot_is_being_filled(step: &Step<'_>) -> Verdict {
     let machine = step.after;
     if machine.parked
@@ -339,7 +341,8 @@ fn an_empty_slot_is_being_filled(step: &Step<'_>) -> Verdict {
             .get(slot.0 as usize)
             .map_or(machine.now, |s| s.backoff.not_before())
             .max(machine.budget.available_at(machine.policy.workers));
-        ensure(coming || due > machine.now, || {
+        let full = || boots::is_full(machine, slot);
+        ensure(coming || full() || due > machine.now, || {
             format!("slot {slot} is empty and nobody fills it")
         })?;
     }

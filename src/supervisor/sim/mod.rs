@@ -7,11 +7,13 @@
 //! `reload_invariants` after each step. `schedules` runs random schedules,
 //! `exhaustive` all short ones, `regressions` those that find a fault again
 //! when its fix is taken back. `reload_tables`, `stop_tables`, `scale_tables`,
-//! `restart_tables`, `health_tables`, `check_tables` and `incident_tables` show the behaviour to a reader.
+//! `restart_tables`, `health_tables`, `check_tables` and `incident_tables` show the behaviour to a reader; so does `boots`,
+//! which also bounds how many boot at a time.
 //!
 //! More schedules: `RCLUSTER_SIM_SCHEDULES=1000000 cargo test --release
 //! sim::schedules::nightly`. One again: `RCLUSTER_SIM_SEED=42`, same test.
 
+mod boots;
 mod check_tables;
 mod coverage;
 mod deaths;

@@ -27,6 +27,7 @@ pub(super) fn policy() -> Policy {
         spares: 0,
         may_drop: vec![],
         attentive: false,
+        boots: 16,
     }
 }
 
