@@ -15,6 +15,7 @@ mod health;
 mod help;
 mod host;
 mod logs;
+mod scale;
 mod upgrade;
 
 pub use admin::{AdminArgs, EventsArgs, LsArgs};
@@ -25,6 +26,7 @@ pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
 pub use logs::{LogArgs, LogFormat, LogLevel, LogsArgs, TopArgs};
+pub use scale::ScaleArgs;
 pub use upgrade::UpgradeArgs;
 
 /// A small, fast process master for Node.js.
@@ -271,23 +273,6 @@ pub struct ReloadArgs {
     /// Give up waiting after this time (exit code 11); the reload goes on.
     #[arg(long, value_name = "DUR", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `rcluster scale`
-#[derive(Debug, Args)]
-pub struct ScaleArgs {
-    /// Which master.
-    #[command(flatten)]
-    pub which: WhichMaster,
-    /// How many: N, +N, -N or auto.
-    #[arg(value_name = "N|+N|-N|auto", allow_hyphen_values = true)]
-    pub workers: String,
-    /// Also more workers than are sensible on this host: 64, or 32 for each CPU if that is more.
-    #[arg(long)]
-    pub force: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -268,7 +268,17 @@ fn least_conn_respects_the_most_connections() {
     master.stop();
 }
 
-/// What the master has handed over is the worker's alone, whatever happens to the answer.
+/// Sockets that a process has.
+fn sockets(pid: i32) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    links
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+/// What the master has handed over is the worker's alone, whatever happens to the answer: the next program keeps no
+/// descriptor of it.
 #[test]
 fn no_client_is_kept_over_an_upgrade_with_a_hang() {
     let launch = Launch::new("http.js")
@@ -276,12 +286,19 @@ fn no_client_is_kept_over_an_upgrade_with_a_hang() {
         .options(["--balance", "least-conn"]);
     let mut master = launch.options(["--hang-timeout", "60s"]).start();
     let ready = master.wait_ready(2);
+    let pids: Vec<_> = ready.iter().map(crate::common::Worker::process).collect();
     let addr = master.addr();
-    addr.get("/");
-    for _ in 0..3 {
-        let pids: Vec<_> = ready.iter().map(crate::common::Worker::process).collect();
-        let stopped = Stopped::new(&pids[..1]);
+    master.each_answers_http(&addr);
+    let before = sockets(master.pid());
+    for hanging in [1, 2, 2] {
+        let stopped = Stopped::new(&pids[..hanging]);
         let clients: Vec<_> = (0..8).map(|_| crate::deploys::begin(&addr, "/")).collect();
+        if hanging == pids.len() {
+            // Nobody takes what it was handed.
+            wait_until("connections that are handed over", BOOT, || {
+                (document(&master)["balance"]["held"].as_u64()? >= 2).then_some(())
+            });
+        }
         reload_with(&master, &["upgrade"]);
         drop(stopped);
         for mut client in clients {
@@ -290,6 +307,24 @@ fn no_client_is_kept_over_an_upgrade_with_a_hang() {
         wait_until("nothing is held", BOOT, || {
             (document(&master)["balance"]["held"] == 0).then_some(())
         });
+        wait_until("as many sockets as before", BOOT, || {
+            (sockets(master.pid()) == before).then_some(())
+        });
     }
+    master.stop();
+}
+
+#[test]
+fn what_the_app_closes_after_an_upgrade_is_refused() {
+    let mut master = code(Node::V24, 1, DOORS).start();
+    master.wait_ready(1);
+    let main = main_of(&master);
+    main.get("/open/0");
+    let real = port_of(&master.wait_events("open", 1)[0]);
+    reload_with(&master, &["upgrade"]);
+    is_answered(real);
+    main.get("/close/0");
+    master.wait_events("closed", 1);
+    is_refused(real);
     master.stop();
 }

@@ -25,7 +25,7 @@ use super::{
     rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
-    upgrade::{self, Hold, Resumption, Serving, Unpacking, Upgrade},
+    upgrade::{self, Hold, Resumption, Serving, Upgrade},
     watch::Watch,
 };
 use crate::{
@@ -272,16 +272,13 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
 /// # Errors
 /// A [`BootError`] when it cannot; its workers finish what they have, and the guard ends them.
 pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
-    let taken = |e| BootError::System("take over what the program before this one left open", e);
     let Resumption { mut state, back } = resumption;
     spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
     identity::forbid_dumps();
     process::adopt_orphans();
-    let mut unpacking = Unpacking::default();
-    let hold = upgrade::hold(&state, &mut unpacking)?;
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let (inbox_in, inbox) = mpsc::channel(INBOX);
-    let mut world = upgrade::world(&mut state, &mut unpacking, &inbox_in).map_err(taken)?;
+    let (hold, mut world) = upgrade::take_over(&mut state, &inbox_in)?;
     world.admin = admin_address(&hold);
     if let Some(globs) = world.config.watch.as_deref() {
         match Watch::start(&world.config.launch, globs) {

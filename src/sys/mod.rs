@@ -21,6 +21,7 @@ pub mod inherit;
 pub mod limits;
 pub mod listener;
 pub mod log_pipe;
+mod oom_score;
 pub mod path_thread;
 pub mod pidfile;
 pub mod process;

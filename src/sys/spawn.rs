@@ -14,17 +14,18 @@ use std::{
 };
 
 use nix::{
-    fcntl::{OFlag, open},
+    fcntl::OFlag,
     sys::{
         resource::{Resource, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
-        stat::{Mode, stat},
+        stat::stat,
     },
     unistd::{ForkResult, pipe2},
 };
 
 use super::{
     identity::Identity,
+    oom_score,
     startup::{self, Inherited},
 };
 use crate::supervisor::Pid;
@@ -61,7 +62,7 @@ pub struct Spawn {
     pub channel: Option<OwnedFd>,
     /// Its largest core file in bytes; else as our parent had it.
     pub core: Option<u64>,
-    /// When memory runs out the kernel is to end it before us: its `oom_score_adj` is [`OOM_SCORE`] above ours.
+    /// When memory runs out the kernel is to end it before us: its `oom_score_adj` is [`oom_score::ABOVE`] above ours.
     pub expendable: bool,
 }
 
@@ -169,7 +170,7 @@ pub fn spawn(what: &Spawn) -> io::Result<Started> {
         ],
         channel: what.channel.as_ref().map(AsFd::as_fd),
         safe_cwd: what.safe_cwd,
-        oom_score: what.expendable.then(oom_score_of_children).flatten(),
+        oom_score: what.expendable.then(oom_score::of_children).flatten(),
         report: theirs.as_fd(),
     };
     // A signal that comes before execve(2) must not run a handler of ours in the child, which would swallow it.
@@ -326,7 +327,7 @@ impl Child<'_> {
     fn become_program(&self) -> Result<Infallible, (u8, io::Error)> {
         let at = |step| move |error| (step, error);
         if let Some(score) = &self.oom_score {
-            offer_to_oom_killer(score.as_bytes());
+            oom_score::offer(score.as_bytes());
         }
         self.place_descriptors().map_err(at(0))?;
         own_session().map_err(at(1))?;
@@ -460,33 +461,6 @@ fn reset_signals() {
     }
     // Cannot fail with these arguments.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-}
-
-/// By how much a worker's `oom_score_adj` is above ours: a tenth of the memory that counts.
-pub const OOM_SCORE: i32 = 100;
-
-/// The `oom_score_adj` of an expendable child (proc(5)), if ours can be read.
-fn oom_score_of_children() -> Option<String> {
-    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
-    let own: i32 = own.trim().parse().ok()?;
-    Some((own + OOM_SCORE).min(1000).to_string())
-}
-
-/// Makes the kernel prefer this child to its parent when memory runs out: it can be replaced. Raising needs no
-/// privilege. While a process cannot be dumped its files in `/proc` are root's, so the child of another user is
-/// dumpable until it has written; the program that it runs will be anyway. Where it cannot be done nothing is lost
-/// but the preference. Async-signal-safe.
-fn offer_to_oom_killer(score: &[u8]) {
-    if write_oom_score(score).is_err() && nix::sys::prctl::set_dumpable(true).is_ok() {
-        let _ = write_oom_score(score);
-        let _ = nix::sys::prctl::set_dumpable(false);
-    }
-}
-
-fn write_oom_score(score: &[u8]) -> nix::Result<()> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    let file = open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
-    nix::unistd::write(&file, score).map(drop)
 }
 
 /// What a careless parent left open in us is for no child of ours. Async-signal-safe. Kernels before 5.11

@@ -15,6 +15,6 @@ pub(in crate::runtime) use fds::{Fd, Packing, Unpacking};
 pub(in crate::runtime) use hold::{Hold, Serving};
 pub use probe::{ASK, answer};
 pub use resume::{Resumption, resumption};
-pub(in crate::runtime) use resume::{clock, hold, view, world};
+pub(in crate::runtime) use resume::{clock, take_over, view};
 pub(in crate::runtime) use state::State;
 pub use state::StateError;

@@ -162,11 +162,28 @@ fn link(
     Ok(link)
 }
 
+/// What the program before this one left open and wrote down. Each descriptor belongs to its owner alone afterwards, and
+/// closes with it.
+///
+/// # Errors
+/// A [`BootError`] for the lock, the control socket, or the first descriptor that was not left open.
+pub(in crate::runtime) fn take_over(
+    state: &mut State,
+    inbox: &Sender<(WorkerId, FromLink)>,
+) -> Result<(Hold, World), BootError> {
+    let taken = |e| BootError::System("take over what the program before this one left open", e);
+    // It shares what it has given out: it must not outlive this function.
+    let mut unpacking = Unpacking::default();
+    let hold = hold(state, &mut unpacking)?;
+    let world = world(state, &mut unpacking, inbox).map_err(taken)?;
+    Ok((hold, world))
+}
+
 /// The world as the program before this one left it.
 ///
 /// # Errors
 /// The first descriptor that was not left open.
-pub(in crate::runtime) fn world(
+fn world(
     state: &mut State,
     unpacking: &mut Unpacking,
     inbox: &Sender<(WorkerId, FromLink)>,
@@ -277,10 +294,7 @@ fn admin(
 ///
 /// # Errors
 /// A [`BootError`] for the lock or the control socket.
-pub(in crate::runtime) fn hold(
-    state: &State,
-    unpacking: &mut Unpacking,
-) -> Result<Hold, BootError> {
+fn hold(state: &State, unpacking: &mut Unpacking) -> Result<Hold, BootError> {
     let (socket, lock) = state.control;
     let taken = |e| BootError::System("take over the control socket", e);
     let control = &state.config.control;
