@@ -14,24 +14,19 @@
 //! what is, orders come out as actions, one loop carries them out. Imports
 //! point right or down; `ARCHITECTURE.md` tells the rest.
 
+pub use rcluster_core::{balance, escape, exit_code, ipc, names, supervisor, thrown};
+
 pub mod admin;
-pub mod balance;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod escape;
-pub mod exit_code;
 pub mod host;
-pub mod ipc;
 pub mod ledger;
 pub mod logs;
-pub mod names;
 pub mod rehearse;
 pub mod runtime;
 pub mod say;
 pub mod settings;
-pub mod supervisor;
 pub mod sys;
-pub mod thrown;
 mod tls;
 pub mod top;

@@ -17,7 +17,7 @@
   const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };
   const look = (node, name) => { if (node.className !== name) node.className = name; };
 
-  // Characters that turn the reading direction or hide are shown, as `src/escape.rs` does; line breaks stay.
+  // Characters that turn the reading direction or hide are shown, as `src/core/escape.rs` does; line breaks stay.
   const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
   const plain = (key, value) => (typeof value === 'string' ? value.replace(hidden, (c) => `\\u{${c.codePointAt(0).toString(16)}}`) : value);
   const read = (text) => JSON.parse(text, plain);
