@@ -1,7 +1,7 @@
 //! Promise: more workers, fewer, none, one anew, spares and recycling all go the one path: new first, then drain.
 
 use crate::common::{
-    self, Addr, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, wait_until,
+    self, Addr, Conn, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, wait_until,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -60,6 +60,35 @@ fn up_and_down(node: Node) {
     master.stop();
 }
 on_two_nodes!(up_and_down);
+
+#[test]
+fn a_number_of_workers_may_be_a_json_number() {
+    let mut master = launch(Node::V24).start();
+    master.wait_ready(2);
+    let control = Addr::Unix(master.control.clone());
+    let scale = |workers: &str| {
+        let body = format!("{{\"workers\":{workers}}}");
+        let length = body.len();
+        let mut conn = Conn::open(&control).expect("connected");
+        conn.send(&format!(
+            "POST /v1/scale HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+        .expect("sent");
+        conn.read().expect("an answer")
+    };
+    for (workers, wanted) in [("1", 1), ("\"2\"", 2), ("\"+1\"", 3), ("2.0", 2)] {
+        let answer = scale(workers);
+        assert_eq!(answer.status, 200, "{workers}: {answer:?}");
+        assert_eq!(answer.json()["workers"], wanted, "{workers}");
+    }
+    for wrong in [
+        "-1", "0", "1025", "1.5", "1e300", "null", "true", "[1]", "{}",
+    ] {
+        assert_eq!(scale(wrong).status, 400, "{wrong}");
+    }
+    assert_eq!(scale("\"+0\"").json()["workers"], 2);
+    master.stop();
+}
 
 #[test]
 fn parked_it_keeps_the_port() {

@@ -304,6 +304,32 @@ fn a_taken_port_exits_5_and_names_the_port_and_its_owner() {
 }
 
 #[test]
+fn a_refused_listen_that_the_app_handled_explains_no_later_death() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let folder = common::scratch();
+    let script = folder.path().join("app.js");
+    let code = format!(
+        "const http = require('http');\n\
+         const serve = () => http.createServer((_, res) => res.end()).listen(0, '127.0.0.1');\n\
+         http.createServer().on('error', serve).listen({}, '127.0.0.1');\n",
+        taken.local_addr().expect("its own").port()
+    );
+    fs::write(&script, code).expect("an app");
+    let mut master = Launch::new(&script).node(Node::V20).workers(1).start();
+    let worker = master.wait_ready(1).remove(0);
+    kill(worker.process(), SIGKILL);
+    master.wait_replaced(&worker);
+    let output = master.command(&["incidents", "--json"]);
+    let incidents: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let death = incidents.as_array().expect("a list").last();
+    let death = death.expect("an incident");
+    assert_eq!(death["kind"], "killed", "{death}");
+    let text = death.to_string();
+    assert!(!text.contains("in use"), "{death}");
+    master.stop();
+}
+
+#[test]
 fn one_worker_that_cannot_boot_does_not_take_the_others_down() {
     // Slot 0 throws for ever, slot 1 serves: the master serves.
     let launch = Launch::new("half.py")

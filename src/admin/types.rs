@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tokio::sync::oneshot;
 
 use super::{
@@ -88,11 +88,29 @@ pub struct ReloadWish {
 /// How many workers: `N`, `+N`, `-N` or `auto` (the CPUs that the master may use).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ScaleWish {
-    /// As on the command line.
+    /// As on the command line. A JSON number is the same as its digits.
+    #[serde(deserialize_with = "text_or_number")]
     pub workers: String,
     /// Also more than are sensible on this host ([`Policy::sensible_workers`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "workers is neither a text nor a number")]
+    enum Count {
+        Text(String),
+        Number(f64),
+    }
+    match Count::deserialize(from)? {
+        Count::Text(text) => Ok(text),
+        // `-1` as a text takes one away.
+        Count::Number(number) if number < 0.0 => Err(D::Error::custom(format_args!(
+            "{number} is no number of workers; as a text, \"{number}\", it takes workers away"
+        ))),
+        Count::Number(number) => Ok(number.to_string()),
+    }
 }
 
 impl ScaleWish {

@@ -103,6 +103,7 @@ impl Supervisor {
             return;
         };
         let unexpected = worker.is_seated();
+        worker.last_error = worker.error(self.now).cloned();
         let why = Self::why(&worker, exit);
         // One that had to be ended in the middle of its drain cannot tell any more what that cut.
         let cut = worker.drained.unwrap_or(worker.left);
@@ -268,7 +269,7 @@ impl Supervisor {
             Fact::Failed(error) => worker.last_error = Some(error),
             Fact::BindFailed(reason) => {
                 let generation = worker.generation;
-                worker.last_error.get_or_insert_with(|| reason.clone());
+                worker.refused = Some((self.now, reason.clone()));
                 if self.is_first_boot() {
                     self.boot_error = Some((ExitCode::BindFailed, reason));
                 } else if self
@@ -366,7 +367,7 @@ impl Supervisor {
         let (slot, ready, generation) = (worker.slot, worker.is_ready(), worker.generation);
         let hung = worker.hung;
         let of = worker.clone();
-        let detail = match &worker.last_error {
+        let detail = match worker.error(self.now) {
             Some(error) => format!("{reason}: {error}"),
             None => reason.to_owned(),
         };
@@ -460,10 +461,7 @@ impl Supervisor {
             (Readiness::Online, _) => "node never came online".to_owned(),
         };
         let timeout = crate::names::duration(self.policy.ready_timeout);
-        let error = worker
-            .last_error
-            .as_ref()
-            .or(worker.pulse.complaint.as_ref());
+        let error = worker.error(self.now).or(worker.pulse.complaint.as_ref());
         match error {
             Some(error) => format!("not ready after {timeout}: {what}; its last error: {error}"),
             None => format!("not ready after {timeout}: {what}"),

@@ -159,7 +159,7 @@ impl Supervisor {
             kind,
             reason: reason.to_owned(),
             exit: None,
-            error: worker.last_error.clone(),
+            error: worker.error(self.now).cloned(),
             stack: None,
             oom_kills: worker.oom_kills,
         };

@@ -295,6 +295,7 @@ impl Supervisor {
             }
             State::Ready => {
                 worker.ready_at = Some(now);
+                worker.refused = None;
                 // What else it has to open has the same time, and a moment at least.
                 worker.complete_by = before.map(|by| by.max(now + Policy::KEY_GRACE));
             }

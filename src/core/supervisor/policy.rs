@@ -186,6 +186,8 @@ impl Policy {
         }
     }
 
+    /// For how long a refused listen of a ready worker may explain its end: the app handled it if it still runs then.
+    pub const REFUSAL: Duration = Duration::from_secs(5);
     /// Time that a drained worker has to end by itself before it gets the stop signal.
     pub const LINGER: Duration = Duration::from_millis(300);
     /// Where every address may be let go (`--allow-drop all`), a replacement has this long after `min_uptime` to listen on those of its

@@ -8,7 +8,7 @@ use super::{
     action::Gate,
     event::{Beat, Usage},
     incident::Kind,
-    policy::Terms,
+    policy::{Policy, Terms},
     time::Time,
 };
 
@@ -185,6 +185,9 @@ pub struct Worker {
     pub oom_kills: Option<u64>,
     /// The last uncaught error it reported.
     pub last_error: Option<String>,
+    /// The last listen that was refused since it became ready, or before that, and when.
+    #[serde(default)]
+    pub refused: Option<(Time, String)>,
     /// Connections that its drain had left when it last told.
     pub left: u64,
     /// How many connections its drain cut, once it is drained.
@@ -242,11 +245,21 @@ impl Worker {
             terms: None,
             oom_kills: None,
             last_error: None,
+            refused: None,
             left: 0,
             drained: None,
             drain_due: None,
             stopping: false,
         }
+    }
+
+    /// What explains a trouble of now: its last error, or a listen that was refused. An app that serves on after a
+    /// refusal has handled it; then nothing that happens later comes from it.
+    pub fn error(&self, now: Time) -> Option<&String> {
+        let refused = self.refused.as_ref();
+        let refused =
+            refused.filter(|(at, _)| self.ready_at.is_none() || now < *at + Policy::REFUSAL);
+        self.last_error.as_ref().or(refused.map(|(_, why)| why))
     }
 
     /// Holds a seat: it serves or is on its way to.
