@@ -178,6 +178,12 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
     sys::startup::reset_limits();
     sys::startup::append_to_files();
     log(config.log);
+    if config.identity.as_ref().is_some_and(|who| who.uid == 0) {
+        tracing::warn!(
+            event = "workers_are_root",
+            "--user or --group leaves the workers root: none of the master's defences against them applies"
+        );
+    }
     config.line = line;
     let runtime = runtime()?;
     if let Err(error) = keep_a_thread(&runtime) {

@@ -280,6 +280,76 @@ fn what_cannot_be_is_told() {
 }
 
 #[test]
+fn what_is_closed_to_the_user_is_told_before_a_worker_starts() {
+    if !common::can_be_somebody_else() {
+        return;
+    }
+    let close = |path: &Path| {
+        fs::set_permissions(path, Permissions::from_mode(0o700)).expect("chmod");
+    };
+    let told = |launch: Launch, path: &Path, kind: &str| {
+        let ended = launch.option("--user").option("nobody").run();
+        assert_eq!(ended.code, Some(2), "{}", ended.log);
+        let closed = format!(
+            "the {kind} {} is closed to user nobody (owner root, mode 0700)",
+            path.display()
+        );
+        assert!(ended.log.contains(&closed), "{}", ended.log);
+        assert!(!ended.log.contains("worker moved"), "{}", ended.log);
+    };
+    let at_root = |app: &Path| Launch::new(app).workers(1).options(["--cwd", "/"]);
+    // A folder above the script, also where a link leads to it.
+    let (dir, app) = public("site.js");
+    let (links, link) = public("site.js");
+    fs::remove_file(&link).expect("removed");
+    std::os::unix::fs::symlink(&app, &link).expect("a link");
+    close(dir.path());
+    told(at_root(&app), dir.path(), "folder");
+    told(at_root(&link), dir.path(), "folder");
+    drop(links);
+    // The script itself.
+    let (_dir, app) = public("site.js");
+    close(&app);
+    told(at_root(&app), &app, "file");
+    // Node.
+    let (_dir, app) = public("site.js");
+    let (tools, _) = public("site.js");
+    let node = tools.path().join("node");
+    fs::write(&node, "#!/bin/sh\n").expect("written");
+    close(&node);
+    let launch = at_root(&app).without_node();
+    told(launch.option("--node").option(&node), &node, "file");
+    // A working directory that others can redirect.
+    let (open, app) = public("site.js");
+    let (owned, _) = public("site.js");
+    let folder = owned.path().join("folder");
+    fs::create_dir(&folder).expect("a folder");
+    close(&folder);
+    std::os::unix::fs::chown(owned.path(), Some(1), Some(1)).expect("chown");
+    let launch = Launch::new(&app).workers(1);
+    told(launch.option("--cwd").option(&folder), &folder, "folder");
+    drop(open);
+}
+
+#[test]
+fn workers_that_stay_root_are_warned_of() {
+    if !common::is_root() {
+        common::skip("not root: cannot become another user");
+        return;
+    }
+    for options in [["--user", "root"], ["--user", "0"], ["--group", "0"]] {
+        let mut master = Launch::new("site.js").workers(1).options(options).start();
+        master.wait_ready(1);
+        assert!(master.log().contains("workers_are_root"), "{options:?}");
+        master.stop();
+    }
+    let mut master = Launch::new("site.js").workers(1).start();
+    master.wait_ready(1);
+    assert!(!master.log().contains("workers_are_root"));
+    master.stop();
+}
+
+#[test]
 fn it_runs_where_the_root_is_read_only() {
     if !common::can_be_somebody_else() || tool("unshare").is_none() {
         return;

@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use nix::sys::signal::Signal::SIGUSR1;
+use nix::sys::signal::Signal::{SIGKILL, SIGUSR1};
 
-use crate::common::{self, BOOT, Ended, Launch, Node, list, skip, wait_until};
+use crate::common::{self, BOOT, Ended, Launch, Node, kill, list, skip, wait_until};
 use crate::root_paths::{Ground, give, owner};
 
 const NOBODY: u32 = 65534;
@@ -301,5 +301,20 @@ fn a_working_directory_that_the_app_redirects_is_entered_as_its_user() {
     let link = ground.app.join("link");
     as_nobody("ln -s \"$1\" \"$2\"", &[&inner, &link]);
     let ended = start(&link).run();
-    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    // It is redirected when its release was looked at already, and the folder of that is gone.
+    as_nobody(
+        "mkdir \"$1\"; ln -sfn \"$1\" \"$2\"",
+        &[&ground.app.join("open"), &link],
+    );
+    let mut master = start(&link).start();
+    let worker = master.wait_ready(1).remove(0);
+    as_nobody("rmdir \"$1\"", &[&ground.app.join("open")]);
+    as_nobody("ln -sfn \"$1\" \"$2\"", &[&inner, &link]);
+    kill(worker.process(), SIGKILL);
+    wait_until("a replacement that fails to start", BOOT, || {
+        let said = "failed to change to its working directory";
+        master.log().contains(said).then_some(())
+    });
+    master.stop();
 }

@@ -23,7 +23,7 @@ use crate::{
     config::{Launch, dotenv},
     sys::{
         files::{self, plain},
-        safe_path::{self, Account, Use},
+        safe_path::{self, Account, Need, Use},
         spawn::Either,
     },
 };
@@ -100,8 +100,18 @@ impl Release {
         worker: Option<&Account>,
         reading: impl Fn(&Path),
     ) -> Result<Self, ReleaseError> {
+        // What is closed to the worker is said here: node would only say that it finds no module.
+        let may = |paths: &[&Path], need| {
+            let Some(worker) = worker else { return Ok(()) };
+            let closed = paths.iter().try_for_each(|path| worker.may(path, need));
+            closed.map_err(|closed| closed.to_string())
+        };
         reading(&launch.script);
         let (script, real_script) = script(&launch.script)?;
+        may(&[&real_script, &script], Need::Read).map_err(|why| ReleaseError::Script {
+            path: launch.script.clone(),
+            why,
+        })?;
         reading(&launch.cwd);
         let cwd_error = |error: &io::Error| ReleaseError::Cwd {
             path: launch.cwd.clone(),
@@ -111,19 +121,31 @@ impl Release {
         if !real_cwd.is_dir() {
             return Err(cwd_error(&io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
+        let safe_cwd = safe_path::check(&launch.cwd).is_ok();
+        if !safe_cwd {
+            may(&[&real_cwd, &launch.cwd], Need::Enter).map_err(|why| ReleaseError::Cwd {
+                path: launch.cwd.clone(),
+                why,
+            })?;
+        }
         let mut env = launch.env.clone();
         if let Some(path) = &launch.env_file {
             reading(path);
             env.extend(env_file(path, &Use::for_workers(worker))?);
         }
         reading(launch.node.as_deref().unwrap_or(Path::new("node")));
+        let node = node(launch.node.as_deref())?;
+        may(&[&node], Need::Execute).map_err(|why| ReleaseError::Node {
+            path: node.clone(),
+            why,
+        })?;
         Ok(Self {
             script,
             real_script,
             cwd: launch.cwd.clone(),
             real_cwd,
-            safe_cwd: safe_path::check(&launch.cwd).is_ok(),
-            node: node(launch.node.as_deref())?,
+            safe_cwd,
+            node,
             env,
             launch: launch.clone(),
         })

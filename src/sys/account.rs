@@ -1,10 +1,82 @@
 //! Using files with another user's rights.
 
-use std::{io, thread};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    thread,
+};
 
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{AccessFlags, faccessat},
+};
 use serde::{Deserialize, Serialize};
 
+use super::identity;
 use crate::supervisor::Pid;
+
+/// What a path is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A file that is read.
+    Read,
+    /// A program.
+    Execute,
+    /// A working directory.
+    Enter,
+}
+
+/// A file or folder that a user may not use.
+#[derive(Debug)]
+pub struct Closed {
+    path: PathBuf,
+    user: String,
+    owner: String,
+    mode: u32,
+    folder: bool,
+}
+
+impl Closed {
+    fn new(path: PathBuf, uid: u32) -> Self {
+        let name = |uid| identity::name_of(uid).unwrap_or_else(|| format!("uid {uid}"));
+        let meta = fs::metadata(&path);
+        let meta = meta.as_ref();
+        Self {
+            user: name(uid),
+            owner: meta.map_or_else(|_| "unknown".to_owned(), |meta| name(meta.uid())),
+            mode: meta.map_or(0, |meta| meta.mode() & 0o7777),
+            folder: meta.is_ok_and(fs::Metadata::is_dir),
+            path,
+        }
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            user,
+            owner,
+            mode,
+            folder,
+        } = self;
+        let path = path.display();
+        let (kind, way) = if *folder {
+            ("folder", "search it (chmod o+x, or its group)")
+        } else {
+            (
+                "file",
+                "use it (chmod o+r, o+x for a program, or its group)",
+            )
+        };
+        write!(
+            f,
+            "the {kind} {path} is closed to user {user} (owner {owner}, mode {mode:04o}); let {user} {way}, or choose another --user"
+        )
+    }
+}
 
 /// A user, as far as the file system asks for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +132,38 @@ impl Account {
             let panicked = |_| Err(io::Error::other("a thread panicked"));
             thread.join().unwrap_or_else(panicked)
         })
+    }
+
+    /// Why this user cannot use a path so, if that is so: the folder on the way that it may not search, or the path
+    /// itself. An error other than `EACCES` is none of it.
+    ///
+    /// # Errors
+    /// What is closed to it.
+    pub fn may(&self, path: &Path, need: Need) -> Result<(), Closed> {
+        let flags = match need {
+            Need::Read => AccessFlags::R_OK,
+            Need::Execute | Need::Enter => AccessFlags::X_OK,
+        };
+        let closed = |path: &Path, flags| {
+            // AT_EACCESS: with the rights of this thread, and not those of the process (faccessat2(2), Linux 5.8).
+            faccessat(AT_FDCWD, path, flags, AtFlags::AT_EACCESS) == Err(Errno::EACCES)
+        };
+        let first = || {
+            if !closed(path, flags) {
+                return Ok(None);
+            }
+            let folders: Vec<_> = path.ancestors().skip(1).collect();
+            let folder = folders
+                .into_iter()
+                .rev()
+                .find(|f| closed(f, AccessFlags::X_OK));
+            Ok(Some(folder.unwrap_or(path).to_owned()))
+        };
+        // Where its rights cannot be had, the worker finds out by itself.
+        match self.run(first).ok().flatten() {
+            None => Ok(()),
+            Some(closed) => Err(Closed::new(closed, self.uid)),
+        }
     }
 
     /// For this thread alone: the system calls, and not glibc's functions, which change all threads.

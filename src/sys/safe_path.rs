@@ -27,7 +27,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use super::account::Account;
+pub use super::account::{Account, Need};
 
 /// Most symbolic links on one way (`MAXSYMLINKS` of the kernel).
 const MAX_LINKS: u32 = 40;
