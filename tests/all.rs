@@ -80,6 +80,7 @@ mod root_files;
 mod root_paths;
 mod scale;
 mod shim;
+mod shim_without;
 mod signals;
 mod stop;
 mod strangers;

@@ -10,7 +10,7 @@ use crate::common::{
 use crate::deploys::{begin, document, number, reload, wait_settled};
 use nix::sys::signal::Signal::SIGUSR2;
 
-fn launch(node: Node) -> Launch {
+pub(crate) fn launch(node: Node) -> Launch {
     Launch::new("estranged.js")
         .node(node)
         .workers(1)
@@ -28,7 +28,7 @@ fn folder(pid: i32) -> PathBuf {
 
 /// Heartbeats come, for longer than a silent worker would live; and a drain is the shim's, and loses nothing.
 #[track_caller]
-fn beats_and_drains(mut master: Master) {
+pub(crate) fn beats_and_drains(mut master: Master) {
     let old = master.wait_ready(1).remove(0);
     let addr = master.addr();
     wait_until("two seconds of heartbeats", common::BOOT, || {
@@ -56,7 +56,7 @@ fn beats_and_drains(mut master: Master) {
 }
 
 /// How often the log says that the shim failed.
-fn faults(master: &Master) -> usize {
+pub(crate) fn faults(master: &Master) -> usize {
     master.log().matches("shim_fault").count()
 }
 

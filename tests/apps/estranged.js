@@ -14,6 +14,13 @@ const server = http.createServer((req, res) => {
   if (req.url === '/hold') {
     held.push(res);
     say('held');
+  } else if (req.url === '/eat') {
+    const eaten = [];
+    try {
+      for (;;) eaten.push(fs.openSync('/dev/null'));
+    } catch (err) {
+      res.end(JSON.stringify({ code: err.code, eaten: eaten.length }));
+    }
   } else if (req.url === '/thread') {
     const thread = new Worker('require("worker_threads").parentPort.postMessage("hello")', { eval: true });
     thread.on('message', (message) => res.end(message)).on('error', (err) => res.end(String(err)));
@@ -31,6 +38,13 @@ const doors = {
   root() {
     process.setgid(65534);
     process.setuid(65534);
+  },
+  // As a server that locks itself in; tests/common/jail.c makes it so.
+  chroot() {
+    process.setgid(0);
+    let code;
+    try { fs.readdirSync(__dirname); } catch (err) { code = err.code; }
+    say('jailed', { code });
   },
   // As jest or sinon with fake timers: nothing fires, and no time passes.
   timers() {

@@ -42,6 +42,18 @@ macro_rules! on_every_node {
 }
 pub(crate) use on_every_node;
 
+/// Turns `fn name(node: Node)` into one test for the oldest and one for the newest Node line.
+macro_rules! on_oldest_and_newest_node {
+    ($($name:ident),+ $(,)?) => { $(
+        mod $name {
+            use crate::common::Node;
+            #[test] fn node_18() { super::$name(Node::V18); }
+            #[test] fn node_26() { super::$name(Node::V26); }
+        }
+    )+ };
+}
+pub(crate) use on_oldest_and_newest_node;
+
 /// Turns `fn name(node: Node)` into one test for Node 20 and one for Node 24.
 macro_rules! on_two_nodes {
     ($($name:ident),+ $(,)?) => { $(
