@@ -82,6 +82,7 @@ mod scale;
 mod shim;
 mod shim_without;
 mod signals;
+mod stale;
 mod stop;
 mod strangers;
 mod supervise;

@@ -25,6 +25,7 @@ use super::{
     rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
+    stale,
     upgrade::{self, Hold, Resumption, Serving, Upgrade},
     watch::Watch,
 };
@@ -234,6 +235,8 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         "rcluster starts"
     );
     report::warn_of_excess(&config.policy, 0);
+    let folder = config.control.parent().map(Path::to_owned);
+    stale::clear(folder.filter(|_| config.control_is_default));
     let supervisor = Supervisor::new(config.policy.clone(), fastrand::u64(..));
     let mut world = World::new(
         config,

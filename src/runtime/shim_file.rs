@@ -154,22 +154,70 @@ impl ShimFile {
     }
 }
 
-/// A folder of ours that all can read and none can write: in `/run`, else in the temporary folder.
-fn open_folder() -> io::Result<PathBuf> {
+fn open_path() -> PathBuf {
     let run = Path::new("/run");
-    let folder = if run.is_dir() {
+    if run.is_dir() {
         run.join("rcluster-shim")
     } else {
         std::env::temp_dir().join("rcluster-shim")
-    };
+    }
+}
+
+/// The shim's folders of all masters in [`open_folder`], each with its master's control path. Nobody but us makes any there.
+pub(super) fn in_open_folder() -> Vec<(PathBuf, PathBuf)> {
+    let folder = open_path();
+    if !is_ours(&folder).unwrap_or(false) {
+        return vec![];
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let control = |name: std::ffi::OsString| Some(format!("/{}", name.to_str()?.replace('!', "/")));
+    entries
+        .filter_map(|entry| Some((entry.path(), control(entry.file_name())?.into())))
+        .collect()
+}
+
+/// Whether a file is one of a shim's folders beside the control socket whose file has this stem.
+pub(super) fn is_of(name: &str, stem: &str) -> bool {
+    let rest = name
+        .strip_prefix(stem)
+        .and_then(|rest| rest.strip_suffix(".shim"));
+    // With the number of a version, or without.
+    rest.is_some_and(|rest| match rest.strip_prefix('.') {
+        Some(hash) => hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => rest.is_empty(),
+    })
+}
+
+/// Removes a folder of a shim, and nothing that is not a shim's. Whether there is none any more.
+pub(super) fn remove(folder: &Path) -> bool {
+    let ours = fs::symlink_metadata(folder)
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw());
+    if !ours {
+        return false;
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for file in entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "cjs")) {
+        let _ = fs::remove_file(file.path());
+    }
+    fs::remove_dir(folder).is_ok()
+}
+
+/// Whether only we can write to a folder.
+fn is_ours(folder: &Path) -> io::Result<bool> {
+    let meta = fs::symlink_metadata(folder)?;
+    let ours = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw();
+    Ok(ours && meta.mode() & 0o022 == 0)
+}
+
+/// A folder of ours that all can read and none can write: in `/run`, else in the temporary folder.
+fn open_folder() -> io::Result<PathBuf> {
+    let folder = open_path();
     match fs::DirBuilder::new().mode(0o755).create(&folder) {
         Ok(()) => fs::set_permissions(&folder, Permissions::from_mode(0o755))?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let meta = fs::symlink_metadata(&folder)?;
-    let ours = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw();
-    if ours && meta.mode() & 0o022 == 0 {
+    if is_ours(&folder)? {
         return Ok(folder);
     }
     let why = format!("{} is not ours alone to write to", folder.display());

@@ -11,13 +11,14 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 use super::{
-    files, listener,
+    files, listener, procfs,
     safe_path::{self, Refusal, Use},
 };
 use crate::supervisor::Pid;
@@ -144,6 +145,10 @@ fn root_alone(path: &Path) -> Result<(), ControlError> {
     }
 }
 
+/// How often, and after which pause, a lock is tried again whose holder is not the one that it names.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// The lock on a control path. Held for the life of the master; its file goes
 /// with it.
 #[derive(Debug)]
@@ -160,6 +165,7 @@ impl Lock {
     pub fn take(control: &Path, name: &str) -> Result<Self, ControlError> {
         let path = control.with_extension("lock");
         let failed = |error: io::Error| ControlError::Lock(path.clone(), error);
+        let mut tries = TRIES;
         loop {
             let file = OpenOptions::new()
                 .read(true)
@@ -174,10 +180,16 @@ impl Lock {
                 Ok(locked) => locked,
                 Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
                     let text = files::rest(&file, PID_LENGTH).unwrap_or_default();
-                    let text = String::from_utf8_lossy(&text);
+                    let pid = String::from_utf8_lossy(&text).trim().parse().ok().map(Pid);
+                    if tries > 0 && !pid.is_some_and(procfs::is_alive) {
+                        // It holds it for a moment, to remove what a killed master left; or it has not written its number.
+                        tries -= 1;
+                        std::thread::sleep(PAUSE);
+                        continue;
+                    }
                     return Err(ControlError::Taken {
                         name: name.to_owned(),
-                        pid: text.trim().parse().ok().map(Pid),
+                        pid,
                         path: control.to_owned(),
                     });
                 }
@@ -228,6 +240,64 @@ impl Drop for Lock {
         if inode(&self.path).is_some_and(|there| Some(there) == self.inode()) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The lock of a master that was killed. While this value lives nobody starts under the name.
+#[derive(Debug)]
+pub struct Abandoned {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl Abandoned {
+    /// `None`: somebody holds it, or it is none.
+    pub fn take(path: &Path) -> Option<Self> {
+        let file = open_lock(path).ok()?;
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        let meta = file.metadata().ok()?;
+        let path = path.to_owned();
+        (inode(&path) == Some((meta.dev(), meta.ino()))).then_some(Self { path, file })
+    }
+
+    /// Removes its file, the last one of the name.
+    pub fn remove(self) -> bool {
+        let removed = fs::remove_file(&self.path).is_ok();
+        drop(self.file);
+        removed
+    }
+}
+
+/// Whether somebody holds this lock, or nobody can tell. Root looks only where it alone can change the path.
+pub fn is_held(path: &Path) -> bool {
+    let look = || {
+        let file = open_lock(path)?;
+        Ok(Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+    };
+    match Use::option(None).run(path, look) {
+        Ok(held) => held,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    // The look before the open is for devices, which do something then.
+    files::is_regular(&fs::symlink_metadata(path)?).map_err(io::Error::other)?;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// Removes a socket on which nobody listens. Whether there is none any more.
+pub fn remove_stale_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => {
+            is_stale(path).unwrap_or(false) && fs::remove_file(path).is_ok()
+        }
+        Ok(_) => false,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

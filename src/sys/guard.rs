@@ -293,6 +293,17 @@ pub fn relieve_predecessor(path: &Path, limit: Duration) -> Predecessor {
     }
 }
 
+/// Whether a killed master left anybody: its guard, or workers that nobody guards. `path` is the guard's file.
+pub fn left_somebody(path: &Path) -> bool {
+    if super::control_dir::is_held(path) {
+        return true;
+    }
+    match files::read_text(path, MAX_FILE) {
+        Ok(text) => (text.lines().skip(1).filter_map(Orphan::read)).any(Orphan::lives),
+        Err(_) => path.exists(),
+    }
+}
+
 static SUCCESSOR: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn successor_came(_: libc::c_int) {

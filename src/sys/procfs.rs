@@ -92,6 +92,27 @@ pub fn command_line(pid: Pid) -> Option<String> {
     )
 }
 
+/// Those of these texts that the command line of a process holds, of whatever user. `None`: nobody can tell.
+pub fn in_command_lines(texts: &[String]) -> Option<BTreeSet<&str>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(line) = pid.and_then(|pid| command_line(Pid(pid))) else {
+            continue;
+        };
+        found.extend(
+            texts
+                .iter()
+                .filter(|text| line.contains(*text))
+                .map(String::as_str),
+        );
+    }
+    Some(found)
+}
+
 /// One line of `/proc/PID/FILE` that begins with a name, without it.
 fn line_of(pid: Pid, file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
