@@ -20,7 +20,6 @@ use crate::{
         control_dir, files,
         identity::{Identity, is_root},
         listener::Endpoint,
-        startup,
     },
 };
 
@@ -28,6 +27,7 @@ mod admin;
 mod bind;
 pub mod dotenv;
 mod error;
+mod output;
 mod signal;
 
 pub use admin::Admin;
@@ -149,14 +149,8 @@ impl Config {
             identity: Identity::find(args.host.user.as_deref(), args.host.group.as_deref())?,
             ..Self::again(args, pwd)?
         };
-        // Who holds a file's descriptor can empty and overwrite it, whoever owns the file (ftruncate(2)).
-        let other = config.identity.as_ref().and_then(Identity::account);
-        if config.output.is_none() && other.is_some() && startup::prints_to_files() {
-            config.output = Some(logs::Plan {
-                prefix: false,
-                json: false,
-                file: None,
-            });
+        if config.output.is_none() {
+            config.output = output::instead_of_files(config.identity.as_ref());
         }
         let cwd = &config.launch.cwd;
         let path = cwd.clone();
@@ -287,7 +281,7 @@ impl Config {
                 .map(|path| absolute(pwd, path)),
             pre_stop: args.host.pre_stop,
             watch: watching(args).then(|| args.host.watch.clone()),
-            output: output(args, pwd)?,
+            output: output::output(args, pwd)?,
             admin: admin::admin(&args.admin, pwd)?,
             request_metrics: !args.admin.no_request_metrics,
             identity: None,
@@ -354,22 +348,6 @@ fn workers(option: Option<&str>) -> Result<u32, ConfigError> {
 pub fn cpus() -> u32 {
     std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1).min(MAX_WORKERS))
-}
-
-fn output(args: &RunArgs, pwd: &Path) -> Result<Option<logs::Plan>, ConfigError> {
-    let given = args.logs.log_file.as_ref();
-    let given = given.filter(|path| !path.as_os_str().is_empty());
-    let wrong = |path: &Path, why| ConfigError::LogFile(path.to_owned(), why);
-    let path = given
-        .map(|path| logs::PathPlan::new(pwd.join(path)).map_err(|why| wrong(path, why)))
-        .transpose()?;
-    Ok(
-        (args.logs.log_prefix || path.is_some()).then(|| logs::Plan {
-            prefix: args.logs.log_prefix,
-            json: args.logs.log_format == LogFormat::Json,
-            file: path,
-        }),
-    )
 }
 
 fn health_path(path: Option<&str>) -> Result<Option<String>, ConfigError> {

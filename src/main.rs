@@ -176,7 +176,7 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
         Err(error) => return usage(&loaded.located(&error)),
     };
     sys::startup::reset_limits();
-    sys::startup::append_to_files();
+    sys::terminal::append_to_files();
     log(config.log);
     if config.identity.as_ref().is_some_and(|who| who.uid == 0) {
         tracing::warn!(

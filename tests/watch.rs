@@ -1,10 +1,11 @@
 //! Promise: with --watch a change of the app's files is a reload, what git ignores and `node_modules` is not, a mistake is
 //! shown and costs nothing, and a first start that fails waits for the next change.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
-use crate::common::{self, BOOT, Launch, Master, wait_until};
+use crate::common::{self, BOOT, Dead, Launch, Master, wait_until};
 
 struct Project(tempfile::TempDir);
 
@@ -140,6 +141,138 @@ fn a_first_start_that_fails_waits_for_the_next_change() {
     master.signal(nix::sys::signal::Signal::SIGINT);
     assert_eq!(master.wait_exit().code(), Some(3), "{}", master.log());
     master.finish();
+}
+
+#[test]
+fn patterns_of_folders_inside_and_above_count_as_in_git() {
+    let above = common::scratch();
+    fs::create_dir(above.path().join(".git")).expect("a repository");
+    fs::create_dir_all(above.path().join(".git/info")).expect("a folder");
+    fs::write(above.path().join(".git/info/exclude"), "private.js\n").expect("written");
+    fs::write(above.path().join(".gitignore"), "*.tmp.js\n/app/out/\n").expect("written");
+    let app = above.path().join("app");
+    for folder in ["out", "lib/out"] {
+        fs::create_dir_all(app.join(folder)).expect("a folder");
+    }
+    let project = Project(above);
+    let write = |name: &str| project.write(&format!("app/{name}"), "");
+    fs::write(app.join("lib/.gitignore"), "/inner.js\n!kept.tmp.js\n").expect("written");
+    fs::write(
+        app.join("app.js"),
+        "require('http').createServer((_, res) => res.end()).listen(0)",
+    )
+    .expect("written");
+    let mut master = Launch::new(app.join("app.js"))
+        .cwd(&app)
+        .option("--watch")
+        .start();
+    master.wait_ready(1);
+    let mut told = vec![];
+    for ignored in [
+        "private.js",
+        "x.tmp.js",
+        "out/x.js",
+        "lib/inner.js",
+        "lib/x.tmp.js",
+    ] {
+        write(ignored);
+    }
+    for counts in ["inner.js", "lib/kept.tmp.js", "lib/out/x.js"] {
+        write(counts);
+        told.push(counts.rsplit('/').next().expect("a name").to_owned());
+        wait_until("a reload", BOOT, || {
+            (changes(&master).len() >= told.len()).then_some(())
+        });
+        assert_eq!(changes(&master), told);
+    }
+    master.stop();
+}
+
+#[test]
+fn a_fifo_or_a_device_as_gitignore_stops_neither_the_start_nor_the_master() {
+    let project = Project::new("one");
+    fs::remove_file(project.path(".gitignore")).expect("removed");
+    let fifo = |path: PathBuf| {
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    };
+    fifo(project.path(".gitignore"));
+    symlink("/dev/zero", project.path("lib/.gitignore")).expect("a link");
+    let mut master = project.launch("--watch").start();
+    master.wait_ready(1);
+    wait_answer(&master, "one");
+    let skipped = || master.log().matches("gitignore_skipped").count();
+    assert_eq!(skipped(), 2, "{}", master.log());
+    // A folder that is new, and complete when it is seen.
+    let other = common::scratch();
+    fs::create_dir(other.path().join("new")).expect("a folder");
+    fifo(other.path().join("new/.gitignore"));
+    fs::rename(other.path().join("new"), project.path("renamed")).expect("renamed");
+    symlink(project.path("renamed"), project.path("linked")).expect("a link");
+    wait_until("the look at it", BOOT, || (skipped() >= 3).then_some(()));
+    project.answer("two");
+    wait_answer(&master, "two");
+    master.stop();
+}
+
+#[test]
+fn files_are_watched_with_the_rights_of_the_user() {
+    if !common::can_be_somebody_else() {
+        return;
+    }
+    let project = Project::new("one");
+    fs::set_permissions(project.0.path(), Permissions::from_mode(0o755)).expect("chmod");
+    // What root alone can read would ignore all.
+    let secret = common::scratch();
+    fs::write(secret.path().join("all"), "*.js\n").expect("written");
+    fs::remove_file(project.path(".gitignore")).expect("removed");
+    symlink(secret.path().join("all"), project.path(".gitignore")).expect("a link");
+    let mut master = project
+        .launch("--watch")
+        .options(["--user", "nobody"])
+        .start();
+    master.wait_ready(1);
+    wait_answer(&master, "one");
+    project.answer("two");
+    wait_answer(&master, "two");
+    master.stop();
+}
+
+#[test]
+fn a_folder_that_does_not_answer_stops_nobody() {
+    let dead = common::scratch();
+    let Some(dead) = Dead::mount(dead.path().join("dead")) else {
+        return;
+    };
+    let project = Project::new("one");
+    let mut master = project.launch("--watch").start();
+    master.wait_ready(1);
+    symlink(dead.path(), project.path("linked")).expect("a link");
+    wait_until("the look at it", BOOT, || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", master.pid())).ok()?;
+        let mut tasks = tasks.flatten().map(|task| task.path());
+        tasks.find(|task| {
+            let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+            read("comm").trim() == "watch" && read("wchan").contains("fuse")
+        })
+    });
+    wait_answer(&master, "one");
+    assert_eq!(master.command(&["reload"]).status.code(), Some(0));
+    // execve(2) would wait for the thread.
+    let told = master.command(&["upgrade"]);
+    assert_ne!(told.status.code(), Some(0), "{told:?}");
+    wait_answer(&master, "one");
+    master.stop();
+}
+
+#[test]
+fn a_folder_that_does_not_answer_fails_the_start() {
+    let project = Project::new("one");
+    let Some(_dead) = Dead::mount(project.path("dead")) else {
+        return;
+    };
+    let ended = project.launch("--watch").run();
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("does not answer"), "{}", ended.log);
 }
 
 #[test]

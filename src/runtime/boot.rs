@@ -124,11 +124,17 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
         let handed = handed.map_err(|e| BootError::System("keep the sockets", e))?;
         let verdict = Box::pin(run_once(config.clone(), handed)).await?;
         let failed = matches!(verdict.code, ExitCode::BootFailed | ExitCode::NeverReady);
-        let Some(globs) = config.watch.as_deref().filter(|_| failed) else {
+        if !failed {
+            return Ok(verdict);
+        }
+        let mut signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
+        let watch = tokio::select! {
+            watch = Watch::start(&config) => watch.map_err(BootError::Watch)?,
+            () = signals.ended() => None,
+        };
+        let Some(mut watch) = watch else {
             return Ok(verdict);
         };
-        let mut signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
-        let mut watch = Watch::start(&config.launch, globs).map_err(BootError::Watch)?;
         info!("waiting for a change");
         let changed = tokio::select! {
             path = watch.changed() => path,
@@ -154,12 +160,10 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     let Some(release) = first_release(&config, &mut signals).await? else {
         return Ok(STOPPED);
     };
-    let watch = config
-        .watch
-        .as_deref()
-        .map(|globs| Watch::start(&config.launch, globs))
-        .transpose()
-        .map_err(BootError::Watch)?;
+    let watch = tokio::select! {
+        watch = Watch::start(&config) => watch.map_err(BootError::Watch)?,
+        () = signals.stopped() => return Ok(STOPPED),
+    };
     if config.control_is_default
         && let Some(folder) = config.control.parent()
     {
@@ -223,7 +227,9 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     std::env::set_current_dir("/").map_err(|e| BootError::System("change to /", e))?;
 
     let (requests_in, requests) = mpsc::channel(REQUESTS);
-    follow(watch, &requests_in);
+    if let Some(watch) = watch {
+        tokio::spawn(watch.pass_on(requests_in.clone()));
+    }
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     info!(
         name = config.name,
@@ -283,12 +289,14 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     let (hold, mut world) = upgrade::take_over(&mut state, &inbox_in)?;
     world.admin = admin_address(&hold);
-    if let Some(globs) = world.config.watch.as_deref() {
-        match Watch::start(&world.config.launch, globs) {
-            Ok(watch) => follow(Some(watch), &requests_in),
+    let (config, watchers) = (world.config.clone(), requests_in.clone());
+    tokio::spawn(async move {
+        match Watch::start(&config).await {
+            Ok(Some(watch)) => watch.pass_on(watchers).await,
+            Ok(None) => {}
             Err(error) => warn!(error, "files are not watched any more"),
         }
-    }
+    });
     let api = Api {
         requests: requests_in,
         happenings: world.bus.readers(),
@@ -340,19 +348,6 @@ fn serve(hold: &Hold, api: &Api) -> Result<Serving, BootError> {
 fn admin_address(hold: &Hold) -> Option<SocketAddr> {
     let (listener, _) = hold.admin.as_ref()?;
     listener.local_addr().ok()
-}
-
-/// Passes changes of the app's files on to the loop.
-fn follow(watch: Option<Watch>, requests: &mpsc::Sender<admin::Request>) {
-    let Some(mut watch) = watch else { return };
-    let changes = requests.clone();
-    tokio::spawn(async move {
-        while let Some(path) = watch.changed().await {
-            if changes.send(admin::Request::Changed(path)).await.is_err() {
-                return;
-            }
-        }
-    });
 }
 
 fn first(release: Release) -> BTreeMap<Generation, Release> {

@@ -2,32 +2,48 @@
 //!
 //! Only folders that git does not ignore are watched, `node_modules` never; so
 //! the walk is short and the kernel's watches are few.
+//!
+//! All of it happens on a thread of its own, with the rights of `--user`: whoever can write to the folder could make it
+//! wait, or lead it elsewhere.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "for development: a slow file system stops the master there"
+    reason = "the thread of `Watch::start` runs all that looks at files"
 )]
 
 use std::{
     collections::HashSet,
     ffi::OsStr,
+    fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
-use ignore::{
-    WalkBuilder,
-    gitignore::{Gitignore, GitignoreBuilder},
-    overrides::{Override, OverrideBuilder},
-};
+use ignore::overrides::{Override, OverrideBuilder};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
-    sync::mpsc::{self, Receiver},
-    time::{Instant, timeout_at},
+    sync::{mpsc, oneshot},
+    time::timeout,
 };
 use tracing::warn;
 
-use crate::{config::Launch, sys::limits};
+use crate::{
+    admin::Request,
+    config::{Config, Launch},
+    names,
+    supervisor::Policy,
+    sys::{identity::Identity, limits},
+};
+
+mod ignored;
+
+use ignored::Ignored;
 
 /// A change is complete when nothing has happened for so long.
 const SILENCE: Duration = Duration::from_millis(8);
@@ -42,26 +58,139 @@ const EXTENSIONS: [&str; 12] = [
     "js", "cjs", "mjs", "jsx", "ts", "cts", "mts", "tsx", "json", "node", "wasm", "env",
 ];
 
-/// The app's files under watch.
+/// Threads that look at files at this moment.
+static LOOKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a thread looks at files, or waits for a file system that does not answer.
+pub(super) fn is_looking() -> bool {
+    LOOKING.load(Ordering::Acquire) > 0
+}
+
+struct Looking(());
+
+impl Looking {
+    fn begin() -> Self {
+        LOOKING.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        LOOKING.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What the thread is told.
+enum Told {
+    Happened(EventKind, PathBuf),
+    /// Nobody wants to know any more.
+    End,
+}
+
+/// The app's files under watch, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
+    changes: mpsc::Receiver<PathBuf>,
+    tell: SyncSender<Told>,
+    over: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Watches the working directory, and the script's folder if that is elsewhere; `None` without `--watch`.
+    ///
+    /// # Errors
+    /// What is wrong, and with what: a glob, the kernel's limit of watches, a file system that does not answer.
+    pub(super) async fn start(config: &Config) -> Result<Option<Self>, String> {
+        let Some(globs) = config.watch.clone() else {
+            return Ok(None);
+        };
+        let launch = config.launch.clone();
+        let worker = config.identity.as_ref().and_then(Identity::account);
+        let failed =
+            |error: io::Error| format!("failed to start a thread that watches files: {error}");
+        let (tell, events) = sync_channel(QUEUE);
+        // One that nobody has taken yet is a change that is being told already.
+        let (told, changes) = mpsc::channel(1);
+        let (ready_in, ready) = oneshot::channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let watch = Self {
+            changes,
+            tell: tell.clone(),
+            over: Arc::clone(&over),
+        };
+        let folder = launch.cwd.clone();
+        let look = move || {
+            let rights = worker.map_or(Ok(()), |worker| worker.assume());
+            let files = rights
+                .map_err(|error| format!("failed to watch files as --user: {error}"))
+                .and_then(|()| Files::find(&launch, &globs, tell, events));
+            match files {
+                Ok(mut files) => {
+                    // Nobody awaits it any more after a stop; then the next line ends it.
+                    let _ = ready_in.send(Ok(()));
+                    files.follow(&told, &over);
+                }
+                Err(error) => drop(ready_in.send(Err(error))),
+            }
+        };
+        let thread = thread::Builder::new().name("watch".to_owned());
+        thread.spawn(look).map_err(failed)?;
+        match timeout(Policy::PREPARATION, ready).await {
+            Ok(Ok(result)) => result.map(|()| Some(watch)),
+            Ok(Err(_)) => Err("failed to watch files: the thread ended".to_owned()),
+            Err(_) => Err(format!(
+                "failed to watch the files in {} within {}: its file system does not answer (a dead NFS server, FUSE?)",
+                folder.display(),
+                names::duration(Policy::PREPARATION)
+            )),
+        }
+    }
+
+    /// Waits for a change, until it is complete. Returns the first file of it.
+    pub(super) async fn changed(&mut self) -> Option<PathBuf> {
+        self.changes.recv().await
+    }
+
+    /// Passes changes on to the loop.
+    pub(super) async fn pass_on(mut self, requests: mpsc::Sender<Request>) {
+        while let Some(path) = self.changed().await {
+            if requests.send(Request::Changed(path)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Where the queue is full the thread sees the flag.
+        let _ = self.tell.try_send(Told::End);
+    }
+}
+
+/// The thread's side.
+struct Files {
     watcher: RecommendedWatcher,
-    events: Receiver<(EventKind, PathBuf)>,
+    events: Receiver<Told>,
     watched: HashSet<PathBuf>,
-    ignored: Gitignore,
+    root: PathBuf,
+    ignored: Ignored,
     wanted: Option<Override>,
     env_file: Option<PathBuf>,
 }
 
-impl Watch {
-    /// Watches the working directory, and the script's folder if that is elsewhere.
-    ///
-    /// # Errors
-    /// What is wrong, and with what: a glob, or the kernel's limit of watches.
-    pub(super) fn start(launch: &Launch, globs: &[String]) -> Result<Self, String> {
+impl Files {
+    fn find(
+        launch: &Launch,
+        globs: &[String],
+        tell: SyncSender<Told>,
+        events: Receiver<Told>,
+    ) -> Result<Self, String> {
+        let _looking = Looking::begin();
         let root = real(&launch.cwd);
         let script = launch.script.parent().map(real);
-        let (tell, events) = mpsc::channel(QUEUE);
         // notify panics where its thread cannot be started.
         limits::can_start_thread()
             .map_err(|error| format!("failed to start a thread that watches files: {error}"))?;
@@ -69,7 +198,7 @@ impl Watch {
             let Ok(event) = event else { return };
             for path in event.paths {
                 // A full queue is a change that is being told already.
-                let _ = tell.try_send((event.kind, path));
+                let _ = tell.try_send(Told::Happened(event.kind, path));
             }
         })
         .map_err(|error| format!("failed to watch files: {error}"))?;
@@ -85,31 +214,27 @@ impl Watch {
             }
             Some(builder.build().map_err(|error| error.to_string())?)
         };
-        let mut ignored = GitignoreBuilder::new(&root);
-        let folders = walk(&root);
-        for folder in &folders {
-            // A missing file is none.
-            let _ = ignored.add(folder.join(".gitignore"));
-        }
-        let mut watch = Self {
+        let mut files = Self {
             watcher,
             events,
             watched: HashSet::new(),
-            ignored: ignored.build().map_err(|error| error.to_string())?,
+            ignored: Ignored::above(&root),
+            root,
             wanted,
             env_file: launch.env_file.as_deref().map(real),
         };
-        for folder in folders {
-            watch.add(folder)?;
+        let root = files.root.clone();
+        for folder in files.walk(&root) {
+            files.add(folder)?;
         }
         let others = [
             script,
-            watch.env_file.as_deref().and_then(Path::parent).map(real),
+            files.env_file.as_deref().and_then(Path::parent).map(real),
         ];
         for folder in others.into_iter().flatten() {
-            watch.add(folder)?;
+            files.add(folder)?;
         }
-        Ok(watch)
+        Ok(files)
     }
 
     fn add(&mut self, folder: PathBuf) -> Result<(), String> {
@@ -139,31 +264,45 @@ impl Watch {
         }
     }
 
-    /// Waits for a change, until it is complete. Returns the first file of it.
-    pub(super) async fn changed(&mut self) -> Option<PathBuf> {
-        let first = loop {
-            let (kind, path) = self.events.recv().await?;
-            if self.counts(kind, &path) {
-                break path;
-            }
-        };
-        let latest = Instant::now() + LONGEST;
-        let mut until = Instant::now() + SILENCE;
-        while let Ok(Some((kind, path))) = timeout_at(until.min(latest), self.events.recv()).await {
-            if self.counts(kind, &path) {
-                until = Instant::now() + SILENCE;
+    /// Tells changes until nobody wants them.
+    fn follow(&mut self, told: &mpsc::Sender<PathBuf>, over: &AtomicBool) {
+        let mut first: Option<PathBuf> = None;
+        // When the change is told, at the latest; when it is told if nothing happens any more.
+        let (mut latest, mut until) = (Instant::now(), Instant::now());
+        while !over.load(Ordering::Relaxed) {
+            let event = if first.is_none() {
+                self.events.recv().ok()
+            } else {
+                let left = until.min(latest).saturating_duration_since(Instant::now());
+                self.events.recv_timeout(left).ok()
+            };
+            match (event, first.take()) {
+                (Some(Told::Happened(kind, path)), before) => {
+                    let counts = self.counts(kind, &path);
+                    let now = Instant::now();
+                    if counts {
+                        until = now + SILENCE;
+                    }
+                    if counts && before.is_none() {
+                        latest = now + LONGEST;
+                    }
+                    first = before.or_else(|| counts.then_some(path));
+                }
+                // A change that is being told includes this one.
+                (None, Some(path)) => drop(told.try_send(path)),
+                (Some(Told::End) | None, _) => return,
             }
         }
-        Some(first)
     }
 
     fn counts(&mut self, kind: EventKind, path: &Path) -> bool {
         if matches!(kind, EventKind::Access(_)) {
             return false;
         }
+        let _looking = Looking::begin();
         if kind.is_create() && path.is_dir() {
             // Files may be in it already.
-            let folders = walk(path);
+            let folders = self.walk(path);
             let mut files = folders
                 .iter()
                 .filter_map(|f| f.read_dir().ok())
@@ -184,12 +323,7 @@ impl Watch {
         if self.env_file.as_deref() == Some(path) {
             return true;
         }
-        if path.starts_with(self.ignored.path())
-            && self
-                .ignored
-                .matched_path_or_any_parents(path, false)
-                .is_ignore()
-        {
+        if path.starts_with(&self.root) && self.ignored.ignores_file(path) {
             return false;
         }
         if let Some(globs) = &self.wanted {
@@ -202,24 +336,30 @@ impl Watch {
             // Editors keep their own files beside ours: `.#x.js`.
             || (EXTENSIONS.contains(&extension) && !name.starts_with('.'))
     }
+
+    /// The folders of a tree that git does not ignore, but for `node_modules` and hidden ones.
+    fn walk(&mut self, root: &Path) -> Vec<PathBuf> {
+        let mut found = vec![];
+        let mut left = vec![root.to_owned()];
+        while let Some(folder) = left.pop() {
+            self.ignored.read(&folder);
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let (path, name) = (entry.path(), entry.file_name());
+                if found.len() + left.len() < FOLDERS
+                    && entry.file_type().is_ok_and(|kind| kind.is_dir())
+                    && name != "node_modules"
+                    && !name.as_encoded_bytes().starts_with(b".")
+                    && !self.ignored.ignores(&path, true)
+                {
+                    left.push(path);
+                }
+            }
+            found.push(folder);
+        }
+        found
+    }
 }
 
 fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
-}
-
-/// The folders of a tree that git does not ignore, but for `node_modules` and hidden ones.
-fn walk(root: &Path) -> Vec<PathBuf> {
-    WalkBuilder::new(root)
-        .require_git(false)
-        .follow_links(false)
-        .filter_entry(|entry| {
-            entry.file_type().is_some_and(|kind| kind.is_dir())
-                && entry.file_name() != "node_modules"
-        })
-        .build()
-        .flatten()
-        .map(ignore::DirEntry::into_path)
-        .take(FOLDERS)
-        .collect()
 }

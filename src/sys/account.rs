@@ -166,8 +166,12 @@ impl Account {
         }
     }
 
-    /// For this thread alone: the system calls, and not glibc's functions, which change all threads.
-    fn assume(&self) -> io::Result<()> {
+    /// For this thread alone, and for those that it starts, for as long as they run: the system calls, and not glibc's
+    /// functions, which change all threads.
+    ///
+    /// # Errors
+    /// The errno of `setgroups(2)`; `EPERM` where the others are refused.
+    pub fn assume(&self) -> io::Result<()> {
         let refused = || io::Error::from_raw_os_error(libc::EPERM);
         // SAFETY: setgroups reads as many numbers as it is told there are; the others take numbers.
         #[expect(unsafe_code)]

@@ -4,17 +4,11 @@
 //! Descriptors that the parent left open stay open in the master: `flock -F` and `setlock` hold a lock
 //! by one. They are close-on-exec, so no child gets them.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    sync::OnceLock,
-};
+use std::sync::OnceLock;
 
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    sys::{
-        resource::{Resource, getrlimit, setrlimit},
-        stat::{Mode, SFlag, fstat, umask},
-    },
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
 };
 
 /// The master's umask: only its user writes to the files that it makes.
@@ -66,34 +60,6 @@ pub fn reset_limits() {
         umask: umask(UMASK),
         files: raise_files(),
     });
-}
-
-/// Whether stdout or stderr is a regular file.
-pub fn prints_to_files() -> bool {
-    !files_printed_to().is_empty()
-}
-
-/// Appends to stdout and stderr where they are files (`2>file`): after somebody has emptied the file, as logrotate's
-/// `copytruncate` does, lines go to its beginning and not behind a gap of zeros.
-pub fn append_to_files() {
-    for fd in files_printed_to() {
-        let flags = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-        // Without it lines go where the offset is.
-        let _ = flags.and_then(|flags| fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_APPEND)));
-    }
-}
-
-fn files_printed_to() -> Vec<OwnedFd> {
-    let standard = [
-        std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned(),
-    ];
-    let is_file = |fd: &OwnedFd| {
-        let kind =
-            fstat(fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()));
-        kind == Ok(SFlag::S_IFREG)
-    };
-    standard.into_iter().flatten().filter(is_file).collect()
 }
 
 /// The soft limit as it was.

@@ -1,11 +1,15 @@
-//! The terminal that the master was started in, if any.
+//! The terminal that the master was started in, if any, and the files that it prints to.
 
 use std::{
     io::IsTerminal,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::{SFlag, fstat},
+};
 
 /// A terminal, kept to learn whether it went away.
 #[derive(Debug)]
@@ -45,4 +49,32 @@ pub fn takes_bytes(fd: impl AsFd) -> bool {
 pub fn wait_writable(fd: impl AsFd) {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
     let _ = poll(&mut fds, PollTimeout::from(1000u16));
+}
+
+/// Whether stdout or stderr is a regular file.
+pub fn prints_to_files() -> bool {
+    !files_printed_to().is_empty()
+}
+
+/// Appends to stdout and stderr where they are files (`2>file`): after somebody has emptied the file, as logrotate's
+/// `copytruncate` does, lines go to its beginning and not behind a gap of zeros.
+pub fn append_to_files() {
+    for fd in files_printed_to() {
+        let flags = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        // Without it lines go where the offset is.
+        let _ = flags.and_then(|flags| fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_APPEND)));
+    }
+}
+
+fn files_printed_to() -> Vec<OwnedFd> {
+    let standard = [
+        std::io::stdout().as_fd().try_clone_to_owned(),
+        std::io::stderr().as_fd().try_clone_to_owned(),
+    ];
+    let is_file = |fd: &OwnedFd| {
+        let kind =
+            fstat(fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()));
+        kind == Ok(SFlag::S_IFREG)
+    };
+    standard.into_iter().flatten().filter(is_file).collect()
 }

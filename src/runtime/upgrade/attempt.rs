@@ -23,7 +23,10 @@ use super::{
 use crate::{
     admin::{Api, UpgradeReply, UpgradeView, UpgradeWish},
     logs::{Held, OwnLog},
-    runtime::master::{Inputs, Master},
+    runtime::{
+        master::{Inputs, Master},
+        watch,
+    },
     sys::{
         handover, path_thread, process,
         safe_path::{self, Refusal},
@@ -183,6 +186,10 @@ impl Master {
         if self.world.preparer.is_reading() {
             // Its thread would have to end before the program can be replaced.
             let why = "files of a release are being read, or their file system does not answer";
+            return Some(Hindrance::Later(why));
+        }
+        if watch::is_looking() {
+            let why = "watched files are being looked at, or their file system does not answer";
             return Some(Hindrance::Later(why));
         }
         self.world
