@@ -181,3 +181,34 @@ fn the_shims_of_killed_masters_do_not_pile_up() {
     orphaned.forget();
     lives.stop();
 }
+
+#[test]
+fn a_shim_whose_folders_are_removed_is_written_again() {
+    let private = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /run && exec \"$@\"",
+        "sh",
+    ];
+    let allowed = std::process::Command::new(private[0])
+        .args(&private[1..])
+        .arg("true")
+        .status();
+    if !is_root() || !allowed.is_ok_and(|status| status.success()) {
+        return skip("not root, or no mount namespace of its own");
+    }
+    let launch = Launch::new("estranged.js").node(Node::V24).workers(1);
+    let mut master = launch.under(private).start();
+    let worker = master.wait_ready(1)[0].process();
+    let shim = shim_of(worker);
+    let open = shim
+        .parent()
+        .and_then(|open| open.strip_prefix("/").ok())
+        .expect("a folder");
+    // The end of the last other master removes it as well.
+    fs::remove_dir_all(Path::new(&format!("/proc/{worker}/root")).join(open)).expect("removed");
+    crate::deploys::reload(&master);
+    master.stop();
+}

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::sys::identity::{Identity, is_root, others_reach};
 
 const NAME: &str = "shim.cjs";
+/// How often the folder that masters share is made again: others remove it when they end.
+const REMADE: u32 = 3;
 
 /// A module of the shim inside of the one file: its `require` finds the modules before it, then Node's own.
 macro_rules! module {
@@ -133,7 +135,18 @@ impl ShimFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        fs::DirBuilder::new().mode(0o755).create(&self.folder)?;
+        let create = || fs::DirBuilder::new().mode(0o755).create(&self.folder);
+        let mut folder = create();
+        for _ in 0..REMADE {
+            let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+            if !folder.as_ref().is_err_and(gone) || self.folder.parent() != Some(&open_path()) {
+                break;
+            }
+            // The last other master that ended has removed it.
+            open_folder()?;
+            folder = create();
+        }
+        folder?;
         // The mode that was asked for, whatever the umask: other users read it.
         fs::set_permissions(&self.folder, Permissions::from_mode(0o755))?;
         let mut file = fs::OpenOptions::new()
