@@ -5,10 +5,12 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::common::{Addr, Launch, Node, list, on_every_node};
+use crate::common::{Addr, BOOT, Launch, Master, Node, list, on_every_node, wait_until};
 use crate::deploys::reload;
+use crate::root_paths::{Ground, give};
 
 fn modes_are_those_that_the_app_asks_for(node: Node) {
     for (options, all) in [
@@ -109,4 +111,104 @@ fn a_full_socket_at_the_control_path_is_in_use() {
     assert_eq!(master.wait_exit().code(), Some(2), "{}", master.log());
     assert!(control.exists(), "it is its owner's");
     master.forget();
+}
+
+/// How often the log has this event.
+fn told(master: &Master, event: &str) -> usize {
+    master.log().matches(&format!("event=\"{event}\"")).count()
+}
+
+fn answers(path: &Path) -> Option<()> {
+    let addr = Addr::Unix(path.to_owned());
+    addr.try_request("GET", "/").ok().map(drop)
+}
+
+#[test]
+fn a_path_that_somebody_removed_is_put_back() {
+    let launch = Launch::new("listens.js").workers(1);
+    let asked = launch.dir.path().join("asked.sock");
+    let declared = launch.dir.path().join("declared.sock");
+    let listen = serde_json::json!({ "path": asked }).to_string();
+    let bind = format!("unix:{}", declared.display());
+    let mut master = launch
+        .env("LISTEN", listen)
+        .options(["-b", &bind, "--ready", "online"])
+        .start();
+    master.wait_ready(1);
+    wait_until("the socket", BOOT, || answers(&asked));
+    for path in [&asked, &declared] {
+        let inode = fs::metadata(path).expect("a socket").ino();
+        fs::remove_file(path).expect("removed");
+        let found = wait_until("the path", BOOT, || fs::metadata(path).ok());
+        assert_eq!(found.ino(), inode);
+    }
+    assert_eq!(answers(&asked), Some(()));
+    wait_until("both lines", BOOT, || {
+        (told(&master, "socket_path_restored") == 2).then_some(())
+    });
+    // The next program looks after it too.
+    assert!(master.command(&["upgrade"]).status.success());
+    fs::remove_file(&asked).expect("removed");
+    wait_until("the path", BOOT, || answers(&asked));
+    master.stop();
+    assert!(!asked.exists() && !declared.exists(), "left behind");
+}
+
+#[test]
+fn what_takes_the_place_of_a_path_is_told_and_left_alone() {
+    let launch = Launch::new("listens.js").workers(1);
+    let folder = launch.dir.path().join("run");
+    fs::create_dir(&folder).expect("a folder");
+    let path = folder.join("app.sock");
+    let listen = serde_json::json!({ "path": path }).to_string();
+    let mut master = launch.env("LISTEN", listen).start();
+    master.wait_ready(1);
+    let link = folder.join("link");
+    std::os::unix::fs::symlink("/nowhere", &link).expect("a link");
+    fs::rename(&link, &path).expect("replaced");
+    wait_until("the line", BOOT, || {
+        (told(&master, "socket_path_replaced") == 1).then_some(())
+    });
+    assert!(path.is_symlink());
+    fs::remove_file(&path).expect("removed");
+    wait_until("the path", BOOT, || answers(&path));
+    // Without its folder, and its second name in that, it cannot be put back.
+    let away = folder.with_file_name("away");
+    fs::rename(&folder, &away).expect("renamed");
+    wait_until("the line", BOOT, || {
+        (told(&master, "socket_path_lost") == 1).then_some(())
+    });
+    fs::rename(&away, &folder).expect("renamed");
+    assert_eq!(answers(&path), Some(()));
+    master.stop();
+}
+
+#[test]
+fn a_path_is_not_put_back_in_a_folder_of_roots() {
+    let Some(ground) = Ground::new() else { return };
+    let run = ground.app.join("run");
+    fs::create_dir(&run).expect("a folder");
+    give(&run);
+    let listen = serde_json::json!({ "path": run.join("app.sock") }).to_string();
+    let mut master = ground.launch("listens.js").env("LISTEN", listen).start();
+    master.wait_ready(1);
+    // Its second name is in a folder of root's, and a link of the app's leads there.
+    let spare = ".app.sock.rcluster";
+    fs::hard_link(run.join(spare), ground.secret.join(spare)).expect("a second name");
+    let link = ground.app.join("link");
+    std::os::unix::fs::symlink(&ground.secret, &link).expect("a link");
+    give(&link);
+    renameat2(
+        AT_FDCWD,
+        &link,
+        AT_FDCWD,
+        &run,
+        RenameFlags::RENAME_EXCHANGE,
+    )
+    .expect("swapped");
+    wait_until("the line", BOOT, || {
+        (told(&master, "socket_path_lost") == 1).then_some(())
+    });
+    assert_eq!(list(&ground.secret), [spare]);
+    master.stop();
 }

@@ -25,6 +25,7 @@ use super::{
     rights::Rights,
     shim_file::ShimFile,
     signals::Signals,
+    socket_keeper::Keeper,
     stale,
     upgrade::{self, Hold, Resumption, Serving, Upgrade},
     watch::Watch,
@@ -378,6 +379,7 @@ fn started_by(line: &Line) -> PathBuf {
 /// Runs it to its end, and says how that was.
 async fn conclude(master: Master, inputs: Inputs) -> Verdict {
     let logs = master.world.logs.clone();
+    let _keeper = Keeper::start(master.world.listeners.files.clone());
     let json = master.world.config.log.1 == LogFormat::Json;
     let verdict = master.run(inputs).await;
     match (&verdict.reason, verdict.code) {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
 
-use super::{manager, rights::Rights};
+use super::{manager, rights::Rights, socket_keeper::SocketFiles};
 use crate::{
     cli::Balance,
     ipc::bounds::MAX_KEYS,
@@ -111,6 +111,8 @@ pub(super) struct Listeners {
     by_key: BTreeMap<String, Listener>,
     groups: BTreeMap<GroupId, Group>,
     declared: Vec<Declared>,
+    /// To be looked after.
+    pub(super) files: SocketFiles,
     rights: Rights,
     backlog: i32,
     /// It was said that the kernel cuts it.
@@ -134,8 +136,15 @@ impl Listeners {
     fn add(&mut self, group: Group) -> GroupId {
         self.opened += 1;
         let id = GroupId(self.opened);
-        self.groups.insert(id, group);
+        self.insert_group(id, group);
         id
+    }
+
+    fn insert_group(&mut self, id: GroupId, group: Group) {
+        if let Some(file) = &group.file {
+            self.files.add(file.care());
+        }
+        self.groups.insert(id, group);
     }
 
     /// Binds what `--bind` declares, unless it is there already.

@@ -39,6 +39,7 @@ mod senses;
 mod sentries;
 mod shim_file;
 mod signals;
+mod socket_keeper;
 mod stale;
 mod start;
 pub mod turn_watchdog;

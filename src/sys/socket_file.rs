@@ -3,6 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::sys::stat::SFlag;
@@ -10,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
+    files::plain,
     listener::MAX_PATH,
     path_thread,
     safe_path::{Account, Place, Use},
@@ -21,7 +26,50 @@ use super::{
 /// second worker would so remove what the first has bound; the second name
 /// (a hard link) lets us put it back.
 #[derive(Debug)]
-pub struct SocketFile(SocketFileState);
+pub struct SocketFile(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: SocketFileState,
+    /// It is being removed.
+    over: AtomicBool,
+}
+
+/// Looks after a [`SocketFile`] as long as that lives.
+#[derive(Clone, Debug)]
+pub struct Care(Weak<Shared>);
+
+/// What became of a socket's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is there.
+    There,
+    /// Somebody removed it, and it was put back.
+    Restored,
+    /// Something else is in its place, which is left alone.
+    Replaced,
+    /// It cannot be put back.
+    Lost(String),
+}
+
+impl Care {
+    /// The path, and what became of it; `None` when it is not ours any more. Puts the path back if somebody has removed
+    /// it. May block: for the path thread, which removes it too.
+    pub fn look(&self) -> Option<(PathBuf, Fate)> {
+        let shared = self.0.upgrade()?;
+        if shared.over.load(Ordering::Acquire) {
+            return None;
+        }
+        let fate = shared.state.look();
+        let fate = fate.unwrap_or_else(|error| Fate::Lost(plain(&error)));
+        Some((shared.state.path.clone(), fate))
+    }
+
+    /// Whether there is still something to look after.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
 
 /// A [`SocketFile`] written out. It removes nothing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,7 +99,7 @@ impl SocketFile {
         }
         // Without it (a file system without hard links) the path cannot be put back; that is all.
         let _ = place.link(&spare);
-        Ok(Self(SocketFileState {
+        Ok(Self::new(SocketFileState {
             path: place.path().to_owned(),
             spare: place.path().with_file_name(spare.name()),
             inode: (stat.st_dev, stat.st_ino),
@@ -69,14 +117,24 @@ impl SocketFile {
 
     /// Written out, for the next program of this process.
     pub fn state(&self) -> SocketFileState {
-        self.0.clone()
+        self.0.state.clone()
+    }
+
+    /// To look after it.
+    pub fn care(&self) -> Care {
+        Care(Arc::downgrade(&self.0))
+    }
+
+    fn new(state: SocketFileState) -> Self {
+        let over = AtomicBool::new(false);
+        Self(Arc::new(Shared { state, over }))
     }
 
     /// The file that the program before this one made; from now on it is ours to remove. `worker`: whose rights workers
     /// have, if not ours.
     pub fn resume(state: SocketFileState, worker: Option<&Account>) -> Self {
         let how = state.how.or_else(|| Some(Use::option(worker)));
-        Self(SocketFileState { how, ..state })
+        Self::new(SocketFileState { how, ..state })
     }
 
     /// Adds permissions.
@@ -84,13 +142,13 @@ impl SocketFile {
     /// # Errors
     /// The errno of `chmod(2)`.
     pub(super) fn allow(&self, place: &Place, mode: u32) -> io::Result<()> {
-        place.add_mode(mode, self.0.inode)
+        place.add_mode(mode, self.0.state.inode)
     }
 
     /// A job that puts the path back if somebody has removed it, and adds permissions to it. Something else in its
     /// place is left alone.
     pub fn restore(&self, mode: u32) -> impl FnOnce() + Send + use<> {
-        let file = self.0.clone();
+        let file = self.0.state.clone();
         move || {
             // Nothing to do about a failure: the path is gone, as whoever removed it wanted.
             let _ = file.with_both(|place, spare| {
@@ -109,10 +167,26 @@ impl SocketFileState {
         stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode)
     }
 
-    fn with_both(
+    fn look(&self) -> io::Result<Fate> {
+        self.with_both(|place, spare| match place.stat() {
+            Ok(_) if self.is_ours(place) => {
+                if spare.stat().is_err() {
+                    // Without it the path cannot be put back; that is all.
+                    let _ = place.link(spare);
+                }
+                Ok(Fate::There)
+            }
+            Ok(_) => Ok(Fate::Replaced),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(_) if self.is_ours(spare) => spare.link(place).map(|()| Fate::Restored),
+            Err(_) => Ok(Fate::Lost("its second name was removed too".to_owned())),
+        })
+    }
+
+    fn with_both<T: Send>(
         &self,
-        work: impl FnOnce(&Place, &Place) -> io::Result<()> + Send,
-    ) -> io::Result<()> {
+        work: impl FnOnce(&Place, &Place) -> io::Result<T> + Send,
+    ) -> io::Result<T> {
         let how = self.how.as_ref().unwrap_or(&Use::Option(None));
         how.at(&self.path, |place| {
             let spare = self.spare.file_name().unwrap_or_default();
@@ -123,7 +197,8 @@ impl SocketFileState {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let file = self.0.clone();
+        self.0.over.store(true, Ordering::Release);
+        let file = self.0.state.clone();
         path_thread::run(move || {
             // Nothing to do about a failure on the way out.
             let _ = file.with_both(|place, spare| {

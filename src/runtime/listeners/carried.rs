@@ -206,7 +206,7 @@ impl Listeners {
             }
             let id = match s.id {
                 Some(id) => {
-                    all.groups.insert(id, group);
+                    all.insert_group(id, group);
                     id
                 }
                 None => all.add(group),
