@@ -8,7 +8,7 @@
 
 const base = require('./base.cjs');
 
-const { setInterval, clearInterval, uptime, builtin, guard, symbolOf } = base;
+const { setInterval, clearInterval, setImmediate, uptime, builtin, guard, symbolOf } = base;
 
 const BUCKETS = 88;
 const EXACT = 1000; // requests between two beats that are all timed; of those beyond, one in SAMPLE for all
@@ -43,7 +43,8 @@ function install(cluster, capMs, on, timed) {
   let answered; // the name in the answer that Node is about to act upon
   const netClose = net.Server.prototype.close;
   let httpHooked = false;
-  let requests = 0; // HTTP/1 responses finished
+  let http2Hooked = false;
+  let requests = 0; // responses finished
   let accepted = 0; // connections
   let seen = false; // somebody waits for the next one
   let tell; // and is told so
@@ -70,7 +71,9 @@ function install(cluster, capMs, on, timed) {
       for (const [key, [other, itsHandle]] of keyed) if (other._handle !== itsHandle) keyed.delete(key);
       keyed.set(answered, [server, handle]);
     }
-    if (!httpHooked && 'keepAliveTimeout' in server) hookHttp();
+    const speaksHttp2 = typeof server.updateSettings === 'function'; // and HTTP/1 beside it, if the app allows it
+    if (!httpHooked && (speaksHttp2 || 'keepAliveTimeout' in server)) hookHttp();
+    if (!http2Hooked && speaksHttp2) server.prependOnceListener('stream', hookHttp2);
     hookConnections(server, handle);
     if (!tlsHooked && typeof server.setSecureContext === 'function') hookTls();
   });
@@ -165,6 +168,28 @@ function install(cluster, capMs, on, timed) {
     }
   }
 
+  /**
+   * Counts the responses of HTTP/2, whichever way the app gives them: all its streams end here. The class has no name for us,
+   * so the first stream tells it.
+   */
+  const hookHttp2 = guard((stream) => {
+    if (http2Hooked) return;
+    http2Hooked = true;
+    const prototype = Object.getPrototypeOf(stream);
+    const destroy = prototype._destroy;
+    prototype._destroy = function _destroy() {
+      if (this.writableFinished) countHttp2(this);
+      return Reflect.apply(destroy, this, arguments);
+    };
+  });
+
+  const countHttp2 = guard((stream) => {
+    const { sentHeaders } = stream;
+    if (!sentHeaders) return;
+    requests += 1;
+    if (timed) classes[sentHeaders[':status'] / 100 | 0] += 1;
+  });
+
   const getServer = cluster._getServer;
   cluster._getServer = function _getServer(object) {
     if (object && /^udp[46]$/.test(object.type)) {
@@ -178,11 +203,31 @@ function install(cluster, capMs, on, timed) {
 
   // An answer of the master leads to a listen() before Node returns from it: one listener before Node's own and one after.
   process.prependListener('internalMessage', guard((message) => {
-    if (message && message.cmd === 'NODE_CLUSTER' && message.ack !== undefined) answered = message.key;
+    if (!message || message.cmd !== 'NODE_CLUSTER') return;
+    if (message.ack !== undefined) answered = message.key;
+    else if (message.act === 'newconn' && message.check) liftLimit(message.key);
   }));
   process.on('internalMessage', () => {
     answered = undefined;
+    if (limited) restoreLimit();
   });
+
+  let limited; // [server, its maxConnections]: while a health check of the master's comes in, which is none of its clients
+
+  function liftLimit(key) {
+    const [server] = keyed.get(key) || [];
+    if (limited || !server || typeof server.maxConnections !== 'number') return;
+    limited = [server, server.maxConnections];
+    server.maxConnections = undefined;
+    setImmediate(guard(restoreLimit)); // should a listener of the app's throw
+  }
+
+  function restoreLimit() {
+    if (!limited) return;
+    const [server, most] = limited;
+    limited = undefined;
+    if (server.maxConnections === undefined) server.maxConnections = most; // else the app has set it
+  }
 
   /**
    * What takes the connections of a listener, if the app still listens there and has room: as Node's own worker decides

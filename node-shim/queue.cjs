@@ -28,7 +28,14 @@ function take(given, serverOf) {
   const took = []; // said at the end of the turn
   const unsaid = []; // there was no room
   pipe.useUserBuffer(message); // else each read would allocate 64 KiB
-  pipe.onread = guard(() => {
+  pipe.onread = () => {
+    const given = next();
+    if (given) given[0].onconnection(0, given[1]); // not guarded: what it throws is the app's
+    // Nothing is returned: that would be the next buffer.
+  };
+
+  /** What has come: a server's handle and its next connection, or undefined when that is settled here. */
+  const next = guard(() => {
     const client = pipe.pendingHandle;
     pipe.pendingHandle = undefined;
     if (client) {
@@ -37,7 +44,7 @@ function take(given, serverOf) {
         message[MESSAGE - 1] = TOOK;
         if (took.push(message.slice()) === 1) setImmediate(sayTook);
         rearm();
-        handle.onconnection(0, client);
+        return [handle, client];
       } else {
         message[MESSAGE - 1] = REFUSED;
         say(message);
@@ -48,7 +55,7 @@ function take(given, serverOf) {
       say(message);
       rearm();
     }
-    // Nothing is returned: that would be the next buffer.
+    return undefined;
   });
 
   const sayTook = guard(() => {

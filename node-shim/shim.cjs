@@ -22,6 +22,7 @@ const MAX_HANDLED = 20; // reports of errors that the app survives, per process
 const MAX_NAME = 256; // bytes of its name
 
 const SILENT_MS = 10000; // an event stream that wrote nothing for this long of a drain may end before its deadline
+const HOLD_MS = 60000;
 const FIRST_BEAT_MS = 1000; // at most, after the start
 
 const hooks = require('./hooks.cjs');
@@ -30,7 +31,7 @@ const queue = require('./queue.cjs');
 const stack = require('./stack.cjs');
 const drains = require('./drain.cjs');
 
-const { attempt, builtin, debug, fault, guard, later, noop, onFirstFault, setImmediate, symbolOf } = hooks;
+const { attempt, builtin, clearInterval, debug, fault, guard, later, noop, onFirstFault, setImmediate, setInterval, symbolOf } = hooks;
 const settingsText = process.env.RCLUSTER_SHIM;
 
 if (settingsText !== undefined) {
@@ -112,6 +113,8 @@ function run(settings, cluster) {
   const nodeSend = process.send; // Node's own, before any agent wraps it
   let gone = false; // the master is no more
   let left = false; // drained, and the channel closed by us
+  let ended = false; // drained
+  let hold; // of the event loop, while we drain
 
   let drain;
 
@@ -188,6 +191,7 @@ function run(settings, cluster) {
   /** A worker that cannot drain ends as one of plain Node does, and keeps no port. */
   function startDrain(ms, closingMs) {
     try {
+      holdLoop();
       // With a listener a signal loses its default action: only beside one of the app's own.
       if (!observer && stopHandlers() > 0) {
         observer = () => { observed = true; };
@@ -196,9 +200,20 @@ function run(settings, cluster) {
       drain.start(ms, closingMs);
     } catch (err) {
       fault(err);
+      ended = true;
+      holdLoop();
       if (gone) process.exit(0);
       worker.disconnect();
     }
+  }
+
+  /**
+   * A connection that nobody reads or writes holds no event loop: the process would end before its drain, and before the app's
+   * handlers of the stop signal have run. Where the master is gone and there is none, nothing is worth waiting for.
+   */
+  function holdLoop() {
+    if (hold) clearInterval(hold);
+    hold = ended || (gone && stopHandlers() === 0) ? undefined : setInterval(noop, HOLD_MS);
   }
 
   /** The last figures: what was answered since the last beat counts too. */
@@ -211,6 +226,8 @@ function run(settings, cluster) {
    * else holds ends with its channel, and a signal of the master's would come too late, or reach only a wrapper of node.
    */
   function drained(cut, silent) {
+    ended = true;
+    holdLoop();
     const handlers = stopHandlers();
     const stopping = observed || handlers > 0;
     if (!stopping && observer) process.removeListener(stopSignal, observer);

@@ -161,6 +161,38 @@ fn many_queries_for_taken_ports_start_one_walk_of_proc() {
     master.stop();
 }
 
+/// A walk holds a thread, which an exec would end in the middle.
+#[test]
+fn an_upgrade_waits_for_a_walk_of_proc() {
+    let (_taken, port) = taken();
+    let slow = Slow::new();
+    fs::write(
+        slow.path("server.js"),
+        "const http = require('http');
+         const net = require('net');
+         http.createServer((req, res) => {
+           if (req.url === '/take') net.createServer().on('error', () => {}).listen(process.env.TAKEN, '127.0.0.1');
+           res.end();
+         }).listen(0, '127.0.0.1');",
+    )
+    .expect("an app");
+    let launch = slow.launch().env("SLOW_PROC", "4000");
+    let mut master = launch.env("TAKEN", port.to_string()).start();
+    let before = master.wait_ready(2).remove(0);
+    master.addr().get("/take");
+    wait_until("a walk", BOOT, || (slow.walks() == 1).then_some(()));
+    let refused = master.command(&["upgrade"]);
+    assert_ne!(refused.status.code(), Some(0), "{refused:?}");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("the owner of a taken port"), "{why}");
+    wait_until("the upgrade", BOOT, || {
+        master.command(&["upgrade"]).status.success().then_some(())
+    });
+    assert_eq!(slow.walks(), 1);
+    assert_eq!(master.wait_ready(2)[0].id, before.id);
+    master.stop();
+}
+
 #[test]
 fn a_walk_of_proc_for_a_hung_worker_blocks_neither_the_loop_nor_the_end() {
     let slow = Slow::new();

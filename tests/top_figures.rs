@@ -10,7 +10,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::common::{Addr, BOOT, LONG, Launch, Screen, Stopped, wait_until};
+use crate::common::{Addr, BOOT, LONG, Launch, Node, Screen, Stopped, on_two_nodes, wait_until};
 
 /// Clients that ask all the time.
 struct Load {
@@ -145,6 +145,38 @@ fn a_release_that_answers_only_5xx_shows_it() {
     top.end();
     master.stop();
 }
+
+/// Answers over HTTP/2 count as those over HTTP/1.
+fn answers_over_http2_are_counted_by_class(node: Node) {
+    let app = "
+        const http2 = require('http2');
+        const server = http2.createServer((req, res) => { res.statusCode = 503; res.end(); });
+        server.listen(0, '127.0.0.1', () => {
+          const client = http2.connect(`http://127.0.0.1:${server.address().port}`);
+          setInterval(() => client.request({ ':path': '/' }).resume(), 20);
+        });";
+    let mut master = Launch::new("run.js")
+        .node(node)
+        .workers(1)
+        .arg(app)
+        .options(["--hang-timeout", "3s"])
+        .start();
+    master.wait_ready(1);
+    let control = Addr::Unix(master.control.clone());
+    wait_until("errors in the status", BOOT, || {
+        let status = control.get("/v1/status").json();
+        let rates = &status["figures"][0]["responses_per_s"];
+        (rates[4].as_f64() > Some(0.0) && rates[1] == 0.0).then_some(())
+    });
+    let metrics = control.get("/metrics").body;
+    let line = metrics.lines().find(|line| {
+        line.starts_with("rcluster_responses_total") && line.contains("class=\"5xx\"")
+    });
+    let count = line.and_then(|line| line.rsplit(' ').next());
+    assert!(count.is_some_and(|n| n != "0"), "{metrics}");
+    master.stop();
+}
+on_two_nodes!(answers_over_http2_are_counted_by_class);
 
 #[test]
 fn a_silent_worker_shows_it_in_every_view() {

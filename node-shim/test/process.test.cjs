@@ -253,6 +253,27 @@ test('the master is gone, and a request hangs: exit 0 at the deadline', async ()
   assert.strictEqual(client.text, '');
 });
 
+for (const [handler, code] of [[true, 7], [false, 0]]) {
+  test(`the master is gone, and nothing holds the event loop: ${handler ? 'the handler of the stop signal runs' : 'exit 0'}`, async () => {
+    const worker = workers.start('mute.cjs', { drainMs: 300, env: handler ? { HANDLER: '1' } : {} });
+    const client = new Client(await worker.listening());
+    client.socket.end('x');
+    await appSaid(worker, 'mute');
+    worker.hangUp();
+    assert.deepStrictEqual(await worker.exit, { code, signal: null });
+  });
+}
+
+test('nothing holds the event loop in a drain: it goes on to its deadline', async () => {
+  const worker = workers.start('mute.cjs', { drainMs: 300, env: { UNREF: '1' } });
+  const client = new Client(await worker.listening());
+  client.socket.end('x');
+  await appSaid(worker, 'mute');
+  worker.drain(300);
+  assert.strictEqual((await worker.said('drained')).cut, 1);
+  assert.deepStrictEqual(await worker.exit, { code: 0, signal: null });
+});
+
 test('the master is gone during a drain: the drain goes on', async () => {
   const worker = workers.start('held.cjs');
   const port = await worker.listening();

@@ -112,7 +112,7 @@ impl Durations {
 pub struct SlotFigures {
     /// The slot.
     pub slot: Slot,
-    /// HTTP/1 responses finished. Without the shim: 0.
+    /// Responses finished over HTTP/1 and HTTP/2. Without the shim: 0.
     pub requests: u64,
     /// Connections accepted by the app's servers.
     pub accepted: u64,

@@ -351,7 +351,7 @@ impl Snapshot {
         };
         out.counter(
             "rcluster_requests",
-            "HTTP/1 requests answered.",
+            "Requests answered over HTTP/1 and HTTP/2.",
             each(|f| f.requests as f64),
         )?;
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -359,9 +359,13 @@ impl Snapshot {
             let counts = classes.into_iter().zip(f.responses);
             counts.map(move |(class, n)| (vec![("slot", slot), ("class", class)], n as f64))
         });
-        out.counter("rcluster_responses", "HTTP/1 responses by class.", answers)?;
+        out.counter(
+            "rcluster_responses",
+            "Responses over HTTP/1 and HTTP/2 by class.",
+            answers,
+        )?;
         let histograms = slots().map(|(slot, f)| (vec![("slot", slot)], Histogram(f)));
-        out.family("rcluster_request_duration_seconds", "From a request's turn on its connection to the last byte of its response handed to the kernel.", MetricType::Histogram, histograms)?;
+        out.family("rcluster_request_duration_seconds", "Over HTTP/1: from a request's turn on its connection to the last byte of its response handed to the kernel.", MetricType::Histogram, histograms)?;
         out.counter(
             "rcluster_connections",
             "Connections that the app's servers accepted.",

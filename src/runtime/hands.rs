@@ -153,11 +153,21 @@ impl Hands {
         }
     }
 
-    /// Ends when a connection waits at a tended seat; never, when there is none.
+    /// Whether connections of an address came back: those behind them stay where they are.
+    fn waits(&self, group: GroupId) -> bool {
+        self.back.iter().any(|connection| connection.group == group)
+    }
+
+    /// Seats from which more may be taken.
+    fn open_seats(&self) -> impl Iterator<Item = &Tended> {
+        self.tended.iter().filter(|t| !self.waits(t.group))
+    }
+
+    /// Ends when a connection waits at such a seat; never, when there is none.
     pub(super) async fn arrival(&self) {
         std::future::poll_fn(|cx| {
             let ready = |t: &Tended| t.socket.poll_read_ready(cx).is_ready();
-            if self.tended.iter().map(ready).fold(false, |a, b| a | b) {
+            if self.open_seats().map(ready).fold(false, |a, b| a | b) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -258,7 +268,7 @@ impl World {
         let now = Instant::now();
         let paused = self.hands.pause.is_some_and(|until| until > now);
         !paused
-            && self.hands.back.is_empty()
+            && self.hands.open_seats().next().is_some()
             && (self.balancer.fit.iter()).any(|id| self.has_room(*id) || self.may_be_asked(*id))
     }
 
@@ -283,6 +293,10 @@ impl World {
             self.hands.turn = (self.hands.turn + 1) % self.hands.tended.len();
             let Tended { group, socket, .. } = &self.hands.tended[self.hands.turn];
             let group = *group;
+            if self.hands.waits(group) {
+                dry += 1;
+                continue;
+            }
             let hand = match next.take() {
                 Some((of, hand)) if of == group => hand,
                 Some(_) | None => self.next_hand(group, &[]),

@@ -102,7 +102,7 @@ impl World {
         };
         let link = self.links.get(&id)?;
         self.probes += 1;
-        link.send_handle(outbound::new_connection(&key, self.probes), theirs.into());
+        link.send_handle(outbound::health_check(&key, self.probes), theirs.into());
         self.hands.also(id);
         let report = self.report(id);
         tokio::spawn(async move {

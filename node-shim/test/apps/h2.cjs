@@ -1,12 +1,13 @@
 'use strict';
 
-// HTTP/2: MODE is one of plain, secure, allow (HTTP/1.1 on the same port); API is stream or compat.
+// HTTP/2: MODE is one of plain, secure, allow (HTTP/1.1 on the same port); API is stream or compat. /404 is answered by 404.
 const fs = require('node:fs');
 const http2 = require('node:http2');
 const path = require('node:path');
 
 const { MODE, API } = process.env;
 const held = [];
+const statusOf = (url) => Number(url.slice(1)) || 200;
 
 function answer(url, respond) {
   process.send({ seen: url });
@@ -24,13 +25,17 @@ const options = MODE === 'plain' ? {} : {
 const server = MODE === 'plain' ? http2.createServer(options) : http2.createSecureServer(options);
 if (API === 'compat') {
   server.on('request', (req, res) => {
+    res.statusCode = statusOf(req.url);
     answer(req.url, (text) => res.end(text));
   });
 } else {
   server.on('stream', (stream, headers) => answer(headers[':path'], (text) => {
     if (stream.destroyed) return;
-    stream.respond({ ':status': 200 });
-    stream.end(text);
+    const head = { ':status': statusOf(headers[':path']) };
+    if (headers[':path'] === '/file') return stream.respondWithFile(__filename, head);
+    if (headers[':path'] === '/204' || stream.headRequest) return stream.respond(head, { endStream: true });
+    stream.respond(head);
+    return stream.end(text);
   }));
 }
 server.listen(0, '127.0.0.1');

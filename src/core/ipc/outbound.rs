@@ -77,6 +77,15 @@ pub fn new_connection(key: &str, seq: u64) -> Vec<u8> {
     }))
 }
 
+/// The same for a health check: the server takes it although it has as many connections as it may have.
+pub fn health_check(key: &str, seq: u64) -> Vec<u8> {
+    line(&json!({
+        "cmd": "NODE_HANDLE",
+        "type": "net.Native",
+        "msg": {"cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq, "check": true},
+    }))
+}
+
 /// Gives the worker a queue, which goes along: connections for its server on `key` come through it.
 pub fn queue(key: &str) -> Vec<u8> {
     line(&json!({

@@ -60,7 +60,7 @@ impl fmt::Display for Exit {
 /// What a worker's shim tells about its event loop, every beat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beat {
-    /// HTTP/1 requests answered since the process started.
+    /// Requests answered over HTTP/1 and HTTP/2 since the process started.
     pub requests: u64,
     /// Connections open now.
     pub connections: u64,

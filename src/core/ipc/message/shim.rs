@@ -7,7 +7,7 @@ use super::super::numbers::{buckets, classes, count, name, text, thousandths};
 /// What a worker has counted since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Told {
-    /// HTTP/1 requests answered.
+    /// Requests answered over HTTP/1 and HTTP/2.
     #[serde(default, deserialize_with = "count")]
     pub requests: u64,
     /// Connections accepted.
