@@ -73,7 +73,7 @@ impl fmt::Display for Closed {
         };
         write!(
             f,
-            "the {kind} {path} is closed to user {user} (owner {owner}, mode {mode:04o}); let {user} {way}, or choose another --user"
+            "the {kind} {path} is closed to user {user} (owner {owner}, mode {mode:04o}); let that user {way}, or choose another --user"
         )
     }
 }
