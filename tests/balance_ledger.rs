@@ -6,7 +6,7 @@ use crate::common::{self, Launch, Node, Stopped, Worker, kill, wait_until};
 use crate::deploys::{document, wait_settled};
 use crate::service::{Service, ms, nothing_is_lost};
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
-use rcluster::ledger::{Class, Fate, Load, Mode, Reconciliation, Report};
+use rcluster_ledger::{Class, Fate, Load, Mode, Reconciliation, Report};
 
 /// Turns `fn name(mode: &str)` into one test for each way to balance.
 macro_rules! in_every_mode {

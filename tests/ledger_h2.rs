@@ -1,7 +1,7 @@
 //! Promise: a reload loses no HTTP/2 request, and refuses at most one stream in 1,000 at 20 ms of latency. A refused stream was not
 //! processed, but Node's own client does not send it again.
 
-use rcluster::ledger::{Load, Report, Scheme};
+use rcluster_ledger::{Load, Report, Scheme};
 
 use crate::common::{Launch, Node, on_every_node};
 use crate::deploys::count;

@@ -12,7 +12,7 @@ use crate::common::{Addr, Launch, Node, kill};
 use crate::deploys::{count, reload_with};
 use crate::service::{Service, ms, nothing_is_lost};
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
-use rcluster::ledger::{Class, Load, Mode, Scheme};
+use rcluster_ledger::{Class, Load, Mode, Scheme};
 
 /// Keep-alive, short and 500 ms requests at 0 and 20 ms latency, all at once, over three times six reloads for each app.
 fn plain_requests(app: &str, node: Node) {

@@ -8,7 +8,7 @@ use crate::common::{
     wait_until,
 };
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
-use rcluster::ledger::{Class, Limit, Load, Mode, Report, Target, spawn};
+use rcluster_ledger::{Class, Limit, Load, Mode, Report, Target, spawn};
 
 fn ledger(node: Node) -> Master {
     let master = Launch::new("ledger-http.cjs").node(node).workers(2).start();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::{self, Launch, Master, Node, fd_count, kill, rss_kib, wait_until};
 use nix::sys::signal::Signal;
-use rcluster::ledger::{Load, Mode, Target, reconcile, spawn};
+use rcluster_ledger::{Load, Mode, Target, reconcile, spawn};
 use serde_json::{Value, json};
 
 /// Its `upgrade` in the status.

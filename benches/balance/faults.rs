@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rcluster::ledger::{self, Class, Load, Mode, Running, Target};
+use rcluster_ledger::{self, Class, Load, Mode, Running, Target};
 
 use super::Effort;
 use super::lineup;
@@ -126,7 +126,7 @@ fn hangs(report: &mut Report, node: &Node, effort: &Effort, ours: &[Kind]) {
                 wait(&after),
             ]);
             if kind.is_rcluster() {
-                let zero = |what: String, load: &ledger::Report| {
+                let zero = |what: String, load: &rcluster_ledger::Report| {
                     let got = format!("{} of {}", load.lost(), load.total);
                     (what, got, load.lost() == 0 && load.total > 0)
                 };
@@ -160,7 +160,7 @@ fn hangs(report: &mut Report, node: &Node, effort: &Effort, ours: &[Kind]) {
 }
 
 /// The reports of the three loads.
-fn one_hang(server: &mut Server, how: Hang) -> Result<[ledger::Report; 3]> {
+fn one_hang(server: &mut Server, how: Hang) -> Result<[rcluster_ledger::Report; 3]> {
     let before = load(server, Mode::Short, 0)?;
     std::thread::sleep(Duration::from_millis(500));
     let mut asked = None;
@@ -212,7 +212,7 @@ fn load(server: &Server, mode: Mode, first_client: u32) -> Result<Running> {
     load.first_client = first_client;
     load.think = THINK;
     load.request_timeout = STRANDED;
-    Ok(ledger::spawn(load)?)
+    Ok(rcluster_ledger::spawn(load)?)
 }
 
 /// Runs a disturbance under both kinds of load, for all contenders.
@@ -236,7 +236,7 @@ fn disturb(
             ];
             std::thread::sleep(Duration::from_millis(500));
             let done = disturbance(&mut server);
-            let reports: Vec<ledger::Report> = loads
+            let reports: Vec<rcluster_ledger::Report> = loads
                 .into_iter()
                 .map(Running::stop)
                 .collect::<Result<_, _>>()?;
@@ -268,12 +268,12 @@ fn disturb(
                 );
             }
         }
-        let sum = |of: fn(&ledger::Report) -> u64| reports.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&rcluster_ledger::Report) -> u64| reports.iter().map(of).sum::<u64>();
         let total = sum(|load| load.total);
         let refused = sum(|load| load.count(Class::Refused));
         let stranded =
             sum(|load| load.count(Class::NeverAnswered) + load.count(Class::ConnectTimeout));
-        let lost = sum(ledger::Report::lost);
+        let lost = sum(rcluster_ledger::Report::lost);
         rows.push(vec![
             kind.name().to_owned(),
             done.as_ref()
@@ -348,7 +348,7 @@ fn reload_some(server: &mut Server, reloads: usize) -> Result<usize> {
 }
 
 /// How many were lost, of how many, and in what way.
-fn losses(load: &ledger::Report) -> String {
+fn losses(load: &rcluster_ledger::Report) -> String {
     let classes: Vec<String> = load
         .classes
         .iter()
@@ -362,7 +362,7 @@ fn losses(load: &ledger::Report) -> String {
     text
 }
 
-fn wait(load: &ledger::Report) -> String {
+fn wait(load: &rcluster_ledger::Report) -> String {
     if load.latency.count() == 0 {
         return "-".to_owned();
     }

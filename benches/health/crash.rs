@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rcluster::ledger::{Class, Mode};
+use rcluster_ledger::{Class, Mode};
 
 use super::load::{Loads, WORKERS, fleet};
 use super::promotion::{last_seen, ms};

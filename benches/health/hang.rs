@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rcluster::ledger::{Class, Mode};
+use rcluster_ledger::{Class, Mode};
 use serde_json::Value;
 
 use super::load::{Loads, WORKERS, fleet};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use rcluster::ledger::{
+use rcluster_ledger::{
     self, Class, Control, Fate, Id, Load, Mode, Reconciliation, Running, Target,
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct Loads(Vec<Running>);
 
 /// What came of them.
 pub(crate) struct Outcome {
-    pub(crate) report: ledger::Report,
+    pub(crate) report: rcluster_ledger::Report,
     pub(crate) journals: Reconciliation,
 }
 
@@ -64,7 +64,7 @@ impl Loads {
             load.think = THINK;
             load.request_timeout = PATIENCE;
             first_client += CLIENTS;
-            ledger::spawn(load).context("start a load")
+            rcluster_ledger::spawn(load).context("start a load")
         });
         Ok(Self(running.collect::<Result<_>>()?))
     }
@@ -84,7 +84,7 @@ impl Loads {
         for other in reports {
             report.absorb(&other?);
         }
-        let journals = ledger::reconcile(&server.folder().join("journal"), &report)?;
+        let journals = rcluster_ledger::reconcile(&server.folder().join("journal"), &report)?;
         Ok(Outcome { report, journals })
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rcluster::ledger::Mode;
+use rcluster_ledger::Mode;
 
 use super::load::{Loads, WORKERS, fleet};
 use crate::support::control;

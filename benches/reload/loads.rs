@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rcluster::ledger::{self, Class, Load, Mode, Target};
+use rcluster_ledger::{self, Class, Load, Mode, Target};
 
 use crate::Effort;
 use crate::support::contender::{Kind, Server, Start};
@@ -54,7 +54,7 @@ struct Case {
 /// What became of a case.
 #[derive(Default)]
 struct Outcome {
-    report: Option<ledger::Report>,
+    report: Option<rcluster_ledger::Report>,
     reloads: u64,
     /// Milliseconds from the command to the last new worker serving, and to the last old one gone.
     serving: Samples,
@@ -186,7 +186,7 @@ impl Case {
                 load.server_delay = Some(SLOW);
             }
         }
-        let running = ledger::spawn(load)?;
+        let running = rcluster_ledger::spawn(load)?;
         let control = running.control().clone();
         let mut outcome = Outcome::default();
         let began = Instant::now();
@@ -276,7 +276,7 @@ fn reload(server: &mut Server, outcome: &mut Outcome) -> Result<()> {
 }
 
 /// Milliseconds; NaN where a phase saw no request.
-fn p99(report: &ledger::Report, phase: &str) -> f64 {
+fn p99(report: &rcluster_ledger::Report, phase: &str) -> f64 {
     report.phase(phase).map_or(f64::NAN, |phase| {
         phase.latency.percentile(99.0).as_secs_f64() * 1e3
     })

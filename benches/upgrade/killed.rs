@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use rcluster::ledger::{self, Class, Load, Target};
+use rcluster_ledger::{self, Class, Load, Target};
 
 use super::place;
 use crate::support::cleanup;
@@ -285,7 +285,7 @@ pub(crate) fn orphans(report: &mut Report, node: &Node, rounds: u64) -> Result<(
             server_delay: Some(SLOW),
             ..Load::new(Target::Tcp(place.address))
         };
-        let running = ledger::spawn(load)?;
+        let running = rcluster_ledger::spawn(load)?;
         sleep(Duration::from_millis(800));
         running.control().stop();
         let killed = Instant::now();

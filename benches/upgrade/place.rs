@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rcluster::ledger::{self, Load, Mode, Running, Target};
+use rcluster_ledger::{self, Load, Mode, Running, Target};
 
 use crate::support::contender::{Kind, Server, Start, rcluster};
 use crate::support::control;
@@ -42,11 +42,14 @@ pub(crate) fn loads(server: std::net::SocketAddr, clients: u32) -> Result<[Runni
         first_client: clients / 2,
         ..kept.clone()
     };
-    Ok([ledger::spawn(kept)?, ledger::spawn(short)?])
+    Ok([
+        rcluster_ledger::spawn(kept)?,
+        rcluster_ledger::spawn(short)?,
+    ])
 }
 
 /// Ends loads; their reports as one.
-pub(crate) fn join(loads: [Running; 2]) -> Result<ledger::Report> {
+pub(crate) fn join(loads: [Running; 2]) -> Result<rcluster_ledger::Report> {
     let [kept, short] = loads;
     kept.control().stop();
     let mut report = short.stop()?;

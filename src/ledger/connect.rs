@@ -96,7 +96,7 @@ fn class_of(kind: io::ErrorKind) -> Class {
 
 /// A TLS client that accepts any certificate.
 pub(super) fn tls(load: &Load) -> Result<TlsConnector, Error> {
-    let mut config = crate::tls::trusting()?;
+    let mut config = rcluster_tls::trusting()?;
     // Each connection stands for another client: a full handshake.
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![if load.scheme == Scheme::H2 {

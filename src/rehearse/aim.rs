@@ -8,7 +8,8 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{admin::Status, ledger::Target};
+use crate::admin::Status;
+use rcluster_ledger::Target;
 
 /// Why there is nothing to aim at.
 #[derive(Debug, PartialEq, Eq, Error)]

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     admin::{ReloadReply, ReloadWish},
-    ledger::Control,
     supervisor::{Generation, Pid, Slot, WorkerId},
     sys::process,
 };
+use rcluster_ledger::Control;
 
 /// Name of the ledger's phase after the last event.
 pub(super) const AFTER: &str = "after";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ledger::{Class, Report};
+use rcluster_ledger::{Class, Report};
 
 use super::drill::Kind;
 

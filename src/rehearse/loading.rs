@@ -5,7 +5,7 @@ use std::thread;
 use futures_util::future::join_all;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::ledger::{self, Control, LedgerError, Load, Report};
+use rcluster_ledger::{self, Control, LedgerError, Load, Report};
 
 /// A running load. Dropped, it stops without waiting for its end.
 #[derive(Debug)]
@@ -32,7 +32,11 @@ impl Loading {
         thread::Builder::new()
             .name("ledger".into())
             .spawn(move || {
-                let all = join_all(loads.into_iter().map(|load| ledger::run(load, own.clone())));
+                let all = join_all(
+                    loads
+                        .into_iter()
+                        .map(|load| rcluster_ledger::run(load, own.clone())),
+                );
                 let reports: Result<Vec<_>, _> = runtime.block_on(all).into_iter().collect();
                 // Nobody may be waiting any more.
                 let _ = send.send(reports.and_then(sum));

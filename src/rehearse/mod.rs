@@ -1,7 +1,7 @@
 //! `rcluster rehearse`: a trial of the user's own app before production.
 //!
 //! Owns the trial from the first to the last process: a real master (this binary, as a child with a private control folder) runs the app; the
-//! [ledger](crate::ledger) sends requests and accounts for each; meanwhile workers are reloaded, stopped and continued, and killed. It must not
+//! [ledger](rcluster_ledger) sends requests and accounts for each; meanwhile workers are reloaded, stopped and continued, and killed. It must not
 //! know how a master does any of that: it uses the control socket and signals, as an operator would.
 //!
 //! # What counts as lost, and what is excused
@@ -9,7 +9,7 @@
 //! The load runs through from the start to the end; the ledger marks phases. `quiet` is before the first event and between two, then there are
 //! `reload`, `pause` and `kill`, and `after` the last one. An event begins when its phase is marked. It is over when its effect is (the old
 //! workers are gone, the worker goes on, the replacement is ready), each client has had time to use each of its connections once more, and
-//! every request that began before that has got its class ([`Control::settled`](crate::ledger::Control::settled)). So no request
+//! every request that began before that has got its class ([`Control::settled`](rcluster_ledger::Control::settled)). So no request
 //! is under way in two phases that are not quiet, and a request that a killed worker takes with it always belongs to `kill`.
 //!
 //! A killed worker loses what it had accepted; nobody can save that. Excused is therefore a loss

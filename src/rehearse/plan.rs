@@ -4,10 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
-use crate::{
-    cli::{ConnectionsArg, MethodArg, RehearseArgs},
-    ledger::{Ask, Check, LedgerError, Load, Method, Mode, Target},
-};
+use crate::cli::{ConnectionsArg, MethodArg, RehearseArgs};
+use rcluster_ledger::{Ask, Check, LedgerError, Load, Method, Mode, Target};
 
 /// How long a paused worker stands still, unless half the request timeout is less.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -9,10 +9,8 @@ use super::{
     excuse,
     plan::Plan,
 };
-use crate::{
-    exit_code::ExitCode,
-    ledger::{Class, Method, Phase, Report, Sample, Slot},
-};
+use crate::exit_code::ExitCode;
+use rcluster_ledger::{Class, Method, Phase, Report, Sample, Slot};
 
 /// How it came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

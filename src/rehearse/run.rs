@@ -18,7 +18,8 @@ use super::{
     table,
     trial::{Tail, Trial, TrialError},
 };
-use crate::{cli::RehearseArgs, exit_code::ExitCode, ledger::LedgerError, say, sys::process};
+use crate::{cli::RehearseArgs, exit_code::ExitCode, say, sys::process};
+use rcluster_ledger::LedgerError;
 
 /// Lines of the log that are shown when something went wrong.
 const LOG_LINES: usize = 40;

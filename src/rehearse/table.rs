@@ -9,7 +9,7 @@ use super::{
     excuse,
     rehearsal::Rehearsal,
 };
-use crate::ledger::Phase;
+use rcluster_ledger::Phase;
 
 /// Losses that are shown one by one, excused ones aside.
 const SAMPLES: usize = 10;

@@ -35,7 +35,7 @@ pub(super) async fn ask(
         if tls {
             let name = ServerName::try_from("localhost").map_err(|e| e.to_string())?;
             // The other end is our own worker: its certificate is for others.
-            let config = crate::tls::trusting().map_err(|e| e.to_string())?;
+            let config = rcluster_tls::trusting().map_err(|e| e.to_string())?;
             let stream = TlsConnector::from(Arc::new(config))
                 .connect(name, stream)
                 .await

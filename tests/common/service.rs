@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rcluster::ledger::{Class, Load, Reconciliation, Report, Running, Target, reconcile, spawn};
+use rcluster_ledger::{Class, Load, Reconciliation, Report, Running, Target, reconcile, spawn};
 
 use crate::common::{Addr, LONG, Launch, Master, Node, wait_until};
 use crate::deploys::{number, reload_with, wait_settled};

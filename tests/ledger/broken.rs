@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rcluster::ledger::{Limit, Load, Report, Target, spawn};
+use rcluster_ledger::{Limit, Load, Report, Target, spawn};
 
 /// A server whose connections are each handled in a thread.
 pub(crate) struct Server {

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcluster::ledger::{Class, Load, Mode, Target};
+use rcluster_ledger::{Class, Load, Mode, Target};
 
 use super::broken::{Server, answer, hold, load, report, request, reset, send, steady};
 

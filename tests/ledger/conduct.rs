@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rcluster::ledger::{Check, Class, Limit, Load, Scheme, Target, spawn};
+use rcluster_ledger::{Check, Class, Limit, Load, Scheme, Target, spawn};
 
 use super::broken::{Server, answer, load, report, request, send, steady};
 use super::node::wait_until;

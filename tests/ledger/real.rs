@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rcluster::ledger::{Class, Limit, Load, Mode, Scheme, Target, reconcile, spawn};
+use rcluster_ledger::{Class, Limit, Load, Mode, Scheme, Target, reconcile, spawn};
 
 use super::broken::report;
 use super::node::{Shared, wait_until};
@@ -227,7 +227,7 @@ fn handed_over(
     load: Load,
     env: &[(&str, &str)],
     signal: Signal,
-) -> rcluster::ledger::Report {
+) -> rcluster_ledger::Report {
     let files = Files::new();
     let shared = Shared::new();
     let mut old = shared.start(app, &files.journal, env);

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{
 ///
 /// # Errors
 /// None of the provider's protocol versions can be used; does not happen.
-pub(crate) fn trusting() -> Result<ClientConfig, Error> {
+pub fn trusting() -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?
