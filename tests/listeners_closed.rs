@@ -314,6 +314,25 @@ fn no_client_is_kept_over_an_upgrade_with_a_hang() {
     master.stop();
 }
 
+/// What it cannot be handed, such as without a free descriptor, is not kept for it either.
+#[test]
+fn a_connection_that_a_worker_cannot_take_goes_to_another() {
+    let launch = Launch::new("refuses.py").workers(2);
+    let mut master = launch.options(["--balance", "least-conn"]).start();
+    let ready = master.wait_ready(2);
+    let addr = master.addr();
+    for _ in 0..4 {
+        let answer = addr.get("/").json();
+        assert_eq!(pid_in(&answer), ready[1].process());
+    }
+    // Once, and three times again.
+    assert!(master.events("refused").len() >= 4);
+    wait_until("nothing is held", BOOT, || {
+        (document(&master)["balance"]["held"] == 0).then_some(())
+    });
+    master.stop();
+}
+
 #[test]
 fn what_the_app_closes_after_an_upgrade_is_refused() {
     let mut master = code(Node::V24, 1, DOORS).start();

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use rcluster::ipc::{Channel, Outgoing, outbound};
+use rcluster::ipc::{Channel, Outgoing, Refused, outbound};
 
 /// Bytes that may wait for a worker.
 const MAX_QUEUED: usize = 1 << 20;
@@ -58,8 +58,10 @@ pub fn channel(script: &[u8]) {
             ),
             5 => match (channel.refused(), model.flying.take()) {
                 (Err(_), None) => {}
-                (Ok(None), Some((_, resends))) => assert_eq!(resends, RESENDS),
-                (Ok(Some(again)), Some((handle, resends))) => {
+                (Ok(Refused::ForGood(gone)), Some((handle, resends))) => {
+                    assert!(resends == RESENDS && gone.handle == Some(handle));
+                }
+                (Ok(Refused::Again(again)), Some((handle, resends))) => {
                     assert!(resends < RESENDS && again.handle == Some(handle));
                     model.flying = Some((handle, resends + 1));
                 }

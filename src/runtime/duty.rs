@@ -42,6 +42,10 @@ impl World {
                 self.withdrawn(id, &handles);
                 return None;
             }
+            FromLink::Refused(handle) => {
+                self.undeliverable(id, &handle);
+                return None;
+            }
             FromLink::Fact(fact) => {
                 if matches!(fact, Fact::Examined(_)) {
                     // Native code was not interrupted, and the signal still waits: should it come to itself, nobody else

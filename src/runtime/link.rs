@@ -21,7 +21,7 @@ use tracing::{debug, trace};
 
 use super::port_owner::Taken;
 use crate::{
-    ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, outbound},
+    ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, Refused, outbound},
     supervisor::{Fact, WorkerId},
     sys::{
         fd_pass,
@@ -51,6 +51,8 @@ pub(super) enum FromLink {
     Misbehaves(String),
     /// Handles that were given back: the worker has not seen them.
     Withdrawn(Vec<Arc<OwnedFd>>),
+    /// A handle that the worker cannot take: it has no descriptor left, or will not.
+    Refused(Arc<OwnedFd>),
     /// What the master has found out by itself.
     Fact(Fact),
     /// What came of the file of a path that it asked for: a socket, if it is a new one.
@@ -378,12 +380,15 @@ impl Task {
         let wrong = match message {
             Inbound::HandleAck => self.channel.acknowledged().err(),
             Inbound::HandleNack => match self.channel.refused() {
-                Ok(Some(again)) => {
-                    self.resend = Some(again);
+                Ok(Refused::Again(message)) => {
+                    self.resend = Some(message);
                     None
                 }
-                Ok(None) => {
-                    debug!(worker = %self.id, "a handle was refused four times; it is dropped");
+                Ok(Refused::ForGood(message)) => {
+                    debug!(worker = %self.id, "a handle was refused four times");
+                    if let Some(handle) = message.handle {
+                        self.tell(FromLink::Refused(handle)).await;
+                    }
                     None
                 }
                 Err(unexpected) => Some(unexpected),

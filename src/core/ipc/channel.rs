@@ -30,6 +30,15 @@ pub struct Overflow;
 #[error("acknowledged a handle that was not sent")]
 pub struct UnexpectedAck;
 
+/// What becomes of a handle that the worker did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused<H> {
+    /// It is to be written again.
+    Again(Outgoing<H>),
+    /// It was written often enough: the worker will not have it.
+    ForGood(Outgoing<H>),
+}
+
 /// Messages to one worker. `H` is a handle; this type never looks into it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Channel<H> {
@@ -132,15 +141,17 @@ impl<H: Clone> Channel<H> {
         self.in_flight.take().map(|_| ()).ok_or(UnexpectedAck)
     }
 
-    /// The worker did not take the handle in flight. Returns it to be written
-    /// again, a few times; then `None`: it is dropped.
-    pub fn refused(&mut self) -> Result<Option<Outgoing<H>>, UnexpectedAck> {
+    /// The worker did not take the handle in flight.
+    ///
+    /// # Errors
+    /// [`UnexpectedAck`] when none is.
+    pub fn refused(&mut self) -> Result<Refused<H>, UnexpectedAck> {
         let (message, resends) = self.in_flight.take().ok_or(UnexpectedAck)?;
         if resends >= MAX_RESENDS {
-            return Ok(None);
+            return Ok(Refused::ForGood(message));
         }
         self.in_flight = Some((message.clone(), resends + 1));
-        Ok(Some(message))
+        Ok(Refused::Again(message))
     }
 
     /// Messages that wait.
@@ -199,9 +210,11 @@ mod tests {
         channel.push(with_handle("a", 1)).unwrap();
         channel.pop();
         for _ in 0..3 {
-            assert_eq!(channel.refused(), Ok(Some(with_handle("a", 1))));
+            let again = Refused::Again(with_handle("a", 1));
+            assert_eq!(channel.refused(), Ok(again));
         }
-        assert_eq!(channel.refused(), Ok(None));
+        let never = Refused::ForGood(with_handle("a", 1));
+        assert_eq!(channel.refused(), Ok(never));
         assert_eq!(channel.refused(), Err(UnexpectedAck));
     }
 

@@ -12,6 +12,6 @@ mod numbers;
 pub mod outbound;
 mod text;
 
-pub use channel::{Channel, Outgoing, Overflow, UnexpectedAck};
+pub use channel::{Channel, Outgoing, Overflow, Refused, UnexpectedAck};
 pub use codec::{Line, LineDecoder};
 pub use message::{AddressType, Inbound, Listening, Malformed, Query, ShimMessage, Told};

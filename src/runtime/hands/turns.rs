@@ -3,7 +3,7 @@
 //! A worker is asked in its queue, and what it says of a connection is an answer as well. Who does not answer for [`SLOW`] is
 //! slow: what waits for it, in its queue or at its seat, goes to others until it answers.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, os::fd::OwnedFd, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -113,6 +113,16 @@ impl World {
                 load.given = load.given.saturating_sub(1);
             }
             self.hands.came_back(connection);
+        }
+    }
+
+    /// A worker cannot take a handle, of whatever kind: a connection goes to somebody else.
+    pub(in crate::runtime) fn undeliverable(&mut self, id: WorkerId, handle: &Arc<OwnedFd>) {
+        let mut given = self.hands.given.iter();
+        let seq = given.find(|(_, (to, c))| *to == id && Arc::ptr_eq(&c.socket, handle));
+        if let Some(seq) = seq.map(|(seq, _)| *seq) {
+            self.settle(id, seq, false);
+            self.give_back();
         }
     }
 
