@@ -65,6 +65,7 @@ mod machine;
 mod messages;
 mod node_options;
 mod options;
+mod orphans;
 mod own_log;
 mod paper;
 mod privileges;

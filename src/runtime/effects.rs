@@ -350,7 +350,7 @@ impl World {
     }
 
     /// Takes all children that ended.
-    pub(super) fn reap(&mut self, now: Time) -> Vec<Event> {
+    pub(super) fn reap(&mut self, now: Time, supervisor: &Supervisor) -> Vec<Event> {
         let mut events = vec![];
         let mut left = false;
         while let Some((pid, exit)) = process::reap(|pid| self.pids.contains_key(&pid)) {
@@ -371,7 +371,7 @@ impl World {
                     link.finish();
                 }
             } else if self.guard.as_ref().is_some_and(|g| g.pid() == pid) {
-                self.guard_ended(exit, now);
+                self.guard_ended(exit, now, supervisor);
             } else if let Some((_, end)) = self.probe.as_mut().filter(|(asked, _)| *asked == pid) {
                 *end = Some(exit);
             } else {

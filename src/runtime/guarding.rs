@@ -5,8 +5,8 @@ use tracing::{info, warn};
 
 use super::effects::World;
 use crate::{
-    supervisor::{Backoff, Death, Exit, Time},
-    sys::guard::Guard,
+    supervisor::{Backoff, Death, Exit, Supervisor, Terms, Time, WorkerId},
+    sys::guard::{Grace, Guard},
 };
 
 /// No two guards run at once: there is nobody to come back together with.
@@ -50,16 +50,29 @@ impl Guarding {
     }
 }
 
+/// How long a worker may live on if the master is killed.
+pub(super) fn grace(terms: &Terms) -> Grace {
+    let (drain, stop) = terms.orphan_graces();
+    Grace { drain, stop }
+}
+
+/// The same of a worker that runs, by what it was told at its start.
+pub(super) fn grace_of(id: WorkerId, supervisor: &Supervisor) -> Grace {
+    let worker = supervisor.worker(id);
+    let terms = worker.map_or_else(|| supervisor.policy().terms(), |w| supervisor.terms(w));
+    grace(&terms)
+}
+
 impl World {
-    pub(super) fn guard_ended(&mut self, exit: Exit, now: Time) {
+    pub(super) fn guard_ended(&mut self, exit: Exit, now: Time, supervisor: &Supervisor) {
         self.guard = None;
         let retry_ms = self.guarding.ended(now);
         warn!(%exit, retry_ms, "the guard ended; it is started again");
-        self.keep_guard(now);
+        self.keep_guard(now, supervisor);
     }
 
     /// Starts the guard if there is none and it is time to.
-    pub(super) fn keep_guard(&mut self, now: Time) {
+    pub(super) fn keep_guard(&mut self, now: Time, supervisor: &Supervisor) {
         if self.guarding.due().is_none_or(|due| due > now) {
             return;
         }
@@ -69,9 +82,9 @@ impl World {
         self.reserve.refill();
         match started {
             Ok(mut guard) => {
-                for pid in self.pids.keys() {
+                for (pid, id) in &self.pids {
                     // Its end is noticed as any child's.
-                    let _ = guard.add(*pid);
+                    let _ = guard.add(*pid, grace_of(*id, supervisor));
                 }
                 info!(pid = guard.pid().0, "the guard runs again");
                 self.guard = Some(guard);

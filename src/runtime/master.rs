@@ -202,7 +202,7 @@ impl Master {
                         self.dispatch(event);
                     }
                     self.dispatch(Event::Tick);
-                    self.world.keep_guard(self.clock.now());
+                    self.world.keep_guard(self.clock.now(), &self.supervisor);
                 }
                 Input::Left => {}
             }
@@ -306,7 +306,7 @@ impl Master {
     pub(super) fn signal(&mut self, told: Told) {
         match told {
             Told::Child => {
-                for event in self.world.reap(self.clock.now()) {
+                for event in self.world.reap(self.clock.now(), &self.supervisor) {
                     self.dispatch(event);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ffi::OsString};
 
-use super::{effects::World, link::Link, release::Release};
+use super::{effects::World, guarding::grace, link::Link, release::Release};
 use crate::{
     cli::Balance,
     supervisor::{Generation, Pid, Slot, Terms, WorkerId},
@@ -70,7 +70,7 @@ impl World {
             .insert(id, Link::open(id, ours, self.inbox.clone()));
         if let Some(guard) = &mut self.guard {
             // Its end is noticed as any child's, and the next one is told of all.
-            let _ = guard.add(pid);
+            let _ = guard.add(pid, grace(terms));
         }
         Ok(pid)
     }

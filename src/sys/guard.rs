@@ -3,8 +3,9 @@
 //! A worker that spins does not see that its channel closed, and would keep
 //! the port for ever. The guard holds the read end of a pipe; its end of file
 //! means that the master is gone, however it went. Workers then have the grace
-//! that the master named (drain timeout and closing time) to finish what they have in flight; what is left
-//! after it is killed, group by group. A successor under the same name does not wait that long:
+//! that the master named for each of them to finish what they have in flight (drain timeout and closing time), and, once
+//! they have closed their listening sockets, to run their handlers of the stop signal (the rest of the kill timeout). What
+//! is left after it is killed, group by group. A successor under the same name does not wait that long:
 //! workers that still listen then (they spin, or run without the shim's drain)
 //! are killed after [`SUCCESSOR_GRACE`].
 //!
@@ -50,6 +51,15 @@ pub const COMMAND: &str = "__guard";
 const MAX_FILE: u64 = 1 << 20;
 /// How often the guard looks at orphans; it only does so when the master is gone.
 const POLL: Duration = Duration::from_millis(25);
+
+/// How long a worker of a dead master may live on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// In any case.
+    pub drain: Duration,
+    /// After that, without a listening socket.
+    pub stop: Duration,
+}
 
 /// The master's side.
 #[derive(Debug)]
@@ -131,8 +141,18 @@ impl Guard {
     ///
     /// # Errors
     /// The errno of `write(2)`: the guard is gone, or it takes nothing and was killed.
-    pub fn add(&mut self, worker: Pid) -> io::Result<()> {
-        self.tell(format_args!("+{worker}"))
+    pub fn add(&mut self, worker: Pid, grace: Grace) -> io::Result<()> {
+        self.tell(format_args!("+{worker}"))?;
+        self.give(worker, grace)
+    }
+
+    /// Says how long a worker under guard may live on. A guard of an earlier release does not know it, and gives all the same.
+    ///
+    /// # Errors
+    /// As [`Guard::add`].
+    pub fn give(&mut self, worker: Pid, grace: Grace) -> io::Result<()> {
+        let (drain, stop) = (grace.drain.as_millis(), grace.stop.as_millis());
+        self.tell(format_args!("@{worker} {drain} {stop}"))
     }
 
     /// Has it end a process that a dead master and its dead guard left behind: at once if it listens, else after
@@ -152,7 +172,7 @@ impl Guard {
         self.tell(format_args!("-{worker}"))
     }
 
-    /// Gives workers another time to end by themselves.
+    /// Gives another time to those that were given none of their own.
     ///
     /// # Errors
     /// The errno of `write(2)`: the guard is gone, or it takes nothing and was killed.
@@ -346,15 +366,15 @@ pub fn run(path: &Path, grace: Duration) {
     watch.end_all();
 }
 
-/// A process, and when it was orphaned.
-type Orphaned = BTreeMap<Pid, (Watch, Instant)>;
+/// A process, its own grace, and when it was orphaned.
+type Orphaned = BTreeMap<Pid, (Watch, Option<Grace>, Instant)>;
 
 /// What the guard knows.
 struct Watching {
-    /// How long orphans that do not listen may live on.
+    /// How long those may live on that were given no time of their own.
     grace: Duration,
     file: Option<Flock<File>>,
-    workers: BTreeMap<Pid, Watch>,
+    workers: BTreeMap<Pid, (Watch, Option<Grace>)>,
     /// Those of an earlier master.
     orphans: Orphaned,
 }
@@ -405,16 +425,29 @@ impl Watching {
             }
             ("+", Ok(pid)) => {
                 let pid = i32::try_from(pid).map(Pid);
-                pid.is_ok_and(|pid| self.workers.insert(pid, Watch::on(pid)).is_none())
+                pid.is_ok_and(|pid| self.workers.insert(pid, (Watch::on(pid), None)).is_none())
             }
             ("-", Ok(pid)) => {
                 let pid = i32::try_from(pid).map(Pid);
                 pid.is_ok_and(|pid| self.workers.remove(&pid).is_some())
             }
+            ("@", Err(_)) => {
+                let mut numbers = rest.split(' ').map(str::parse::<u64>);
+                let mut next = || numbers.next().and_then(Result::ok);
+                let pid = next().and_then(|pid| i32::try_from(pid).ok()).map(Pid);
+                let times = next().zip(next());
+                if let Some((_, grace)) = pid.and_then(|pid| self.workers.get_mut(&pid)) {
+                    *grace = times.map(|(drain, stop)| Grace {
+                        drain: Duration::from_millis(drain),
+                        stop: Duration::from_millis(stop),
+                    });
+                }
+                false
+            }
             ("!", Err(_)) => {
                 let orphan = Orphan::read(rest);
                 if let Some(orphan) = orphan.filter(|orphan| orphan.lives()) {
-                    let watch = (Watch::on(orphan.pid), Instant::now());
+                    let watch = (Watch::on(orphan.pid), None, Instant::now());
                     self.orphans.insert(orphan.pid, watch);
                 }
                 orphan.is_some()
@@ -443,7 +476,7 @@ impl Watching {
         let now = Instant::now();
         let workers = self.workers.into_iter();
         self.orphans
-            .extend(workers.map(|(pid, watch)| (pid, (watch, now))));
+            .extend(workers.map(|(pid, (watch, grace))| (pid, (watch, grace, now))));
         let mut successor_at = None;
         loop {
             if SUCCESSOR.load(Ordering::Relaxed) {
@@ -466,11 +499,13 @@ impl Watching {
 /// Kills orphans whose time is over, and with `impatient` those that still listen after
 /// [`SUCCESSOR_GRACE`]. Forgets those that have ended.
 fn end_orphans(orphans: &mut Orphaned, grace: Duration, impatient: bool) {
-    orphans.retain(|pid, (watch, since)| {
+    orphans.retain(|pid, (watch, own, since)| {
         let lives = watch.lives();
         let waited = since.elapsed();
+        let (drain, stop) = own.map_or((grace, Duration::ZERO), |own| (own.drain, own.stop));
+        let late = || waited >= drain + stop || (waited >= drain && procfs::listens(*pid));
         let hangs = || impatient && waited >= SUCCESSOR_GRACE && procfs::listens(*pid);
-        if !lives || waited >= grace || hangs() {
+        if !lives || late() || hangs() {
             // Its children go with it.
             process::signal_group(*pid, Signal::SIGKILL);
         }

@@ -1,6 +1,6 @@
 'use strict';
 // How an app ends. Its arguments: `handler` (a SIGTERM handler that exits, and nothing but the server that holds the event loop),
-// `sign` (one that leaves the file SIGN and exits), `ignore` (one that does not exit), `crash` (an uncaught error in its drain), `leave` (ends by itself in its drain), `gateway`
+// `sign` (one that leaves the file SIGN and exits), `slow` (the same after four seconds), `mute` (an upgraded socket that says nothing), `ignore` (one that does not exit), `crash` (an uncaught error in its drain), `leave` (ends by itself in its drain), `gateway`
 // (an upgraded socket, piped to a server of its own; the second half of the message comes when the file UNTIL is there).
 const fs = require('fs');
 const http = require('http');
@@ -24,6 +24,11 @@ const server = http.createServer((req, res) => {
 const kinds = {
   handler: () => process.on('SIGTERM', () => { say('sigterm'); process.exit(); }),
   sign: () => process.on('SIGTERM', () => { fs.writeFileSync(process.env.SIGN, ''); process.exit(); }),
+  slow: () => process.on('SIGTERM', () => setTimeout(() => { fs.writeFileSync(process.env.SIGN, ''); process.exit(); }, 4000)),
+  mute: () => server.on('upgrade', (req, socket) => {
+    socket.on('error', () => {}).on('end', () => say('mute')).resume();
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: mute\r\nConnection: Upgrade\r\n\r\n');
+  }),
   ignore: () => process.on('SIGTERM', () => say('sigterm')) && setInterval(() => {}, 1000),
   crash: () => process.on('rcluster:drain', () => setTimeout(() => { throw new Error('crashed in the drain'); }, 200)),
   leave: () => process.on('rcluster:drain', () => setTimeout(() => process.exit(0), 200)),

@@ -170,6 +170,16 @@ pub struct Terms {
     pub beat: Duration,
 }
 
+impl Terms {
+    /// Times that it has to end by itself if its master is killed: first to drain and to close what it cuts, then, no longer
+    /// listening, for its handlers of the stop signal. In all the drain timeout and the kill timeout, as under its master.
+    pub fn orphan_graces(&self) -> (Duration, Duration) {
+        let closing = self.closing / 2 * 3;
+        let stop = self.kill_timeout.saturating_sub(closing);
+        (self.drain_timeout + closing, stop)
+    }
+}
+
 impl Policy {
     /// What a worker that starts now is told.
     pub fn terms(&self) -> Terms {
@@ -214,7 +224,8 @@ impl Policy {
         self.closing() / 3 * 2
     }
 
-    /// Time that workers of a killed master have to end by themselves: the drain timeout, and what closes after it.
+    /// Time that workers of a killed master have to end by themselves if nothing else is known of them: the drain timeout,
+    /// and what closes after it.
     pub fn orphan_grace(&self) -> Duration {
         self.drain_timeout + self.closing()
     }

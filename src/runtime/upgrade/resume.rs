@@ -28,6 +28,7 @@ use crate::{
         effects::World,
         endings::Endings,
         figures::Figures,
+        guarding::grace_of,
         hands::Hands,
         link::{FromLink, Link, Task, ToWorker},
         listeners::Listeners,
@@ -198,6 +199,9 @@ fn world(
     if let Some(guard) = &mut guard {
         // An earlier release gave it less. Its end is noticed as any child's.
         let _ = guard.set_grace(state.config.policy.orphan_grace());
+        for (pid, id) in &state.pids {
+            let _ = guard.give(*pid, grace_of(*id, &state.supervisor));
+        }
     }
     let identity = state.config.identity.as_ref();
     let listeners = std::mem::take(&mut state.listeners);
