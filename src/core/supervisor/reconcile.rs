@@ -3,6 +3,7 @@
 use super::{
     action::{Action, Gate},
     machine::{Phase, Supervisor},
+    reload::Reload,
     time::Time,
     worker::{Generation, Slot, State, Worker},
 };
@@ -123,7 +124,8 @@ impl Supervisor {
                     Some(reload) if reload.generation == goal => reload.gate(),
                     Some(_) | None => Gate::Open,
                 };
-                let may = gate == Gate::Open || self.may_boot(goal);
+                let rolls = self.reload.as_ref().is_some_and(Reload::rolls);
+                let may = rolls || self.may_boot(goal);
                 if for_reload && self.has_room() && may {
                     // The new code owes nothing for the old code's crashes.
                     self.spawn(slot, goal, gate);

@@ -75,6 +75,11 @@ impl Reload {
         self.admitted
     }
 
+    /// Slot by slot: its surge says how many of it boot at the same time.
+    pub(in crate::supervisor) fn rolls(&self) -> bool {
+        self.switch == Switch::Rolling
+    }
+
     pub(in crate::supervisor) fn gate(&self) -> Gate {
         match (self.switch, self.stage) {
             (Switch::Atomic, Stage::Preparing | Stage::Replacing) => Gate::Closed,

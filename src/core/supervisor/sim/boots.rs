@@ -2,7 +2,7 @@
 
 use super::{
     super::{Action, Event, Fact, Policy, Scale, Slot, State, Supervisor, Switch},
-    invariants::{Step, Verdict, count, ensure, generation_of},
+    invariants::{Step, Verdict, count, ensure},
     table::{Table, policy},
 };
 
@@ -18,7 +18,7 @@ pub(super) fn are_bounded(step: &Step<'_>) -> Verdict {
         let boots = count(after, |w| {
             w.generation == *generation && w.state <= State::Booting
         });
-        let rolls = policy.switch == Switch::Rolling && generation_of(reload) == Some(*generation);
+        let rolls = reload.is_some_and(|r| r.generation == *generation && r.rolls());
         let surge = if rolls {
             policy.surge.of(policy.workers)
         } else {

@@ -37,4 +37,5 @@ regressions! {
     a_rolling_reload_of_many_with_a_long_bake_comes_to_its_end: 200_484_318, 200;
     of_a_parked_fleet_those_that_hung_go_together_when_the_look_is_over: 300_632_005, 200;
     eighteen_slots_that_beat_ten_times_a_second_need_many_steps_for_a_reload: 300_392_268, 200;
+    a_slot_that_is_added_after_an_atomic_switch_waits_for_others_that_boot: 6_002_342, 200;
 }
