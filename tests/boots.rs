@@ -68,6 +68,9 @@ fn wait_booting(master: &Master, count: usize) -> usize {
 fn few_workers_boot_at_the_same_time() {
     let (mut master, go) = held(6);
     assert_eq!(wait_booting(&master, 4), 4, "{}", master.log());
+    // The others are in no crash loop.
+    let waiting = &crate::deploys::document(&master)["waiting"];
+    assert_eq!(*waiting, serde_json::json!([]));
     fs::write(&go, "").expect("written");
     master.wait_ready(6);
     fs::remove_file(&go).expect("removed");

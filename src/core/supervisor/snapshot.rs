@@ -214,7 +214,9 @@ impl Supervisor {
             .slots()
             .filter(|slot| !self.parked && self.fleet.seated(*slot).next().is_none())
             .filter_map(|slot| {
-                let backoff = &self.seats.get(slot.0 as usize)?.backoff;
+                // A slot without a death waits for others that boot.
+                let seat = self.seats.get(slot.0 as usize);
+                let backoff = seat.map(|s| &s.backoff).filter(|b| b.failures() > 0)?;
                 let left = backoff.not_before().0.saturating_sub(now.0);
                 Some((slot, backoff.failures(), left))
             })
