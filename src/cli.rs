@@ -11,6 +11,7 @@ use crate::supervisor::{Readiness, Surge, Switch};
 
 mod admin;
 mod balance;
+mod duration;
 mod health;
 mod help;
 mod host;
@@ -20,6 +21,7 @@ mod upgrade;
 
 pub use admin::{AdminArgs, EventsArgs, LsArgs};
 pub use balance::{Balance, BalanceArgs};
+use duration::duration;
 pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
@@ -39,7 +41,7 @@ pub use upgrade::UpgradeArgs;
     version,
     args_conflicts_with_subcommands = true,
     override_usage = "rcluster [OPTIONS] SCRIPT [ARGS]...\n       rcluster <COMMAND> [--name NAME | --control PATH]",
-    after_help = "Every option can also be given as RCLUSTER_..., as in RCLUSTER_DRAIN_TIMEOUT=10s; options win, and an empty variable counts as unset.\nA duration (DUR) is written 250ms, 5s or 1m30s; a plain number is seconds. At most 365d.\nA script that is named like a command is given with its path: ./status"
+    after_help = "Every option can also be given as RCLUSTER_..., as in RCLUSTER_DRAIN_TIMEOUT=10s; options win, and an empty variable counts as unset.\nA duration (DUR) is written 250ms, 5s or 1m30s; the largest unit first; a plain number is seconds. At most 365d.\nA script that is named like a command is given with its path: ./status"
 )]
 pub struct Cli {
     /// A command to a running master.
@@ -443,32 +445,6 @@ impl From<SwitchArg> for Switch {
             SwitchArg::Atomic => Self::Atomic,
         }
     }
-}
-
-/// Longest duration that an option takes: 365 days. Sums of a few of them are far from any overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// `250ms`, `5s`, `1m30s`; a plain number is seconds. At most [`LONGEST`].
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse::<u64>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text),
-    };
-    let duration = parsed.map_err(|error| {
-        if error == humantime::DurationError::NumberOverflow {
-            too_long(text)
-        } else {
-            format!("`{text}` is no duration: write 250ms, 5s or 1m")
-        }
-    })?;
-    if duration > LONGEST {
-        return Err(too_long(text));
-    }
-    Ok(duration)
-}
-
-fn too_long(text: &str) -> String {
-    format!("`{text}` is too long: at most 365d")
 }
 
 /// An error of clap's in one line: what is wrong, and the tip.

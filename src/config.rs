@@ -4,7 +4,6 @@ use std::{
     ffi::{OsStr, OsString},
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
@@ -260,7 +259,7 @@ impl Config {
             health_path: health_path(args.health.health_path.as_deref())?,
             autopsy: !args.health.no_autopsy,
             autopsy_as_root: args.health.autopsy,
-            stop_signal: stop_signal(&args.stop_signal)?,
+            stop_signal: signal::stop_signal(&args.stop_signal)?,
             balance: args.balance.balance,
         };
         Ok(Self {
@@ -408,6 +407,14 @@ fn limits(args: &RunArgs) -> Result<(), ConfigError> {
     {
         return Err(ConfigError::Limit("--max-lifetime", "at least 10s"));
     }
+    for (option, limit) in [
+        ("--hang-timeout", health.hang_timeout),
+        ("--boot-hang-timeout", health.boot_hang_timeout),
+    ] {
+        if !limit.is_zero() && limit < Policy::LEAST_HANG {
+            return Err(ConfigError::Limit(option, "at least 1s, or 0 for never"));
+        }
+    }
     let mib = |n: u64| n * 1024 * 1024;
     if health.max_rss.is_some_and(|size| size.0 < mib(16)) {
         return Err(ConfigError::Limit(
@@ -437,12 +444,6 @@ fn node_args(args: &RunArgs) -> Vec<OsString> {
     }
     let env = std::env::var("RCLUSTER_NODE_ARG").unwrap_or_default();
     env.split_ascii_whitespace().map(OsString::from).collect()
-}
-
-fn stop_signal(text: &str) -> Result<Signal, ConfigError> {
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    Signal::from_str(&format!("SIG{name}")).map_err(|_| ConfigError::Signal(text.to_owned()))
 }
 
 fn name(given: Option<&str>, script: &Path) -> Result<String, ConfigError> {
@@ -475,13 +476,5 @@ mod tests {
         for wrong in ["", "a/b", "..", ".x", "ü"] {
             assert!(name(Some(wrong), path).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn signals() {
-        for text in ["TERM", "sigterm", "SIGTERM"] {
-            assert_eq!(stop_signal(text).unwrap(), Signal::SIGTERM);
-        }
-        assert!(stop_signal("NOPE").is_err());
     }
 }

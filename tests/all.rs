@@ -72,6 +72,7 @@ mod privileges;
 mod promises;
 mod protocol;
 mod readers;
+mod refused_options;
 mod rehearse;
 mod reload;
 mod reload_bad;

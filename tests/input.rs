@@ -261,7 +261,7 @@ rcluster: failed to read the stop signal: `SIGNAL` is no signal; write TERM, INT
 fn duration_in_no_known_unit() {
     shows!(Launch::new("http.js").options(["--drain-timeout", "5 parsecs"]).run(), @r#"
 exit code 2
-rcluster: invalid value '5 parsecs' for '--drain-timeout <DUR>': `5 parsecs` is no duration: write 250ms, 5s or 1m (see rcluster --help)
+rcluster: invalid value '5 parsecs' for '--drain-timeout <DUR>': invalid duration `5 parsecs`: write whole numbers with d, h, m, s or ms, the largest unit first, as in 250ms, 5s or 1m30s; a plain number is seconds (see rcluster --help)
 "#);
 }
 

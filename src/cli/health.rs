@@ -10,11 +10,11 @@ use super::duration;
 /// Options of the master that concern the health of workers.
 #[derive(Clone, Debug, Args)]
 pub struct HealthArgs {
-    /// Replace a worker whose event loop is silent for so long; 0 never does.
+    /// Replace a worker whose event loop is silent for so long, at least 1s; 0 never does.
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = duration, env = "RCLUSTER_HANG_TIMEOUT")]
     pub hang_timeout: Duration,
 
-    /// The same for a worker that still boots; 0 leaves it to --ready-timeout.
+    /// The same for a worker that still boots, at least 1s; 0 leaves it to --ready-timeout.
     #[arg(long, value_name = "DUR", default_value = "2m", value_parser = duration, env = "RCLUSTER_BOOT_HANG_TIMEOUT")]
     pub boot_hang_timeout: Duration,
 
@@ -25,6 +25,9 @@ pub struct HealthArgs {
     pub autopsy: bool,
 
     /// Never capture the JavaScript stack of a hung worker; SIGUSR1 then opens no inspector in a worker.
+    ///
+    /// Of --autopsy and --no-autopsy the last one on the command line wins. A variable counts more than the file; in one
+    /// place --no-autopsy wins.
     #[arg(long, env = "RCLUSTER_NO_AUTOPSY", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_autopsy: bool,
 

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use super::MAX_WORKERS;
@@ -31,6 +32,11 @@ pub enum ConfigError {
     /// `--stop-signal`.
     #[error("failed to read the stop signal: `{0}` is no signal; write TERM, INT or the like")]
     Signal(String),
+    /// `--stop-signal` with a signal that cannot be handled.
+    #[error(
+        "{0} cannot be the stop signal: no process can handle it; use TERM, INT or another one that the app handles"
+    )]
+    Uncatchable(Signal),
     /// `--bake`.
     #[error("--bake is longer than a day ({})", humantime::format_duration(*.0))]
     Bake(Duration),
@@ -50,7 +56,7 @@ pub enum ConfigError {
         "failed to use the health path `{0}`: use a path as in /healthz, or an address and a path as in :9090/healthz, without spaces"
     )]
     HealthPath(String),
-    /// `--max-lifetime`, `--max-rss` or `--max-heap`.
+    /// `--hang-timeout`, `--boot-hang-timeout`, `--max-lifetime`, `--max-rss` or `--max-heap`.
     #[error("{0} is too small: {1}")]
     Limit(&'static str, &'static str),
     /// Options that need the shim.
@@ -79,7 +85,7 @@ impl ConfigError {
             Self::NoScript | Self::WebConcurrency(_) => return None,
             Self::Workers(_) => "workers",
             Self::Bind(..) => "bind",
-            Self::Signal(_) => "stop-signal",
+            Self::Signal(_) | Self::Uncatchable(_) => "stop-signal",
             Self::Bake(_) => "bake",
             Self::Admin(_) => "admin",
             Self::LoneToken => "admin-token-file",

@@ -1,14 +1,17 @@
 //! The commands that need no master.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use super::{completions, doctor, man_page, man_pages, unit};
 use crate::{
-    cli::{Command, DoctorArgs, ManArgs, UnitArgs},
+    cli::{Command, ConfigArgs, DoctorArgs, ManArgs, UnitArgs},
     config::Config,
     exit_code::ExitCode,
     settings::{self, Line, Loaded},
-    sys::identity::Identity,
+    sys::{files, identity::Identity},
 };
 
 /// Carries such a command out; `None` for one that needs a master.
@@ -17,7 +20,7 @@ pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> 
         if args.schema {
             say(&format!("{:#}\n", settings::schema()))
         } else {
-            say(&settings::show(loaded, args.json))
+            in_force(args, loaded, line).and_then(|()| say(&settings::show(loaded, args.json)))
         }
     } else if let Command::Import(args) = command {
         settings::import(args)
@@ -49,6 +52,18 @@ pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> 
     })
 }
 
+/// What a start refuses is in force nowhere.
+fn in_force(args: &ConfigArgs, loaded: &Loaded, line: &Line) -> Result<(), String> {
+    let mut run = args.run.clone();
+    if run.target.is_empty() {
+        // The options can be asked for without a script.
+        run.target = vec!["app.js".into()];
+    }
+    Config::new(&run, &line.pwd)
+        .map(|_| ())
+        .map_err(|error| loaded.located(&error))
+}
+
 /// To stdout; a reader that goes away is no error of ours.
 fn say(text: &str) -> Result<(), String> {
     match io::stdout().write_all(text.as_bytes()) {
@@ -66,7 +81,36 @@ fn write_unit(args: &UnitArgs, loaded: &Loaded, line: &Line) -> Result<(), Strin
     run.host.group = None;
     let config = Config::new(&run, &line.pwd).map_err(|error| loaded.located(&error))?;
     let text = unit(args, &config, loaded, line).map_err(|error| error.to_string())?;
+    for missing in missing(&config) {
+        crate::say::error(format_args!("warning: {missing}"));
+    }
     say(&text)
+}
+
+/// Files that the unit names and this host lacks. They may come later, or be on another host.
+fn missing(config: &Config) -> Vec<String> {
+    let launch = &config.launch;
+    let named = [
+        ("script", Some(&launch.script)),
+        ("env file", launch.env_file.as_ref()),
+        (
+            "node binary",
+            launch.node.as_ref().filter(|path| path.is_absolute()),
+        ),
+    ];
+    let lacks = |(what, path): (&str, Option<&PathBuf>)| {
+        let path = path?.clone();
+        let looked = files::within(files::PATIENCE, {
+            let path = path.clone();
+            move || std::fs::metadata(path)
+        });
+        let why = looked.flatten().err()?;
+        Some(format!(
+            "the unit names the {what} {}, which cannot be used here: {why}",
+            path.display()
+        ))
+    };
+    named.into_iter().filter_map(lacks).collect()
 }
 
 fn examine(args: &DoctorArgs, line: &Line) -> ExitCode {

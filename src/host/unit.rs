@@ -1,6 +1,7 @@
 //! `rcluster systemd-unit`: a hardened unit for this app.
 
 use std::{
+    any::TypeId,
     ffi::{OsStr, OsString},
     fmt::Write as _,
     os::unix::fs::PermissionsExt,
@@ -8,12 +9,12 @@ use std::{
     process::Command,
 };
 
-use clap::{Args, CommandFactory, parser::ValueSource};
+use clap::{Arg, Args, parser::ValueSource};
 use thiserror::Error;
 
 use crate::{
-    cli::{Cli, RunArgs, UnitArgs},
-    config::Config,
+    cli::{RunArgs, UnitArgs, command},
+    config::{Config, absolute},
     settings::{Line, Loaded, Origin},
     sys::listener::Endpoint,
 };
@@ -67,7 +68,7 @@ pub fn unit(
         Some(Origin::File(_)) => None,
         _ => Some(node_path(config.launch.node.as_deref())?),
     };
-    service(args, config, line, node.as_deref())
+    service(args, config, loaded, line, node.as_deref())
 }
 
 /// The absolute path of the node binary, symbolic links as they are: an update of the package changes where they lead.
@@ -127,6 +128,7 @@ fn socket(config: &Config) -> Result<String, UnitError> {
 fn service(
     args: &UnitArgs,
     config: &Config,
+    loaded: &Loaded,
     line: &Line,
     node: Option<&Path>,
 ) -> Result<String, UnitError> {
@@ -158,6 +160,7 @@ fn service(
     for word in given {
         start.push(quoted(&word)?);
     }
+    let variables = variables(loaded, line)?;
     let stop = policy.drain_timeout + policy.kill_timeout;
     let low = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp { port: 1..1024, .. });
     let capability = if config.binds.iter().any(low) {
@@ -200,7 +203,7 @@ ExecStart={start}
 WorkingDirectory={cwd}
 {user}
 Environment=RCLUSTER_CONTROL=%t/rcluster-{name}/{name}.sock
-RuntimeDirectory=rcluster-{name}
+{variables}RuntimeDirectory=rcluster-{name}
 RuntimeDirectoryMode=0700
 Restart=always
 RestartSec=100ms
@@ -252,10 +255,67 @@ WantedBy=multi-user.target
     ))
 }
 
+/// The variables that say what no option says, as the unit's lines: it is computed from them, and the service has
+/// none of this shell's.
+fn variables(loaded: &Loaded, line: &Line) -> Result<String, UnitError> {
+    let known = RunArgs::augment_args(clap::Command::new("master"));
+    let mut lines = String::new();
+    let mut set = |name: &str, value: &OsStr| -> Result<(), UnitError> {
+        let mut word = OsString::from(format!("{name}="));
+        word.push(value);
+        // Dollar signs are literal here (systemd.exec(5)).
+        let word = quoted(&word)?.replace("$$", "$");
+        let _ = writeln!(lines, "Environment={word}");
+        Ok(())
+    };
+    for setting in &loaded.settings {
+        let options = &mut known.get_arguments();
+        let option = options.find(|arg| arg.get_long() == Some(&setting.key));
+        let (Origin::Variable(name), Some(option)) = (&setting.origin, option) else {
+            if setting.key == "workers"
+                && setting.origin == Origin::Default
+                && let Some(count) = std::env::var_os("WEB_CONCURRENCY").filter(|v| !v.is_empty())
+            {
+                set("WEB_CONCURRENCY", &count)?;
+            }
+            continue;
+        };
+        if OWN.contains(&option.get_id().as_str()) {
+            continue;
+        }
+        if let Some(value) = std::env::var_os(name) {
+            set(name, &rooted(option, &value, &line.pwd))?;
+        }
+    }
+    Ok(lines)
+}
+
+/// The value of an option, its paths absolute: the service has another working directory than this shell.
+fn rooted(option: &Arg, value: &OsStr, pwd: &Path) -> OsString {
+    let id = option.get_id().as_str();
+    if option.get_value_parser().type_id() == TypeId::of::<PathBuf>() {
+        return absolute(pwd, Path::new(value)).into();
+    }
+    let unix = |text: &str| match text.trim().strip_prefix("unix:") {
+        Some(path) if !path.starts_with('@') => {
+            format!("unix:{}", absolute(pwd, Path::new(path)).display())
+        }
+        _ => text.to_owned(),
+    };
+    match value.to_str() {
+        Some(text) if id == "bind" => {
+            let all: Vec<_> = text.split(',').map(unix).collect();
+            all.join(",").into()
+        }
+        _ => value.to_owned(),
+    }
+}
+
 /// The options as they were given, for the master itself.
 fn given(line: &Line) -> Vec<OsString> {
     // It has been parsed once already: this cannot fail.
-    let Ok(matches) = Cli::command().try_get_matches_from(&line.words) else {
+    let command = command(line.words.iter().map(OsString::as_os_str));
+    let Ok(matches) = command.try_get_matches_from(&line.words) else {
         return vec![];
     };
     let Some((_, given)) = matches.subcommand() else {
@@ -274,7 +334,7 @@ fn given(line: &Line) -> Vec<OsString> {
             Some(long) if option.get_action().takes_values() => {
                 for value in values {
                     let mut word = OsString::from(format!("--{long}="));
-                    word.push(value);
+                    word.push(rooted(option, value, &line.pwd));
                     options.push(word);
                 }
             }

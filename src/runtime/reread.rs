@@ -238,6 +238,15 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_names_each_fixed_option() {
+        let readme = include_str!("../../README.md");
+        let (_, list) = readme.split_once("All can change but ").unwrap();
+        let (list, _) = list.split_once(": the log says").unwrap();
+        let named: BTreeSet<_> = list.split('`').skip(1).step_by(2).collect();
+        assert_eq!(named, FIXED.iter().copied().collect());
+    }
+
+    #[test]
     fn what_watching_changes_stays_as_it_was_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rcluster.toml");

@@ -208,9 +208,20 @@ impl Reader<'_> {
 
     fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, FileError> {
         match value.get_ref().as_str() {
-            Some(text) if !text.contains('\0') => Ok(text.to_owned()),
-            _ => Err(self.wrong(&value.span(), format!("`{key}` must be a string"))),
+            Some(text) => self.without_nul(key, &value.span(), text),
+            None => Err(self.wrong(&value.span(), format!("`{key}` must be a string"))),
         }
+    }
+
+    /// Words of a command line and variables end at a NUL byte (execve(2)).
+    fn without_nul(&self, key: &str, span: &Range<usize>, text: &str) -> Result<String, FileError> {
+        if text.contains('\0') {
+            let why = format!(
+                "`{key}` has a NUL character (\\u0000), which no argument and no variable can hold: remove it"
+            );
+            return Err(self.wrong(span, why));
+        }
+        Ok(text.to_owned())
     }
 
     fn list(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<OsString>, FileError> {
@@ -225,17 +236,15 @@ impl Reader<'_> {
 
     fn scalar(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, FileError> {
         match value.get_ref() {
-            DeValue::String(text) if !text.contains('\0') => Ok(text.to_string()),
+            DeValue::String(text) => self.without_nul(key, &value.span(), text),
             DeValue::Integer(number) => Ok(number.as_str().replace('_', "")),
             DeValue::Float(number) => Ok(number.as_str().replace('_', "")),
-            DeValue::String(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => Err(self.wrong(
-                &value.span(),
-                format!("`{key}` must be a string or a number"),
-            )),
+            DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                Err(self.wrong(
+                    &value.span(),
+                    format!("`{key}` must be a string or a number"),
+                ))
+            }
         }
     }
 
@@ -388,6 +397,16 @@ mod tests {
                 "line 1: `no-shim` must be true or false",
             ),
             ("args = [\"x\"]", "line 1: `args` needs a `script`"),
+            (
+                "script = \"a\"\nargs = [\"b\\u0000c\"]",
+                "line 2: `args` has a NUL",
+            ),
+            ("script = \"a\\u0000\"", "line 1: `script` has a NUL"),
+            ("[env]\nA = \"\\u0000\"", "line 2: `A` has a NUL"),
+            (
+                "script = \"a\"\nargs = [true]",
+                "line 2: `args` must be a string or a number",
+            ),
             ("env = 1", "line 1: `env` must be a table"),
             ("[env]\n\"A=B\" = 1", "line 2: `A=B` is no name"),
             ("workers = ", "line 1: "),

@@ -161,7 +161,7 @@ impl Line {
         };
         let matches = command.try_get_matches_from(&self.words)?;
         let given = matches.subcommand().map_or(&matches, |(_, given)| given);
-        let settings: Vec<Setting> = known::options()
+        let mut settings: Vec<Setting> = known::options()
             .iter()
             .map(|arg| setting(arg, given, &entries))
             .collect();
@@ -178,12 +178,30 @@ impl Line {
             is_trusted(&file.path, by)?;
         }
         let mut cli = Cli::from_arg_matches(&matches)?;
-        if let Some(file) = &file {
-            match &mut cli.command {
-                None => cli.run.host.env.clone_from(&file.env),
-                Some(command) => {
-                    if let Some(run) = command.run_args() {
-                        run.host.env.clone_from(&file.env);
+        let run = match &mut cli.command {
+            None => Some(&mut cli.run),
+            Some(command) => command.run_args(),
+        };
+        if let Some(run) = run {
+            if let Some(file) = &file {
+                run.host.env.clone_from(&file.env);
+            }
+            let both = run.health.autopsy && run.health.no_autopsy;
+            if both {
+                // The last one on the command line; both flags have an index only there.
+                let at = |id| {
+                    let flag = given.value_source(id) == Some(ValueSource::CommandLine);
+                    given.index_of(id).filter(|_| flag)
+                };
+                let yes = at("autopsy") > at("no_autopsy");
+                let yes = yes || counts_more(&settings, "autopsy", "no-autopsy");
+                run.health.autopsy = yes;
+                run.health.no_autopsy = !yes;
+                for setting in &mut settings {
+                    match setting.key.as_str() {
+                        "autopsy" => setting.values = vec![yes.to_string().into()],
+                        "no-autopsy" => setting.values = vec![(!yes).to_string().into()],
+                        _ => {}
                     }
                 }
             }
@@ -269,6 +287,20 @@ fn effective(file: &File, given: &ArgMatches) -> Vec<Entry> {
         }
     }
     entries
+}
+
+/// Whether an option was said at a place that counts more than that of another one.
+fn counts_more(settings: &[Setting], one: &str, other: &str) -> bool {
+    let rank = |key: &str| {
+        let setting = settings.iter().find(|setting| setting.key == key);
+        setting.map(|setting| match setting.origin {
+            Origin::Flag => 3,
+            Origin::Variable(_) => 2,
+            Origin::File(_) => 1,
+            Origin::Default => 0,
+        })
+    };
+    rank(one) > rank(other)
 }
 
 /// The variable of an option that `config.rs` reads, if it is set.

@@ -230,14 +230,22 @@ impl Policy {
         self.drain_timeout + self.closing()
     }
 
-    /// How often a worker's event loop reports: six times in the hang timeout,
+    /// Least hang timeout, and least boot hang timeout, but for zero: with fewer than six reports in it, or with reports that
+    /// come closer than the scheduler of a busy host allows, a worker would be taken for silent that is not.
+    pub const LEAST_HANG: Duration = Duration::from_secs(1);
+
+    /// How often a worker's event loop reports: six times in the shorter of both hang timeouts,
     /// at least every 5 s (four workers wake the master less than once a second) or, if it is attentive, every
     /// second; at most ten times a second.
     pub fn beat(&self) -> Duration {
         let longest = Duration::from_secs(if self.attentive { 1 } else { 5 });
+        let limits = [self.hang_timeout, self.boot_hang_timeout];
         let hang = match self.hang_timeout {
             Duration::ZERO => Duration::from_secs(30),
-            some => some,
+            some => limits
+                .into_iter()
+                .filter(|limit| !limit.is_zero())
+                .fold(some, Duration::min),
         };
         (hang / 6).clamp(Duration::from_millis(100), longest)
     }
