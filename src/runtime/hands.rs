@@ -10,6 +10,7 @@
 mod carried;
 mod load;
 mod queues;
+mod seats;
 mod turns;
 
 use std::{
@@ -17,7 +18,6 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -151,29 +151,6 @@ impl Hands {
                 Err(error) => warn!(seat, %error, "failed to watch a listening socket"),
             }
         }
-    }
-
-    /// Whether connections of an address came back: those behind them stay where they are.
-    fn waits(&self, group: GroupId) -> bool {
-        self.back.iter().any(|connection| connection.group == group)
-    }
-
-    /// Seats from which more may be taken.
-    fn open_seats(&self) -> impl Iterator<Item = &Tended> {
-        self.tended.iter().filter(|t| !self.waits(t.group))
-    }
-
-    /// Ends when a connection waits at such a seat; never, when there is none.
-    pub(super) async fn arrival(&self) {
-        std::future::poll_fn(|cx| {
-            let ready = |t: &Tended| t.socket.poll_read_ready(cx).is_ready();
-            if self.open_seats().map(ready).fold(false, |a, b| a | b) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
     }
 
     /// Ends when a worker said something about what it was given.
