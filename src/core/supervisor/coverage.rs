@@ -48,15 +48,18 @@ impl Supervisor {
         } = what;
         let declared = instead_of.is_none();
         let reason = format!("listens on {address}");
+        let late = (worker.ready_at).is_some_and(|at| at + Policy::KEY_GRACE <= now);
+        let passes = chosen && late;
+        if !passes {
+            // What a worker tells while it is stopped is known of its code all the same: news may arrive late.
+            let served = self.served.entry(worker.generation).or_default();
+            if served.len() < MAX_SERVED {
+                served.insert(address.clone());
+            }
+        }
         if worker.state <= State::Draining {
-            let late = (worker.ready_at).is_some_and(|at| at + Policy::KEY_GRACE <= now);
-            if chosen && late {
+            if passes {
                 worker.passing.insert(address.clone());
-            } else {
-                let served = self.served.entry(worker.generation).or_default();
-                if served.len() < MAX_SERVED {
-                    served.insert(address.clone());
-                }
             }
             worker.listening.insert(address);
             worker.unheard = None;
@@ -233,6 +236,14 @@ impl Supervisor {
         let grown = staying().filter_map(|w| w.ready_at);
         let grown = grown.map(|at| at + self.policy.ready_timeout);
         grown.max().unwrap_or_default()
+    }
+
+    /// Whether a worker of other code serves on in a slot that is not wanted, because of its addresses. The reload's code
+    /// does not take over before: it would not be alone.
+    pub(super) fn excess_serves(&self, generation: Generation) -> bool {
+        let excess = |w: &Worker| w.slot.0 >= self.policy.workers && !w.spare;
+        let serves = |w: &Worker| w.is_ready() && w.generation != generation;
+        (self.fleet.iter()).any(|w| excess(w) && serves(w) && self.leaves_at(w) > self.now)
     }
 
     /// When [`await_addresses`](Self::await_addresses) and those who wait for it have something to do.

@@ -189,14 +189,15 @@ impl Supervisor {
                     let complete = fresh.and_then(|w| self.complete_at(w));
                     complete.is_some_and(|at| at <= self.now)
                 });
-                if all {
+                if all && !self.excess_serves(generation) {
                     // Held workers have shown that they boot, not yet that they serve.
                     let trial = self.policy.bake.max(self.policy.min_uptime);
                     self.set_stage(Stage::Baking(self.now + trial));
                 }
             }
             Stage::Baking(until) => {
-                if until <= self.now && self.proven() >= self.policy.workers {
+                let alone = !self.excess_serves(reload.generation);
+                if until <= self.now && self.proven() >= self.policy.workers && alone {
                     self.commit();
                 }
             }
@@ -217,7 +218,7 @@ impl Supervisor {
         let mut admitted = reload.admitted;
         let done = self.proven();
         let surge = self.policy.surge.of(self.policy.workers);
-        if done >= self.policy.workers {
+        if done >= self.policy.workers && !self.excess_serves(reload.generation) {
             self.commit();
             return;
         }

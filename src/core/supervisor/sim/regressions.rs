@@ -38,4 +38,9 @@ regressions! {
     of_a_parked_fleet_those_that_hung_go_together_when_the_look_is_over: 300_632_005, 200;
     eighteen_slots_that_beat_ten_times_a_second_need_many_steps_for_a_reload: 300_392_268, 200;
     a_slot_that_is_added_after_an_atomic_switch_waits_for_others_that_boot: 6_002_342, 200;
+    an_atomic_switch_waits_for_old_ones_that_are_too_many: 12_490_726_113_401_669_800, 200;
+    a_commit_waits_for_old_ones_that_are_too_many: 8_001_071, 200;
+    what_a_worker_opened_while_it_was_stopped_is_known_of_its_code: 6_003_447, 200;
+    what_a_worker_told_late_is_known_of_its_code: 7_000_907, 200;
+    an_app_that_says_ready_after_its_last_server_is_ready_in_time: 5_003_829, 200;
 }

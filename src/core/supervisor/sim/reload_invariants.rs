@@ -159,7 +159,16 @@ fn an_atomic_switch_is_one_moment(step: &Step<'_>) -> Verdict {
             format!("in slot {slot} old ones serve on after the switch")
         })?;
     }
-    Ok(())
+    // Where fewer workers are wanted, those that are too many have gone by then.
+    let switched = |reload: &Reload| matches!(reload.stage, Stage::Baking(_));
+    let begun = !step.before.reload.as_ref().is_some_and(switched);
+    let excess = step.after.fleet.iter().find(|w| {
+        let old = w.is_ready() && w.generation != reload.generation;
+        old && w.slot.0 >= step.after.policy.workers && !is_examined(step, w)
+    });
+    ensure(!begun || excess.is_none(), || {
+        format!("an old one that is too many serves on after the switch: {excess:?}")
+    })
 }
 
 /// An atomic reload bakes from its switch on, for as long as it was asked to.

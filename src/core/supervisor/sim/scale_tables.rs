@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Event, Fact, Policy, Scale, Switch, WorkerId},
+    super::{Event, Fact, Listened, Policy, Scale, Switch, WorkerId},
     table::{Table, policy},
 };
 
@@ -45,6 +45,32 @@ fn a_slot_that_went_and_came_back_waits_at_the_gate() {
             "spawn 6 in slot 1 of generation 1"
         ]
     );
+}
+
+#[test]
+fn new_code_does_not_take_over_beside_old_code_that_is_too_many() {
+    let also = |address: &str| Fact::Listening(Listened::on(address));
+    // Until the switch: worker 2 alone has opened the second address.
+    let scaled_down = || {
+        let mut t = Table::serving(atomic(2, 0));
+        t.fact(2, also("1"));
+        t.at(1000).reload(1);
+        t.prepared(2);
+        t.spawned(3);
+        t.spawned(4);
+        assert_eq!(t.tell(Event::Scale(Scale::To(1))), ["stop 4"]);
+        t.exits(4, 0);
+        assert_eq!(t.fact(3, Fact::AtGate), ["open gate 3"]);
+        assert_eq!(t.listens(3), [""; 0]);
+        t
+    };
+    // The new code opens it, and is alone from then on.
+    assert_eq!(scaled_down().fact(3, also("1")), ["drain 1", "drain 2"]);
+    // It does not open it: the ready timeout is over.
+    let mut t = scaled_down();
+    t.tick(30_000);
+    assert_eq!(t.tick(30_999), [""; 0]);
+    assert_eq!(t.tick(31_000), ["drain 1", "drain 2"]);
 }
 
 #[test]
