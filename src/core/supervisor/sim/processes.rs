@@ -4,7 +4,7 @@
 use super::{
     super::{
         Action, Beat, Event, Exit, Fact, Finding, Gate, Generation, Listened, Pid, Policy,
-        StopSignal, Time, Usage, WorkerId,
+        Readiness, StopSignal, Time, Usage, WorkerId,
     },
     habits::{Boot, Drains, Fate, Habit, chance},
     world::{Item, World, ms},
@@ -179,6 +179,9 @@ impl World {
             Habit::good(&mut self.rng, keys)
         };
         habit.key_gap = habit.key_gap.max(self.late_ms);
+        if self.quiet {
+            habit.key_gap = habit.key_gap.min(self.longest_gap());
+        }
         let process = Process {
             alive: true,
             habit,
@@ -299,6 +302,18 @@ impl World {
                 self.after(at + 100, id, Deed::Open(0));
             }
         }
+    }
+
+    /// Most time between two servers of an app that behaves. It says ready after the last of them; where that is what
+    /// counts, three such times and a boot of 400 ms with all its news come within the ready timeout. An app that needs
+    /// longer is never ready, and its fleet never at rest.
+    fn longest_gap(&self) -> u64 {
+        let policy = self.watch.machine.policy();
+        if policy.readiness != Readiness::Message {
+            return u64::MAX;
+        }
+        let most = u64::try_from(policy.ready_timeout.as_millis()).unwrap_or(u64::MAX);
+        most.saturating_sub(400) / 3
     }
 
     /// As the policy was when the schedule began.
