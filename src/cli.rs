@@ -266,7 +266,7 @@ pub struct ReloadArgs {
     /// The new code need not listen on this address although the old code does: :PORT, an address as status shows it, or `all`; repeatable.
     #[arg(long, value_name = "ADDR", value_parser = crate::config::may_drop)]
     pub allow_drop: Vec<String>,
-    /// Wait until the last old worker is gone, too.
+    /// Wait until the last old worker is gone, too; the answer then tells of those that died in their drain.
     #[arg(long)]
     pub drained: bool,
     /// Do not wait for the end; `rcluster events` and status have it under the id that is printed.

@@ -96,7 +96,8 @@ fn finish(result: anyhow::Result<ExitCode>) -> process::ExitCode {
     match result {
         Ok(code) => code.into(),
         Err(error) => {
-            say::error(format_args!("{error:#}"));
+            complain(&format!("{error:#}"));
+            OwnLog::drain();
             ExitCode::Internal.into()
         }
     }
@@ -162,8 +163,10 @@ enum Mode {
 }
 
 fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
+    OwnLog::speak_json(args.logs.log_format == LogFormat::Json);
     let usage = |error: &dyn std::fmt::Display| {
-        say::error(error);
+        complain(&error.to_string());
+        OwnLog::drain();
         Ok(ExitCode::Usage)
     };
     if let Err(error) = config::logical_pwd() {
@@ -206,7 +209,7 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
 
 /// The last line of a master, by the way of its log: whoever blocks that does not keep it from ending.
 fn complain(what: &str) {
-    OwnLog::say(&format!("rcluster: {what}"));
+    OwnLog::say(what);
 }
 
 /// Says how it ended.

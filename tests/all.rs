@@ -66,6 +66,7 @@ mod messages;
 mod node_options;
 mod options;
 mod orphans;
+mod own_lines;
 mod own_log;
 mod paper;
 mod privileges;

@@ -107,3 +107,41 @@ fn a_worker_gets_what_node_would_set(node: Node) {
 }
 
 on_every_node!(a_worker_gets_what_node_would_set);
+
+/// An app that listens where PORT says, or at a port of its own.
+const LISTENS: &str = "require('http').createServer((_, answer) => answer.end(process.env.PORT)).listen(process.env.PORT || 0);";
+
+#[test]
+fn an_empty_port_counts_as_unset() {
+    let folder = scratch();
+    let script = folder.path().join("app.js");
+    fs::write(&script, LISTENS).expect("written");
+    let file = folder.path().join("port.env");
+    let empty = "PORT=\n";
+    for (shell, text) in [
+        (Some(""), None),
+        (None, Some(empty)),
+        (Some(""), Some(empty)),
+        // The file's counts more.
+        (Some("1"), Some(empty)),
+        (Some(""), Some("OTHER=1\n")),
+    ] {
+        let port = common::Addr::free_port();
+        let mut launch = Launch::new(&script)
+            .workers(1)
+            .option("-b")
+            .option(format!("127.0.0.1:{port}"));
+        if let Some(shell) = shell {
+            launch = launch.env("PORT", shell);
+        }
+        if let Some(text) = text {
+            fs::write(&file, text).expect("written");
+            launch = launch.option("--env-file").option(&file);
+        }
+        let mut master = launch.start();
+        master.wait_ready(1);
+        let told = common::Addr::port(port).get("/").body;
+        assert_eq!(told, port.to_string(), "{shell:?} {text:?}");
+        master.stop();
+    }
+}

@@ -207,7 +207,7 @@ pub struct Happening {
     pub at_ms: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// The reload that went on, by its id.
+    /// The reload by which it happened, by its id; for events that belong to no worker, the reload that went on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload: Option<String>,
     /// What; `event` has its kind.

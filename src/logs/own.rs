@@ -50,7 +50,7 @@ pub(super) fn follow(sink: Option<Sink>) {
 impl OwnLog {
     /// Sends all events of this process to stderr, from this level on.
     pub fn install(level: LevelFilter, json: bool) {
-        JSON.store(json, Ordering::Relaxed);
+        Self::speak_json(json);
         let builder = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_target(false)
@@ -65,9 +65,24 @@ impl OwnLog {
         }
     }
 
-    /// A line beside the events: the last words of a master. Escaped like any other.
+    /// Whether lines are JSON from now on: for those before [`install`](Self::install).
+    pub fn speak_json(json: bool) {
+        JSON.store(json, Ordering::Relaxed);
+    }
+
+    /// An error beside the events, whatever the level: the last words of a master. Escaped like any other.
     pub fn say(what: &str) {
-        push(format!("{}\n", escape::block(what)).as_bytes());
+        let line = if JSON.load(Ordering::Relaxed) {
+            let now = humantime::format_rfc3339_micros(SystemTime::now());
+            let text = serde_json::Value::from(what).to_string();
+            let text = escape::json(&text);
+            format!(
+                "{{\"timestamp\":\"{now}\",\"level\":\"ERROR\",\"message\":{text},\"event\":\"exit_error\"}}\n"
+            )
+        } else {
+            format!("{}\n", escape::block(&format!("rcluster: {what}")))
+        };
+        push(line.as_bytes());
     }
 
     /// Before the end of the process: waits until the queue is written, unless the reader takes

@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     admin::{self, Api, Token, TokenError},
-    cli::LogFormat,
     config::{self, Config},
     exit_code::ExitCode,
     logs::{Logs, LogsError},
@@ -49,7 +48,6 @@ use crate::{
         safe_path::Use,
         spawn,
     },
-    thrown,
 };
 
 /// Messages of workers that may wait for the loop; links stop reading beyond.
@@ -380,16 +378,12 @@ fn started_by(line: &Line) -> PathBuf {
 async fn conclude(master: Master, inputs: Inputs) -> Verdict {
     let logs = master.world.logs.clone();
     let _keeper = Keeper::start(master.world.listeners.files.clone());
-    let json = master.world.config.log.1 == LogFormat::Json;
     let verdict = master.run(inputs).await;
     match (&verdict.reason, verdict.code) {
         (_, ExitCode::Ok) => info!("rcluster stopped"),
         (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
-        (reason, code) => {
-            // The last words have it, too: text says it once.
-            let reason = reason.as_deref().filter(|_| json).map(thrown::one_line);
-            error!(code = code as u8, reason, "rcluster gives up");
-        }
+        // The last words say why.
+        (_, code) => error!(code = code as u8, "rcluster gives up"),
     }
     if let Some(logs) = logs {
         // Last: what was said above goes the same way.

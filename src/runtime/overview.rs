@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     admin::{DetachedStatus, Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
-    ipc::Told,
-    supervisor::{FleetView, Generation, Pid, Report, Supervisor, Time, WorkerId},
+    ipc,
+    supervisor::{FleetView, Generation, Pid, ReloadOutcome, Report, Supervisor, Time, WorkerId},
     sys::procfs,
     thrown,
 };
@@ -101,9 +101,42 @@ pub(super) struct FirstBoot {
     errors: Vec<String>,
 }
 
+/// Errors that are in the log already: each is told once.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    first_boot: FirstBoot,
+    /// The generation of the last reload that failed, and why, on one line.
+    failed: Option<(Generation, String)>,
+}
+
+impl Told {
+    /// Where the error of a worker that ended is shown.
+    fn take(&mut self, what: &Report) -> Shown {
+        if let Report::ReloadEnded {
+            generation,
+            outcome: ReloadOutcome::Failed { reason },
+            ..
+        } = what
+        {
+            self.failed = Some((*generation, thrown::one_line(reason)));
+        }
+        if let Report::Ended {
+            generation,
+            detail: Some(detail),
+            ..
+        } = what
+            && let Some((failed, reason)) = &self.failed
+            && failed == generation
+            && reason.contains(&thrown::one_line(detail))
+        {
+            return Shown::FailedReload;
+        }
+        self.first_boot.take(what)
+    }
+}
+
 impl FirstBoot {
-    /// Where the error of a worker that ended is shown: once for all workers, in the last words of the master, if this
-    /// boot fails.
+    /// Once for all workers, in the last words of the master, if this boot fails.
     fn take(&mut self, what: &Report) -> Shown {
         let Report::Ended {
             detail: Some(detail),
@@ -134,9 +167,9 @@ impl World {
         supervisor: &Supervisor,
     ) -> Option<(usize, u32)> {
         let reason = thrown::one_line(reason?);
-        let errors = self.first_boot.errors.iter();
+        let errors = self.told.first_boot.errors.iter();
         let alike = errors.filter(|error| reason.contains(*error)).count();
-        (!self.first_boot.over && alike > 0).then(|| (alike, supervisor.policy().workers))
+        (!self.told.first_boot.over && alike > 0).then(|| (alike, supervisor.policy().workers))
     }
 
     /// A transition, for the log and for whoever reads events.
@@ -145,9 +178,8 @@ impl World {
             Report::ReloadStarted { generation } | Report::ReloadEnded { generation, .. } => {
                 Some(*generation)
             }
-            Report::Moved { .. }
-            | Report::Ended { .. }
-            | Report::Condemned { .. }
+            Report::Moved { of_reload, .. } | Report::Ended { of_reload, .. } => *of_reload,
+            Report::Condemned { .. }
             | Report::NoHeartbeat { .. }
             | Report::Examined { .. }
             | Report::Promoted { .. }
@@ -156,8 +188,8 @@ impl World {
         };
         let reload = reload.map(|generation| self.bus.reload_id(generation));
         let brief = supervisor.brief();
-        self.first_boot.over |= !["booting", "stopping"].contains(&brief.state);
-        let shown = self.first_boot.take(&what);
+        self.told.first_boot.over |= !["booting", "stopping"].contains(&brief.state);
+        let shown = self.told.take(&what);
         report::log(&what, reload.as_deref(), shown);
         if let (
             Report::ReloadEnded {
@@ -192,7 +224,7 @@ impl World {
     }
 
     /// What a worker has counted.
-    pub(super) fn told(&mut self, id: WorkerId, told: &Told, supervisor: &Supervisor) {
+    pub(super) fn told(&mut self, id: WorkerId, told: &ipc::Told, supervisor: &Supervisor) {
         if let Some(worker) = supervisor.worker(id) {
             let seated = supervisor.of_slot(worker.slot);
             self.figures.told(worker, told, &seated);

@@ -16,6 +16,8 @@ pub(super) enum Shown {
     Later,
     /// The same, and another worker ended with it before.
     Known,
+    /// A reload failed for it, and that is in the log.
+    FailedReload,
 }
 
 /// Why so many workers are probably a slip, if they are more than before.
@@ -37,7 +39,7 @@ pub(super) fn warn_of_excess(policy: &Policy, from: u32) {
     }
 }
 
-/// Writes a report to the log; `reload` is the id of the reload that goes on. Errors stand on one line: Node prints the
+/// Writes a report to the log; `reload` is the id of the reload that it belongs to. Errors stand on one line: Node prints the
 /// stack itself, and `rcluster incidents` has it.
 pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
     match report {
@@ -49,6 +51,7 @@ pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
             from,
             to,
             reason,
+            of_reload: _,
         } => {
             let pid = pid.map(|p| p.0);
             if *to == State::Killing {
@@ -66,6 +69,7 @@ pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
             unexpected,
             detail,
             retry_ms,
+            of_reload: _,
         } => {
             let exit = exit.map_or_else(|| "never started".to_owned(), |e| e.to_string());
             let pid = pid.map(|p| p.0);
@@ -73,6 +77,7 @@ pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
                 Shown::Now => detail.as_deref().map(thrown::one_line),
                 Shown::Later => None,
                 Shown::Known => Some("the same error as another worker".to_owned()),
+                Shown::FailedReload => Some("the error that failed the reload".to_owned()),
             };
             if *unexpected {
                 warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, reload, "worker died");

@@ -149,12 +149,16 @@ impl World {
             variable("LOGNAME", user.clone());
             variable("HOME", home.to_string_lossy().into_owned());
         }
-        if let Some(port) = self.listeners.declared_port()
-            && std::env::var_os("PORT").is_none()
+        set.extend(release.env.iter().cloned());
+        // An empty one counts as unset, wherever it comes from: `PORT=` in a unit or an env file.
+        let given = set.iter().rfind(|(name, _)| name == "PORT");
+        let given = given.map(|(_, port)| port.clone());
+        let given = given.or_else(|| std::env::var_os("PORT"));
+        if given.is_none_or(|port| port.is_empty())
+            && let Some(port) = self.listeners.declared_port()
         {
             set.push(("PORT".into(), port));
         }
-        set.extend(release.env.iter().cloned());
         let kept: BTreeSet<_> = set.iter().map(|(name, _)| name.clone()).collect();
         let remove = std::env::vars_os()
             .map(|(name, _)| name)

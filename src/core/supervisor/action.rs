@@ -69,6 +69,9 @@ pub enum Report {
         to: State,
         /// Why, in words.
         reason: String,
+        /// The generation whose reload brings or replaces it.
+        #[serde(skip)]
+        of_reload: Option<Generation>,
     },
     /// A worker ended.
     Ended {
@@ -88,6 +91,9 @@ pub enum Report {
         detail: Option<String>,
         /// When unexpected: milliseconds until its slot is filled again.
         retry_ms: Option<u64>,
+        /// As in [`Report::Moved`].
+        #[serde(skip)]
+        of_reload: Option<Generation>,
     },
     /// A serving worker is to be replaced.
     Condemned {

@@ -78,6 +78,7 @@ impl Supervisor {
         let Some(mut worker) = self.fleet.remove(id) else {
             return;
         };
+        let of_reload = self.reload_of(&worker);
         worker.last_error = Some(reason.to_owned());
         if worker.is_seated() {
             self.note(&worker, Kind::NotStarted, reason);
@@ -95,6 +96,7 @@ impl Supervisor {
             unexpected: true,
             detail: Some(reason.to_owned()),
             retry_ms,
+            of_reload,
         }));
     }
 
@@ -103,6 +105,7 @@ impl Supervisor {
             return;
         };
         let unexpected = worker.is_seated();
+        let of_reload = self.reload_of(&worker);
         worker.last_error = worker.error(self.now).cloned();
         let why = Self::why(&worker, exit);
         // One that had to be ended in the middle of its drain cannot tell any more what that cut.
@@ -155,6 +158,7 @@ impl Supervisor {
             unexpected: unexpected || undrained,
             detail,
             retry_ms,
+            of_reload,
         }));
     }
 

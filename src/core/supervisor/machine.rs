@@ -283,6 +283,7 @@ impl Supervisor {
         reason: impl Into<String>,
     ) {
         let now = self.now;
+        let of_reload = self.fleet.worker(id).and_then(|w| self.reload_of(w));
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
@@ -310,6 +311,7 @@ impl Supervisor {
             from,
             to,
             reason: reason.into(),
+            of_reload,
         };
         let (started, stopping) = (worker.pid.is_some(), worker.stopping);
         self.out.push(Action::Report(report));
@@ -336,8 +338,22 @@ impl Supervisor {
         self.signal(id, StopSignal::Kill);
     }
 
+    /// The generation whose reload brings or replaces a worker, if one does. Not the reload that goes on now: by the time
+    /// of a drain the next one may have begun.
+    pub(super) fn reload_of(&self, worker: &Worker) -> Option<Generation> {
+        let own = Some(worker.generation).filter(|own| *own > self.committed);
+        worker.replaced_by.or(own)
+    }
+
     /// Asks a worker to leave, by the gentlest way that its state allows.
     pub(super) fn retire(&mut self, id: WorkerId, reason: &str) {
+        let (committed, stopping) = (self.committed, self.is_stopping());
+        let Some(worker) = self.fleet.worker_mut(id) else {
+            return;
+        };
+        if worker.generation < committed && !stopping {
+            worker.replaced_by.get_or_insert(committed);
+        }
         let Some(worker) = self.fleet.worker(id) else {
             return;
         };

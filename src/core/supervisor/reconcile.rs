@@ -199,11 +199,18 @@ impl Supervisor {
             let Some(fresh) = self.fleet.sound(slot, goal).filter(|w| self.is_proven(w)) else {
                 continue;
             };
-            let fresh = fresh.id;
+            let (fresh, generation) = (fresh.id, fresh.generation);
             let reason = format!("replaced by worker {fresh}");
             let others = self.fleet.seated(slot).map(|w| w.id);
             let others: Vec<_> = others.filter(|id| *id != fresh).collect();
             for id in others {
+                if let Some(old) = self
+                    .fleet
+                    .worker_mut(id)
+                    .filter(|w| w.generation < generation)
+                {
+                    old.replaced_by.get_or_insert(generation);
+                }
                 self.retire(id, &reason);
             }
         }

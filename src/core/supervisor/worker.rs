@@ -198,6 +198,9 @@ pub struct Worker {
     /// Its shim has run the app's handlers of the stop signal, so it must not be sent again.
     #[serde(default)]
     pub stopping: bool,
+    /// The generation whose reload replaces it.
+    #[serde(default)]
+    pub replaced_by: Option<Generation>,
 }
 
 impl Worker {
@@ -250,6 +253,7 @@ impl Worker {
             drained: None,
             drain_due: None,
             stopping: false,
+            replaced_by: None,
         }
     }
 
