@@ -14,7 +14,10 @@
 //! what is, orders come out as actions, one loop carries them out. Imports
 //! point right or down; `ARCHITECTURE.md` tells the rest.
 
+#![cfg_attr(not(test), forbid(unsafe_code))]
+
 pub use rcluster_core::{balance, escape, exit_code, ipc, names, supervisor, thrown};
+pub use rcluster_sys as sys;
 
 pub mod admin;
 pub mod cli;
@@ -26,5 +29,4 @@ pub mod rehearse;
 pub mod runtime;
 pub mod say;
 pub mod settings;
-pub mod sys;
 pub mod top;

@@ -40,6 +40,8 @@
 //! [`run`] wants a current-thread tokio runtime with I/O and time; [`spawn`] makes one in a thread of its own. Load from several threads:
 //! distinct [`Load::first_client`] numbers, then [`Report::absorb`].
 
+#![forbid(unsafe_code)]
+
 mod book;
 mod check;
 mod class;

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use tokio::{net::UnixStream, sync::mpsc, time::timeout};
 
 use super::{
+    counting::held_and_peak,
     effects::World,
     link::{FromLink, Link},
     listeners::Listeners,
@@ -20,7 +21,6 @@ use crate::{
     cli::Cli,
     config::Config,
     supervisor::{Action, Event, Exit, Pid, StopSignal, Supervisor, Time, WorkerId},
-    sys::counting::held_and_peak,
 };
 
 /// The bound for this master: two workers and a spare, and their replacements. See `ipc/bounds.rs`.

@@ -16,6 +16,8 @@ mod bounds_test;
 mod chatter;
 mod clock;
 mod control_keeper;
+#[cfg(test)]
+mod counting;
 mod detached;
 mod duty;
 mod effects;

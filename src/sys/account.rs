@@ -15,7 +15,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::identity;
-use crate::supervisor::Pid;
+use rcluster_core::supervisor::Pid;
 
 /// What a path is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use super::{
     files, listener, procfs,
     safe_path::{self, Refusal, Use},
 };
-use crate::supervisor::Pid;
+use rcluster_core::supervisor::Pid;
 
 /// Most bytes of a file that holds a pid.
 pub(super) const PID_LENGTH: u64 = 32;

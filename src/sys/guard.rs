@@ -44,7 +44,7 @@ use super::{
     procfs,
     spawn::{Output, Spawn, spawn},
 };
-use crate::supervisor::Pid;
+use rcluster_core::supervisor::Pid;
 
 /// How long workers that still listen live on when a successor has come.
 pub const SUCCESSOR_GRACE: Duration = Duration::from_millis(500);

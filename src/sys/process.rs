@@ -11,7 +11,7 @@ use nix::{
     unistd::Pid as NixPid,
 };
 
-use crate::supervisor::{Exit, Pid};
+use rcluster_core::supervisor::{Exit, Pid};
 
 /// Takes one ended child, or `None` when there is no (further) one.
 ///

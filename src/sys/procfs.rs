@@ -11,7 +11,7 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 
-use crate::supervisor::{Pid, Usage};
+use rcluster_core::supervisor::{Pid, Usage};
 
 /// Who listens on TCP ports, each as `name (pid N)`: of several, one. Processes whose descriptors may not be read are
 /// missing. Walks all processes and their descriptors.

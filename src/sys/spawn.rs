@@ -28,7 +28,7 @@ use super::{
     oom_score,
     startup::{self, Inherited},
 };
-use crate::supervisor::Pid;
+use rcluster_core::supervisor::Pid;
 
 /// The descriptor on which a worker finds its channel.
 pub const CHANNEL_FD: RawFd = 3;

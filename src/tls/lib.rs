@@ -1,5 +1,7 @@
 //! A TLS client for one's own servers: whose certificate it is does not matter.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 
 use tokio_rustls::rustls::{

@@ -128,6 +128,8 @@ fn a_thread_takes_another_users_rights_alone() {
     let made = account.run(|| fs::write(&file, ""));
     assert_eq!(made.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     fs::write(&file, "").unwrap();
-    let us = Account::of_process(crate::supervisor::Pid(std::process::id().cast_signed()));
+    let us = Account::of_process(rcluster_core::supervisor::Pid(
+        std::process::id().cast_signed(),
+    ));
     assert_eq!(us.unwrap().uid, 0, "the others have kept theirs");
 }

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use crate::balance::{
+use rcluster_core::balance::{
     cbpf::{Instruction, Program},
     ebpf,
 };

@@ -10,15 +10,13 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{Kernel, attach_classic, detach};
 use crate::{
-    balance::{cbpf::Program, policy},
-    sys::{
-        listener::{
-            self, BindError, Bound, Endpoint, FileOptions, accept, has_reuse_port, is_listening,
-            join, relisten,
-        },
-        safe_path::Use,
+    listener::{
+        self, BindError, Bound, Endpoint, FileOptions, accept, has_reuse_port, is_listening, join,
+        relisten,
     },
+    safe_path::Use,
 };
+use rcluster_core::balance::{cbpf::Program, policy};
 
 const BACKLOG: i32 = 4096;
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -98,10 +96,14 @@ fn connect(ip: IpAddr, port: u16) -> TcpStream {
 }
 
 /// The eBPF program on a group, or the reason why not.
+#[expect(
+    clippy::disallowed_macros,
+    reason = "a test that proved nothing says so"
+)]
 fn loaded(group: &Group) -> Option<Kernel> {
     let kernel = match Kernel::load(16) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            crate::say::note(format_args!("skipped: this needs CAP_BPF: {error}"));
+            eprintln!("skipped: this needs CAP_BPF: {error}");
             return None;
         }
         other => other.expect("a program"),

@@ -8,8 +8,6 @@ pub mod blocked;
 pub mod cgroup;
 mod confine;
 pub mod control_dir;
-#[cfg(test)]
-pub(crate) mod counting;
 pub mod fd_pass;
 pub mod fd_queue;
 pub mod files;
