@@ -13,10 +13,8 @@ use nix::{
 };
 
 use super::{COMMAND, MAX_FILE, POLL, SUCCESSOR_GRACE};
-use crate::{
-    supervisor::Pid,
-    sys::{files, process, procfs},
-};
+use crate::{files, process, procfs};
+use rcluster_core::supervisor::Pid;
 
 /// A worker of a master that was killed together with its guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +108,7 @@ pub fn relieve_predecessor(path: &Path, limit: Duration) -> Predecessor {
 
 /// Whether a killed master left anybody: its guard, or workers that nobody guards. `path` is the guard's file.
 pub fn left_somebody(path: &Path) -> bool {
-    if crate::sys::control_dir::is_held(path) {
+    if crate::control_dir::is_held(path) {
         return true;
     }
     match files::read_text(path, MAX_FILE) {
