@@ -6,6 +6,8 @@
 const { setTimeout, setInterval, clearInterval, performance, uptime, builtin, attempt, fault, guard } = require('./base.cjs');
 
 const DELAY_MS = 100;
+const EARLY_MS = 1000; // the longest interval of the first beats: somebody looks at what has just been started
+const EARLY_BEATS = 5;
 const AFTERWARDS_MS = 10000; // what was asked of a loop that hung may be heard when it turns again
 
 /** What a histogram of nanoseconds says, less the time between two looks, in us. */
@@ -15,12 +17,14 @@ function delay(histogram, percentile) {
 }
 
 /**
- * Beats every `ms` after `beginMs`; `pace(ms)` changes that. `atOnce`: the first beat comes after `beginMs`. The timers
- * do not hold the process.
+ * Beats every `ms` after `beginMs`, in the beginning each second at least; `pace(ms)` changes that. `atOnce`: the first
+ * beat comes after `beginMs`. The timers do not hold the process.
  */
 function create(tracked, send, ms, beginMs, atOnce) {
   let timer;
-  let every = ms;
+  let usual = ms;
+  let early = EARLY_BEATS;
+  let every = Math.min(ms, EARLY_MS);
   let due = uptime() + beginMs;
   let hungUntil = 0;
   let delays;
@@ -61,6 +65,10 @@ function create(tracked, send, ms, beginMs, atOnce) {
       fault(err);
     }
     send({ act: 'beat', ...figures });
+    if (early > 0 && --early === 0 && every !== usual) {
+      every = usual;
+      restart();
+    }
   }
 
   function restart() {
@@ -81,7 +89,9 @@ function create(tracked, send, ms, beginMs, atOnce) {
 
   return {
     pace: (wanted) => {
-      if (!(wanted >= 50 && wanted <= 3600000) || wanted === every) return;
+      if (!(wanted >= 50 && wanted <= 3600000) || wanted === usual) return;
+      usual = wanted;
+      early = 0;
       every = wanted;
       if (timer) restart();
     },

@@ -45,6 +45,7 @@ mod env_file;
 mod escapes;
 mod faults;
 mod files;
+mod first_figures;
 mod full;
 mod hang;
 mod health;

@@ -16,7 +16,7 @@ fn the_first_heartbeat_tells_an_idle_worker(node: Node) {
         let beat = document(&master)["workers"][0]["beat"].take();
         (!beat.is_null()).then_some(beat)
     });
-    // Thousandths of the three seconds since the start, in which it did nothing.
+    // Thousandths of the two seconds since the start, in most of which it did nothing.
     let busy = first["busy"].as_u64().expect("a number");
     assert!(busy < 900, "{first}");
     master.stop();

@@ -296,7 +296,7 @@ pub struct Status {
     pub unused_binds: Vec<String>,
 }
 
-/// The state of a worker in the words of every view: `spare`, `silent 4 s`, or the state's own name.
+/// The state of a worker in the words of every view: `spare`, `silent 7 s`, or the state's own name.
 pub fn shown_state(worker: &WorkerView) -> Cow<'static, str> {
     match worker.silent_ms.filter(|_| worker.silent) {
         _ if worker.spare => "spare".into(),

@@ -64,8 +64,10 @@ struct Living {
 #[derive(Debug, Default)]
 struct Kept {
     dead: Totals,
-    /// The slot's totals at some moments of the window, oldest first.
+    /// The slot's totals at some moments of the window, oldest first. The first one is of before its first heartbeat.
     recent: VecDeque<(Instant, Totals)>,
+    /// A worker of it has told something: nothing is known before, which is not 0.
+    told: bool,
 }
 
 /// All that is counted.
@@ -129,10 +131,21 @@ impl Figures {
         }
     }
 
+    /// A worker begins to serve in a slot: what its first heartbeat tells was counted since now.
+    pub(super) fn begins(&mut self, slot: Slot, seated: &[WorkerId]) {
+        let totals = self.totals(slot, seated);
+        let recent = &mut self.kept.entry(slot).or_default().recent;
+        if recent.is_empty() {
+            recent.push_back((Instant::now(), totals));
+        }
+    }
+
     fn remember(&mut self, slot: Slot, seated: &[WorkerId]) {
         let now = Instant::now();
         let totals = self.totals(slot, seated);
-        let recent = &mut self.kept.entry(slot).or_default().recent;
+        let kept = self.kept.entry(slot).or_default();
+        kept.told = true;
+        let recent = &mut kept.recent;
         // The oldest stays until the next one is old enough to stand for the window.
         while recent.get(1).is_some_and(|(at, _)| *at + WINDOW <= now) {
             recent.pop_front();
@@ -193,7 +206,8 @@ impl Figures {
     pub(super) fn of(&self, slot: Slot, seated: &[WorkerId]) -> SlotFigures {
         let totals = self.totals(slot, seated);
         let now = Instant::now();
-        let before = self.kept.get(&slot).and_then(|kept| kept.recent.front());
+        let kept = self.kept.get(&slot).filter(|kept| kept.told);
+        let before = kept.and_then(|kept| kept.recent.front());
         let seconds = before.map(|(at, _)| now.duration_since(*at).as_secs_f64());
         let since = before.map(|(_, before)| totals.durations.since(&before.durations));
         let percentile = |share| since.as_ref()?.percentile_us(share);

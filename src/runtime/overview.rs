@@ -15,7 +15,9 @@ use super::{
 use crate::{
     admin::{DetachedStatus, Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
     ipc,
-    supervisor::{FleetView, Generation, Pid, ReloadOutcome, Report, Supervisor, Time, WorkerId},
+    supervisor::{
+        FleetView, Generation, Pid, ReloadOutcome, Report, State, Supervisor, Time, WorkerId,
+    },
     sys::procfs,
     thrown,
 };
@@ -199,6 +201,14 @@ impl World {
         ) = (&what, &reload)
         {
             self.figures.reloaded(id.clone(), *took_ms, outcome);
+        }
+        if let Report::Moved {
+            to: State::Ready,
+            slot,
+            ..
+        } = &what
+        {
+            self.figures.begins(*slot, &supervisor.of_slot(*slot));
         }
         self.bus.told += 1;
         // Fails where nobody reads.

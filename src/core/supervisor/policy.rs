@@ -205,8 +205,10 @@ impl Policy {
     pub const KEY_GRACE: Duration = Duration::from_secs(2);
     /// A look into a silent worker ends by itself after so long.
     pub const EXAMINATION: Duration = Duration::from_millis(2700);
-    /// Time between two looks at what the kernel counts for a worker.
+    /// Time between two looks at what the kernel counts for a worker; one that has served for less is looked at with each beat.
     pub const MEASURE: Duration = Duration::from_secs(10);
+    /// Least time between two samples of memory that count: [`Policy::MEASURE`], less what a busy host may be late.
+    pub const SAMPLE: Duration = Duration::from_secs(9);
     /// What a reload reads (configuration, release) must be read within this time, or the reload fails: a disk that spins
     /// up takes a few seconds, a dead file server for ever.
     pub const PREPARATION: Duration = Duration::from_secs(10);
@@ -250,6 +252,8 @@ impl Policy {
         (hang / 6).clamp(Duration::from_millis(100), longest)
     }
 
+    /// A heartbeat that is later than this is overdue: what a busy host may add to its interval.
+    pub const LATE: Duration = Duration::from_secs(1);
     /// A silence is believed when it has lasted so much longer than its limit:
     /// a beat that waits in the socket is read before.
     pub const DOUBT: Duration = Duration::from_millis(250);

@@ -18,18 +18,23 @@ const MIB: u64 = 1024 * 1024;
 
 impl Supervisor {
     pub(super) fn measured(&mut self, id: WorkerId, usage: Usage) {
-        let policy = self.policy.recycle;
+        let (policy, now) = (self.policy.recycle, self.now);
         let Some(worker) = self.fleet.worker_mut(id) else {
             return;
         };
         let limit = worker.terms.map_or(policy, |terms| terms.recycle).memory;
+        worker.usage = Some(usage);
+        // Looks at a young worker are closer.
+        if worker.sampled.is_some_and(|at| now < at + Policy::SAMPLE) {
+            return;
+        }
+        worker.sampled = Some(now);
         let over = limit.is_some_and(|limit| usage.memory >= jittered(limit, worker.jitter));
         worker.over_memory = if over {
             worker.over_memory.saturating_add(1)
         } else {
             0
         };
-        worker.usage = Some(usage);
     }
 
     /// When a worker's lifetime is over, if it is limited: it counts from the

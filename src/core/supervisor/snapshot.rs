@@ -175,8 +175,8 @@ impl Supervisor {
 
     /// What is to be seen at the last step's time plus `elapsed_ms`.
     pub fn view(&self, now: super::Time) -> FleetView {
-        // A beat and a half, and what a busy host may add.
-        let overdue = self.policy.beat() * 3 / 2 + super::Policy::DOUBT * 2;
+        // By what each was told; a reload may have changed the policy since.
+        let overdue = |w: &super::Worker| self.terms(w).beat + super::Policy::LATE;
         let mut workers: Vec<_> = self
             .fleet
             .iter()
@@ -192,7 +192,7 @@ impl Supervisor {
                 spare: w.spare,
                 beat: w.beat,
                 silent_ms: w.heard.map(|at| now.0.saturating_sub(at.0)),
-                silent: w.is_ready() && w.heard.is_some_and(|at| now.since(at) > overdue),
+                silent: w.is_ready() && w.heard.is_some_and(|at| now.since(at) > overdue(w)),
                 usage: w.usage,
                 complaint: w.pulse.complaint.clone(),
             })

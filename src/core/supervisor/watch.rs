@@ -47,6 +47,10 @@ impl Supervisor {
             // It is condemned still, but it can drain.
             worker.hung = false;
             worker.beat = Some(beat);
+            let young = worker.ready_at.is_some_and(|at| now < at + Policy::MEASURE);
+            if worker.is_ready() && young {
+                self.out.push(Action::Measure { id });
+            }
         }
     }
 

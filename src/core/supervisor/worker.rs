@@ -172,6 +172,9 @@ pub struct Worker {
     pub usage: Option<Usage>,
     /// Samples in a row over the memory limit.
     pub over_memory: u8,
+    /// When the last one was taken that counts.
+    #[serde(default)]
+    pub sampled: Option<Time>,
     /// When all its listeners were closed.
     pub unheard: Option<Time>,
     /// How it answers when it is asked whether it is well.
@@ -242,6 +245,7 @@ impl Worker {
             beat: None,
             usage: None,
             over_memory: 0,
+            sampled: None,
             unheard: None,
             pulse: Pulse::default(),
             jitter: 0,
