@@ -124,9 +124,7 @@ impl Supervisor {
                     Some(reload) if reload.generation == goal => reload.gate(),
                     Some(_) | None => Gate::Open,
                 };
-                let rolls = self.reload.as_ref().is_some_and(Reload::rolls);
-                let may = rolls || self.may_boot(goal);
-                if for_reload && self.has_room() && may {
+                if for_reload && self.has_room() && self.may_boot(goal) {
                     // The new code owes nothing for the old code's crashes.
                     self.spawn(slot, goal, gate);
                 } else if !for_reload
@@ -159,10 +157,16 @@ impl Supervisor {
     }
 
     /// Whether one more worker of a generation may boot. Each generation has a bound of its own: old code that does not get
-    /// ready must not hold up the code that repairs it.
+    /// ready must not hold up the code that repairs it. For one that a rolling reload brings the surge counts where it is larger. It
+    /// is looked at again here: fewer workers may be wanted, and so a smaller surge, than when a slot was admitted.
     pub(super) fn may_boot(&self, generation: Generation) -> bool {
+        let rolls = |r: &Reload| r.generation == generation && r.rolls();
+        let surge = match &self.reload {
+            Some(reload) if rolls(reload) => self.policy.surge.of(self.policy.workers),
+            Some(_) | None => 0,
+        };
         let boots = |w: &&Worker| w.generation == generation && w.is_booting();
-        self.fleet.iter().filter(boots).count() < self.policy.boots as usize
+        self.fleet.iter().filter(boots).count() < self.policy.boots.max(surge) as usize
     }
 
     fn has_room(&self) -> bool {

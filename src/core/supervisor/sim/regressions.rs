@@ -43,4 +43,6 @@ regressions! {
     what_a_worker_opened_while_it_was_stopped_is_known_of_its_code: 6_003_447, 200;
     what_a_worker_told_late_is_known_of_its_code: 7_000_907, 200;
     an_app_that_says_ready_after_its_last_server_is_ready_in_time: 5_003_829, 200;
+    a_slot_that_was_admitted_by_a_larger_surge_waits_for_others_that_boot: 7_311_540_028_194_035_669, 200;
+    a_surge_of_fewer_workers_bounds_what_boots: 7_311_540_028_194_051_532, 200;
 }
