@@ -95,9 +95,12 @@ fn a_unit_holds_the_variables_that_it_was_computed_from() {
     let folder = site.path();
     fs::copy(app("site.js"), folder.join("site.js")).expect("copied");
     fs::write(folder.join("a.env"), "A=1\n").expect("written");
+    fs::create_dir(folder.join("conf")).expect("a folder");
+    fs::write(folder.join("conf/rc.toml"), "kill-timeout = \"20s\"\n").expect("written");
     let node = Node::V24.binary();
     let node = node.to_str().expect("UTF-8");
     let variables = [
+        ("RCLUSTER_CONFIG", "conf/rc.toml"),
         ("RCLUSTER_DRAIN_TIMEOUT", "2m"),
         ("RCLUSTER_BIND", ":82,unix:x.sock"),
         ("RCLUSTER_ENV_FILE", "a.env"),
@@ -117,7 +120,8 @@ fn a_unit_holds_the_variables_that_it_was_computed_from() {
     let lines: Vec<_> = unit.lines().collect();
     let path = folder.display();
     for line in [
-        "TimeoutStopSec=145s",
+        "TimeoutStopSec=155s",
+        &format!("Environment=RCLUSTER_CONFIG={path}/conf/rc.toml"),
         "Environment=RCLUSTER_DRAIN_TIMEOUT=2m",
         &format!("Environment=RCLUSTER_BIND=:82,unix:{path}/x.sock"),
         &format!("Environment=RCLUSTER_ENV_FILE={path}/a.env"),
@@ -146,7 +150,7 @@ fn a_unit_holds_the_variables_that_it_was_computed_from() {
     .concat();
     let unit = text(&rcluster(&words, folder, &variables).stdout);
     assert!(
-        unit.contains(" --drain-timeout=3m ") && unit.contains("TimeoutStopSec=205s"),
+        unit.contains(" --drain-timeout=3m ") && unit.contains("TimeoutStopSec=215s"),
         "{unit}"
     );
     assert!(

@@ -268,6 +268,14 @@ fn variables(loaded: &Loaded, line: &Line) -> Result<String, UnitError> {
         let _ = writeln!(lines, "Environment={word}");
         Ok(())
     };
+    // Which file it is is no setting of the file.
+    let config = std::env::var_os("RCLUSTER_CONFIG").filter(|path| !path.is_empty());
+    if let Some(path) = config {
+        set(
+            "RCLUSTER_CONFIG",
+            absolute(&line.pwd, Path::new(&path)).as_os_str(),
+        )?;
+    }
     for setting in &loaded.settings {
         let options = &mut known.get_arguments();
         let option = options.find(|arg| arg.get_long() == Some(&setting.key));

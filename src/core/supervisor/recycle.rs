@@ -24,8 +24,8 @@ impl Supervisor {
         };
         let limit = worker.terms.map_or(policy, |terms| terms.recycle).memory;
         worker.usage = Some(usage);
-        // Looks at a young worker are closer.
-        if worker.sampled.is_some_and(|at| now < at + Policy::SAMPLE) {
+        // Looks at a young worker are closer, and those at its boot do not count.
+        if !worker.is_ready() || worker.sampled.is_some_and(|at| now < at + Policy::SAMPLE) {
             return;
         }
         worker.sampled = Some(now);

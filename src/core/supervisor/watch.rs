@@ -47,8 +47,9 @@ impl Supervisor {
             // It is condemned still, but it can drain.
             worker.hung = false;
             worker.beat = Some(beat);
-            let young = worker.ready_at.is_some_and(|at| now < at + Policy::MEASURE);
-            if worker.is_ready() && young {
+            // So that what it carries is known soon, also of one whose boot takes long.
+            let young = worker.ready_at.is_none_or(|at| now < at + Policy::MEASURE);
+            if worker.is_seated() && young {
                 self.out.push(Action::Measure { id });
             }
         }
