@@ -171,7 +171,8 @@ impl Supervisor {
             let covers = self.predecessors(fresh).all(|old| self.covers(fresh, old));
             let by = match fresh.complete_by {
                 _ if covers => None,
-                None => Some(self.now + self.policy.ready_timeout),
+                // It has closed one that it served: it has a moment at least here, too.
+                None => Some(self.now + self.policy.ready_timeout.max(Policy::KEY_GRACE)),
                 by => by,
             };
             let over = by.is_some_and(|by| by <= self.now) && self.complete_at(fresh).is_none();

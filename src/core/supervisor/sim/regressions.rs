@@ -45,4 +45,5 @@ regressions! {
     an_app_that_says_ready_after_its_last_server_is_ready_in_time: 5_003_829, 200;
     a_slot_that_was_admitted_by_a_larger_surge_waits_for_others_that_boot: 7_311_540_028_194_035_669, 200;
     a_surge_of_fewer_workers_bounds_what_boots: 7_311_540_028_194_051_532, 200;
+    a_successor_that_closes_a_server_has_a_moment_to_open_it_again: 7_311_540_028_194_234_837, 200;
 }
