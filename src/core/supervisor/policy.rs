@@ -205,7 +205,7 @@ impl Policy {
     pub const KEY_GRACE: Duration = Duration::from_secs(2);
     /// A look into a silent worker ends by itself after so long.
     pub const EXAMINATION: Duration = Duration::from_millis(2700);
-    /// Time between two looks at what the kernel counts for a worker; one that has served for less is looked at with each beat.
+    /// Time between two looks at what the kernel counts for a worker; one that boots, or has served for less, is looked at with each beat.
     pub const MEASURE: Duration = Duration::from_secs(10);
     /// Least time between two samples of memory that count: [`Policy::MEASURE`], less what a busy host may be late.
     pub const SAMPLE: Duration = Duration::from_secs(9);

@@ -48,8 +48,8 @@ impl Supervisor {
             worker.hung = false;
             worker.beat = Some(beat);
             // So that what it carries is known soon, also of one whose boot takes long.
-            let young = worker.ready_at.is_none_or(|at| now < at + Policy::MEASURE);
-            if worker.is_seated() && young {
+            let young = worker.ready_at.is_some_and(|at| now < at + Policy::MEASURE);
+            if worker.is_booting() || (worker.is_ready() && young) {
                 self.out.push(Action::Measure { id });
             }
         }
