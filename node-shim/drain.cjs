@@ -19,9 +19,9 @@ const WS_REASON = 'service restart';
  * `onStart(connections)`, `onLeft(connections)` and `onEnd(cut, silent)` tell the master.
  */
 function create(tracked, options, { onStart, onLeft, onEnd }) {
-  const { servers, open, datagrams, tlsOf } = tracked;
+  const { servers, ranks, open, datagrams, tlsOf } = tracked;
   const { Socket } = builtin('net');
-  let drain = null; // { deadline, closingMs, cut, silent, finished, timers } once it has begun
+  let drain = null; // { deadline, closingMs, cut, silent, finished, timers, waiting, rank } once it has begun
   const lingering = new WeakSet(); // we said FIN and only wait for the client's
   const handled = new WeakSet(); // WebSocket, silent event stream: its end is under way
   const written = new WeakMap(); // event stream -> { bytes, at }: what it had written, and since when nothing more
@@ -37,19 +37,53 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     const closing = Math.min(CLOSING_MS, inside ? ms / 4 : closingMs);
     const limit = inside ? ms - closing : ms;
     const deadline = now() + limit;
-    drain = { deadline, closingMs: closing, cut: 0, silent: 0, finished: false, timers: [] };
+    // `waiting`: what still listens; `rank`: of what was closed last.
+    drain = { deadline, closingMs: closing, cut: 0, silent: 0, finished: false, timers: [], waiting: new Map(), rank: 0 };
     guard(hookResponses)();
-    for (const server of servers) guard(closeServer)(server);
-    for (const socket of datagrams) guard(stopDatagrams)(socket);
-    tracked.follow(() => setImmediate(guard(finishIfEmpty)));
+    tracked.follow(() => setImmediate(guard(goOn)));
+    for (const [socket, rank] of datagrams) drain.waiting.set(socket, { rank, close: stopDatagrams });
+    for (const server of servers) guard(keepOpen)(server);
+    closeNext();
     onStart(open.size);
     tellApp('rcluster:drain', { deadline });
     if (options.shutdownMessage) tellApp('message', 'shutdown');
     drain.timers.push(later(limit, onDeadline), setInterval(guard(sweep), SWEEP_MS).unref());
     guard(adoptInFlight)();
     guard(sweep)();
-    finishIfEmpty();
+    if (open.size === 0) finish();
   }
+
+  /** A server that listens until its turn comes. What it accepts meanwhile is finished like all else. */
+  function keepOpen(server) {
+    const rank = ranks.get(server) || 0;
+    drain.waiting.set(server, { rank, close: closeServer });
+    if (rank > 0) server.prependListener('connection', guard((socket) => socket._server === server && !socket.destroyed && open.add(socket)));
+  }
+
+  /**
+   * Closes what clients know first. What only this process knows, or only some do, is closed when no connection is open any
+   * more to what is closed before it: a request in flight may need it.
+   */
+  function closeNext() {
+    const { waiting } = drain;
+    while (waiting.size > 0) {
+      const rank = Math.min(...[...waiting.values()].map((waits) => waits.rank));
+      if (rank > 0) for (const raw of open) if (rankOf(raw) < rank) return;
+      closeWaiting(rank);
+    }
+  }
+
+  function closeWaiting(rank) {
+    drain.rank = rank;
+    for (const [listener, waits] of drain.waiting) {
+      if (waits.rank > rank) continue;
+      drain.waiting.delete(listener);
+      guard(waits.close)(listener);
+    }
+  }
+
+  /** That of the server which accepted a connection. */
+  const rankOf = (raw) => ranks.get(raw._server) || 0;
 
   function tellApp(event, argument) {
     try {
@@ -61,6 +95,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
 
   /** Rule 1: stop accepting, with net's close. http's would destroy idle sockets and stop the header timer. */
   function closeServer(server) {
+    if (!server._handle) return; // by the app, meanwhile
     if (!Object.hasOwn(server, 'close')) {
       // The app's own close() comes later, and shall work as the first one: no ERR_SERVER_NOT_RUNNING.
       let asked = false;
@@ -201,6 +236,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     const long = [];
     if (drain.told !== open.size) onLeft(drain.told = open.size);
     for (const raw of open) {
+      if (rankOf(raw) > drain.rank) continue; // its client is perhaps a request in flight
       const socket = speaker(raw);
       if (socket.parser) {
         const res = socket._httpMessage;
@@ -280,6 +316,7 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
   /** The deadline: FIN all, up to a second, destroy. What had nothing under way is not counted as cut. */
   function onDeadline() {
     if (drain.finished) return;
+    closeWaiting(Infinity);
     const idle = allIdle();
     for (const raw of open) guard(cutSocket)(raw, speaker(raw), idle);
     drain.timers.push(later(drain.closingMs, () => {
@@ -348,8 +385,16 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
     Socket.prototype._final.call(socket, noop);
   }
 
-  function finishIfEmpty() {
-    if (open.size === 0) finish();
+  /** A connection has ended. */
+  function goOn() {
+    if (drain.finished) return;
+    if (open.size === 0 && drain.waiting.size === 0) return finish();
+    // A loop's turn later: what was connecting to a server that is closed now has been accepted by then.
+    setImmediate(guard(() => {
+      if (drain.finished) return;
+      closeNext();
+      if (open.size === 0) finish();
+    }));
   }
 
   function finish() {
@@ -361,10 +406,12 @@ function create(tracked, options, { onStart, onLeft, onEnd }) {
 
   return {
     start,
-    /** A server that begins to listen during a drain is closed before it accepts anything. */
+    /** A server that begins to listen during a drain is closed before it accepts anything, unless a request in flight may need it. */
     onListen(server) {
-      if (drain) closeServer(server);
-      return drain !== null;
+      if (!drain) return false;
+      if (!drain.finished && ranks.get(server) > drain.rank) return keepOpen(server), false;
+      closeServer(server);
+      return true;
     },
     /** Connections that an end of the process would cut now; undefined before and after the drain. */
     underWay() {

@@ -14,6 +14,24 @@ const BUCKETS = 88;
 const EXACT = 1000; // requests between two beats that are all timed; of those beyond, one in SAMPLE for all
 const SAMPLE = 8; // a power of two
 
+const REUSE_PORT = 2; // UV_TCP_REUSEPORT of uv.h
+const LOOPBACK = /^(::ffff:)?127\.|^::1$/;
+const OUR_PID = new RegExp(`(?<!\\d)${process.pid}(?!\\d)`);
+
+// Who can ask a server. A drain closes them in this order: a request to one of the first may need one of the last.
+const KNOWN = 0; // clients know its address, and other workers may listen there too
+const OWN = 1; // `exclusive`: no other worker listens there
+const PRIVATE = 2; // this process alone knows where it is
+
+/** The arguments are those of net.Server.prototype._listen2, and whether the socket came from the master. */
+function rankOf(shared, address, port, flags) {
+  if (port === -1 && address) return !shared || OUR_PID.test(address) ? PRIVATE : KNOWN; // a Unix path
+  if (shared) return port === 0 && LOOPBACK.test(address) ? PRIVATE : KNOWN;
+  if (port === 0) return PRIVATE;
+  if (!(port > 0) || flags & REUSE_PORT) return KNOWN; // a handle that came from elsewhere
+  return LOOPBACK.test(address) ? PRIVATE : OWN;
+}
+
 /**
  * The bucket of a duration, four to each doubling, in units of 16 us (`src/admin/figures.rs` reads them): the
  * first four are linear, then bucket 4 (e - 1) + q begins at (4 + q) 2^(e - 2) units. The last holds all above.
@@ -36,7 +54,8 @@ function install(cluster, capMs, on, timed) {
   const open = new Set(); // accepted net.Socket, the TCP side of a TLS one; empty before follow()
   const unreffed = new Set(); // accepted net.Socket that the app unref'ed: those are on nobody's list
   let sweepAt = 1024;
-  const datagrams = new Set(); // dgram.Socket bound through the master
+  const ranks = new WeakMap(); // net.Server -> its rank
+  const datagrams = new Map(); // dgram.Socket bound through the master -> its rank
   const tlsOf = new WeakMap(); // accepted net.Socket -> the TLSSocket on it
   const shared = new WeakSet(); // net.Server whose socket came from the master
   const keyed = new Map(); // the master's name of a listener -> the net.Server and its handle
@@ -57,13 +76,14 @@ function install(cluster, capMs, on, timed) {
   const listen2 = net.Server.prototype._listen2; // every listen() ends here; Node keeps the name for wrappers
   net.Server.prototype._listen2 = function _listen2() {
     const result = Reflect.apply(listen2, this, arguments);
-    onListen(this);
+    onListen(this, arguments);
     return result;
   };
 
-  const onListen = guard((server) => {
+  const onListen = guard((server, [address, port, , , , flags]) => {
     const handle = server._handle;
     if (!handle) return;
+    ranks.set(server, rankOf(shared.has(server), address, port, flags));
     if (on.listen(server, shared.has(server))) return;
     for (const other of servers) if (!other._handle) servers.delete(other);
     servers.add(server);
@@ -191,10 +211,10 @@ function install(cluster, capMs, on, timed) {
   });
 
   const getServer = cluster._getServer;
-  cluster._getServer = function _getServer(object) {
+  cluster._getServer = function _getServer(object, options) {
     if (object && /^udp[46]$/.test(object.type)) {
-      for (const other of datagrams) if (!datagramHandle(other)) datagrams.delete(other);
-      datagrams.add(object);
+      for (const other of datagrams.keys()) if (!datagramHandle(other)) datagrams.delete(other);
+      datagrams.set(object, options && options.port > 0 ? KNOWN : PRIVATE);
     } else if (object) {
       shared.add(object);
     }
@@ -310,7 +330,7 @@ function install(cluster, capMs, on, timed) {
     return { requests, accepted, classes: classes.slice(1, 6), duration_us: Math.round(durationMs * 1000), durations: filled };
   }
 
-  return { servers, open, datagrams, tlsOf, netClose, datagramHandle, handleOf, follow, forgetDetached, connections, reportLoad, figures };
+  return { servers, ranks, open, datagrams, tlsOf, netClose, datagramHandle, handleOf, follow, forgetDetached, connections, reportLoad, figures };
 }
 
 module.exports = { ...base, install, bucketOf };

@@ -159,8 +159,7 @@ function run(settings, cluster) {
 
   /** How many listeners the app has for the stop signal. */
   function stopHandlers() {
-    const ours = (observer && process.listeners(stopSignal).includes(observer) ? 1 : 0) + (stopSignal === 'SIGHUP' ? 1 : 0);
-    return process.listenerCount(stopSignal) - ours;
+    return process.listenerCount(stopSignal) - (observer && process.listeners(stopSignal).includes(observer) ? 1 : 0);
   }
 
   /** A spare was booted under another number; what the app has read of it before stays as it is. */
@@ -262,9 +261,6 @@ function run(settings, cluster) {
   guard(listenToMaster)();
   guard(outliveMaster)();
   guard(reportErrors)();
-  // Node resets signal dispositions at start, so a worker has to ignore SIGHUP by itself. The app may listen as
-  // well; signal listeners do not hold the event loop.
-  process.on('SIGHUP', noop);
   process.on('exit', guard(lastWords));
   send({ act: 'hello', v: 1, node: process.version, queues: takesQueues(), stack: tellsStack });
   onFirstFault((err) => send({ act: 'fault', ...describe(err) }));
@@ -321,6 +317,8 @@ function run(settings, cluster) {
   function reportErrors() {
     let survived = 0;
     process.on('uncaughtExceptionMonitor', guard((err, origin) => {
+      const { domain } = process; // with a listener of its own it handles the error, before all others
+      if (domain && domain.listenerCount('error') > 0) return;
       const handled = process.listenerCount('uncaughtException') > 0 || process.hasUncaughtExceptionCaptureCallback();
       if (handled && ++survived > MAX_HANDLED) return;
       const report = { act: 'error', ...describe(err), origin };

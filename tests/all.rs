@@ -70,6 +70,7 @@ mod orphans;
 mod own_lines;
 mod own_log;
 mod paper;
+mod private_listeners;
 mod privileges;
 mod promises;
 mod protocol;

@@ -52,6 +52,32 @@ fn counted(master: &Master) -> (u64, u64) {
     (number("living"), number("ended"))
 }
 
+/// What is in the worker's own group is killed with it: it is not left behind, though it dies a moment after the worker.
+#[test]
+fn children_of_a_workers_group_are_not_left_behind() {
+    const CHILDREN: &str = r#"
+const { fork, spawn } = require('child_process');
+if (process.argv[2] === 'child') setInterval(() => process.on('SIGTERM', () => {}), 1000);
+else {
+  for (let i = 0; i < 8; i++) spawn('sleep', ['600']);
+  for (let i = 0; i < 2; i++) fork(__filename, ['child']).on('error', () => {});
+  require('http').createServer((q, a) => a.end()).listen(0, '127.0.0.1');
+}
+"#;
+    let launch = Launch::bare().workers(1).node(Node::V20);
+    let app = launch.dir.path().join("app.js");
+    std::fs::write(&app, CHILDREN).expect("written");
+    let mut master = launch.option(app).start();
+    for _ in 0..3 {
+        let worker = master.wait_ready(1)[0].clone();
+        kill(worker.process(), SIGKILL);
+        master.wait_replaced(&worker);
+        assert_eq!(counted(&master), (0, 0), "{}", master.log());
+    }
+    master.stop();
+    assert!(!master.log().contains("detached_left"), "{}", master.log());
+}
+
 #[test]
 fn what_a_worker_leaves_behind_is_counted_and_lives_on() {
     let mut master = start(1, &[]);

@@ -19,6 +19,33 @@ fn an_inspector_keeps_the_port_that_was_asked_for(node: Node) {
     master.stop();
 }
 
+/// Each worker has an inspector, at a port that counts up, also after a reload.
+fn every_worker_has_an_inspector(node: Node) {
+    let port = Addr::free_port();
+    for on_the_command_line in [false, true] {
+        let flag = format!("--inspect=127.0.0.1:{port}");
+        let launch = Launch::new("http.js").node(node).workers(2);
+        let launch = if on_the_command_line {
+            launch.option("--node-arg").option(flag)
+        } else {
+            launch.env("NODE_OPTIONS", flag)
+        };
+        let mut master = launch.env("RCLUSTER_MIN_UPTIME", "0s").start();
+        let mut workers = master.wait_ready(2);
+        for _ in 0..2 {
+            for worker in &workers {
+                let of = port + u16::try_from(worker.id - 1).expect("few workers");
+                let answer = Addr::port(of).try_request("GET", "/json/list");
+                let answer = answer.unwrap_or_else(|e| panic!("{e}: {}", master.log()));
+                assert_eq!(answer.status, 200, "{answer:?}");
+            }
+            reload(&master);
+            workers = master.wait_ready(2);
+        }
+        master.stop();
+    }
+}
+
 /// The permission model lets the app read its own folder; the shim needs no right that the user has to give.
 fn the_permission_model_works(node: Node) {
     let flag = match node {
@@ -54,5 +81,6 @@ fn the_permission_model_works(node: Node) {
 
 on_every_node!(
     an_inspector_keeps_the_port_that_was_asked_for,
+    every_worker_has_an_inspector,
     the_permission_model_works,
 );

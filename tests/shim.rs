@@ -133,4 +133,17 @@ fn a_shim_that_cannot_drain_says_so_once_and_ends(node: Node) {
     master.forget();
 }
 
+/// Two errors: one that a domain handles, and one that a listener of `uncaughtException` survives.
+fn an_error_that_a_domain_handles_is_not_told(node: Node) {
+    let mut master = Launch::new("domains.js").node(node).workers(1).start();
+    master.wait_ready(1);
+    wait_until("the other one in the log", common::BOOT, || {
+        master.log().contains("of nobody").then_some(())
+    });
+    assert_eq!(master.events("handled").len(), 1);
+    assert!(!master.log().contains("of a domain"), "{}", master.log());
+    master.stop();
+}
+
+on_every_node!(an_error_that_a_domain_handles_is_not_told);
 on_two_nodes!(a_shim_that_cannot_drain_says_so_once_and_ends);

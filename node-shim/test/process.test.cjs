@@ -184,24 +184,17 @@ test('process.exit() is no error', async () => {
 
 // ------------------------------------------------------------------------------------------------- signals
 
-test('SIGHUP is ignored; the app\'s own listener works', async () => {
-  const plain = workers.start('http.cjs');
-  const client = new Client(await plain.listening());
-  plain.child.kill('SIGHUP');
-  client.get('/one');
-  await client.has('/one');
-  assert.strictEqual(plain.exited, null);
+test('SIGHUP acts as in plain Node: it kills, unless the app listens', async () => {
+  for (const shim of [true, false]) {
+    const plain = workers.start('http.cjs', { shim });
+    await plain.listening();
+    plain.child.kill('SIGHUP');
+    assert.deepStrictEqual(await plain.exit, { code: null, signal: 'SIGHUP' }, `shim: ${shim}`);
+  }
   const listens = workers.start('held.cjs');
   await listens.listening();
   listens.child.kill('SIGHUP');
   await appSaid(listens, 'hup');
-});
-
-test('negative control: without the shim SIGHUP kills', async () => {
-  const worker = workers.start('http.cjs', { shim: false });
-  await worker.listening();
-  worker.child.kill('SIGHUP');
-  assert.deepStrictEqual(await worker.exit, { code: null, signal: 'SIGHUP' });
 });
 
 test('after the drain the app\'s SIGTERM handler closes as in plain Node; its process.send() does no harm', async () => {

@@ -14,7 +14,7 @@ use crate::{
     admin::{BalanceStatus, Fairness, SlotFigures, SlotShare},
     balance::{Seat, Weigher, fairness},
     cli::Balance,
-    supervisor::{Supervisor, Time, Worker, WorkerId},
+    supervisor::{State, Supervisor, Time, Worker, WorkerId},
 };
 
 /// Time between two looks at the accept queues while connections come.
@@ -38,6 +38,8 @@ pub(super) struct Balancer {
     mode: Balance,
     /// Workers that may get connections, in the order of their ids.
     pub(super) fit: Vec<WorkerId>,
+    /// Workers that drain: they get connections of listeners that only their own requests know, while nobody else is there.
+    pub(super) draining: Vec<WorkerId>,
     /// When the first of them will have missed a beat.
     late_at: Option<Time>,
     look_at: Option<Instant>,
@@ -132,9 +134,14 @@ impl World {
         self.balancer.late_at = late
             .map(|(heard, most)| heard + most + Duration::from_millis(1))
             .min();
-        let changed = !fit.iter().map(|(id, _)| id).eq(&self.balancer.fit);
+        let drains =
+            |w: &&Worker| w.state == State::Draining && w.channel_open && !w.hung && !w.leaving;
+        let draining: Vec<_> = (supervisor.workers().filter(drains).map(|w| w.id)).collect();
+        let changed = !fit.iter().map(|(id, _)| id).eq(&self.balancer.fit)
+            || draining != self.balancer.draining;
         if changed || self.balancer.mode != mode || std::mem::take(&mut self.balancer.stale) {
             self.balancer.fit = fit.into_iter().map(|(id, _)| id).collect();
+            self.balancer.draining = draining;
             self.balancer.mode = mode;
             self.weigh();
             self.tend();
@@ -219,14 +226,25 @@ impl World {
         seen
     }
 
+    /// Who may get the connections of a group.
+    pub(super) fn takers(&self, group: GroupId) -> Vec<(WorkerId, Holding, &str)> {
+        let of = |list: &[WorkerId]| -> Vec<_> {
+            let holders = self.listeners.holders(group);
+            holders.filter(|(id, _, _)| list.contains(id)).collect()
+        };
+        let fit = of(&self.balancer.fit);
+        if fit.is_empty() && !self.balancer.draining.is_empty() && self.listeners.is_private(group)
+        {
+            return of(&self.balancer.draining);
+        }
+        fit
+    }
+
     /// Seats that fit workers accept from, with these workers.
     fn seats_of(&self, group: GroupId) -> Vec<(u32, Vec<WorkerId>)> {
         let mut seats: Vec<(u32, Vec<WorkerId>)> = vec![];
-        for (id, how, _) in self.listeners.holders(group) {
+        for (id, how, _) in self.takers(group) {
             let Holding::Seat(seat) = how else { continue };
-            if !self.balancer.fit.contains(&id) {
-                continue;
-            }
             match seats.iter_mut().find(|(s, _)| *s == seat) {
                 Some((_, workers)) if workers.contains(&id) => {}
                 Some((_, workers)) => workers.push(id),
@@ -294,9 +312,7 @@ impl World {
         for (id, group) in self.listeners.groups() {
             let mut taken = self.seats_of(id);
             taken.retain(|(_, by)| !anybody || by.iter().any(|worker| !self.is_slow(*worker)));
-            let somebody =
-                (self.listeners.holders(id)).any(|(id, _, _)| self.balancer.fit.contains(&id));
-            if !somebody {
+            if self.takers(id).is_empty() {
                 continue;
             }
             for seat in 0..group.len() as u32 {

@@ -2,6 +2,9 @@
 //! master is their parent then (`PR_SET_CHILD_SUBREAPER`): it finds them at a worker's end, tells of them, counts
 //! them, and with `--reap-detached` ends them.
 //!
+//! What is in the worker's own process group is killed with it, so it counts only if it lives on after that (it may belong to
+//! another user).
+//!
 //! A process is left behind when its worker is known and has ended: by the worker's session, or because it was seen among
 //! the worker's children. Else it is when no worker runs that could have started it, because all are younger.
 
@@ -26,6 +29,8 @@ use crate::{
 
 /// How often the end of what is ended is looked for when the master stops.
 const LOOK: Duration = Duration::from_millis(10);
+/// After the kill of its process group, a process has this long to end.
+const DYING: Duration = Duration::from_secs(1);
 /// What one that is ended leaves behind is ended too, so often.
 const ROUNDS: u32 = 8;
 
@@ -43,6 +48,10 @@ pub(super) struct Detached {
     seen: HashMap<Pid, (u64, WorkerId)>,
     /// Sessions of workers, living and ended. A number stays taken while the session has a process.
     sessions: BTreeSet<Pid>,
+    /// Process groups of workers that ended. A number stays taken while the group has a process.
+    groups: BTreeSet<Pid>,
+    /// Processes of groups that were killed, with their birth and when they were first seen after it.
+    dying: BTreeMap<Pid, (u64, Instant)>,
     left: BTreeMap<Pid, Left>,
     ended: u64,
     /// When the first worker started. A child that is older was there before the master: a shell script that
@@ -63,13 +72,38 @@ impl Detached {
 
     /// When the next one is killed.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.left.values().filter_map(|left| left.kill_at).min()
+        let kills = self.left.values().filter_map(|left| left.kill_at);
+        kills.chain(self.looks_again()).min()
+    }
+
+    /// When those that were killed with their group should have ended.
+    fn looks_again(&self) -> Option<Instant> {
+        self.dying.values().map(|(_, since)| *since + DYING).min()
+    }
+
+    /// Whether it was killed a moment ago with the group of its worker.
+    fn is_dying(&mut self, kin: &Kin) -> bool {
+        if !self.groups.contains(&kin.group) {
+            return false;
+        }
+        let now = Instant::now();
+        let (born, since) = *self.dying.entry(kin.pid).or_insert((kin.born, now));
+        if born != kin.born {
+            self.dying.insert(kin.pid, (kin.born, now));
+            return true;
+        }
+        now < since + DYING
     }
 
     /// A worker was started.
     pub(super) fn started(&mut self, worker: Pid) {
         let born = procfs::born(worker).into_iter();
         self.first = born.chain(self.first).min();
+    }
+
+    /// A worker has ended, and its process group was killed.
+    pub(super) fn killed_group(&mut self, worker: Pid) {
+        self.groups.insert(worker);
     }
 
     /// A child was reaped.
@@ -124,9 +158,13 @@ impl World {
         let sessions: BTreeSet<_> = others.iter().map(|kin| kin.session).collect();
         (self.detached.sessions)
             .retain(|session| self.pids.contains_key(session) || sessions.contains(session));
+        let groups: BTreeSet<_> = others.iter().map(|kin| kin.group).collect();
+        (self.detached.groups).retain(|group| groups.contains(group));
         let living: BTreeSet<_> = self.pids.values().copied().collect();
         let there = |pid: &Pid| others.iter().any(|kin| kin.pid == *pid);
         (self.detached.seen).retain(|pid, (_, worker)| living.contains(worker) || there(pid));
+        let dying = std::mem::take(&mut self.detached.dying).into_iter();
+        self.detached.dying = dying.filter(|(pid, _)| there(pid)).collect();
         if others.is_empty() {
             return;
         }
@@ -138,7 +176,11 @@ impl World {
         self.detached.first = self.detached.first.or(born.min());
         for kin in others {
             let known = self.detached.left.contains_key(&kin.pid);
-            if !known && self.detached.is_left(&kin, &workers, us == Pid(1)) {
+            if !known
+                && self.detached.is_left(&kin, &workers, us == Pid(1))
+                && !self.detached.is_dying(&kin)
+            {
+                self.detached.dying.remove(&kin.pid);
                 self.leave(kin);
             }
         }
@@ -172,6 +214,10 @@ impl World {
     /// Kills those that did not end when they were asked to; whether there was one.
     pub(super) fn tend_detached(&mut self) -> bool {
         let now = Instant::now();
+        if self.detached.looks_again().is_some_and(|at| at <= now) {
+            self.find_detached();
+            (self.detached.dying).retain(|_, (_, since)| now < *since + DYING);
+        }
         let mut killed = false;
         for left in self.detached.left.values_mut() {
             if left.kill_at.is_some_and(|at| at <= now) {

@@ -104,7 +104,8 @@ impl World {
                 None
             }
             Inbound::Listening(told) => {
-                let listened = self.listeners.listening(id, &told);
+                let pid = self.pid_of(id);
+                let listened = self.listeners.listening(id, pid, &told);
                 if listened.is_none() {
                     debug!(worker = %id, "says that it listens where it was given nothing");
                 }

@@ -357,6 +357,7 @@ impl World {
             left = true;
             self.detached.forget(pid);
             if let Some(id) = self.pids.remove(&pid) {
+                self.detached.killed_group(pid);
                 if let Some(guard) = &mut self.guard {
                     // Its own end is noticed as any child's.
                     let _ = guard.remove(pid);

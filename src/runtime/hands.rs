@@ -246,7 +246,8 @@ impl World {
         let paused = self.hands.pause.is_some_and(|until| until > now);
         !paused
             && self.hands.open_seats().next().is_some()
-            && (self.balancer.fit.iter()).any(|id| self.has_room(*id) || self.may_be_asked(*id))
+            && (self.balancer.fit.iter().chain(&self.balancer.draining))
+                .any(|id| self.has_room(*id) || self.may_be_asked(*id))
     }
 
     /// Whether a worker can be given one more. Where the kernel gives to all, only one that is known to have time.
@@ -311,10 +312,8 @@ impl World {
 
     /// Who gets the next connection of a group: the one with the fewest open, by turns among equals.
     fn next_hand(&self, group: GroupId, not: &[WorkerId]) -> Option<(WorkerId, String)> {
-        let holders = self.listeners.holders(group);
-        let fit = holders.filter(|(id, _, _)| {
-            self.balancer.fit.contains(id) && !not.contains(id) && self.has_room(*id)
-        });
+        let takers = self.takers(group).into_iter();
+        let fit = takers.filter(|(id, _, _)| !not.contains(id) && self.has_room(*id));
         let fit: Vec<_> = fit
             .map(|(id, _, key)| (self.hands.load_of(id), id, key))
             .collect();
@@ -455,10 +454,9 @@ impl World {
 
     /// Whether all who could take it have refused it, and that for long.
     fn is_unwanted(&self, connection: &Connection) -> bool {
-        let mut holders = self.listeners.holders(connection.group);
-        let may = |id: WorkerId| self.balancer.fit.contains(&id);
+        let mut takers = self.takers(connection.group).into_iter();
         connection.since.elapsed() > PATIENCE
-            && holders.all(|(id, _, _)| !may(id) || connection.refused.contains(&id))
+            && takers.all(|(id, _, _)| connection.refused.contains(&id))
     }
 
     /// A worker is gone.
@@ -466,6 +464,7 @@ impl World {
         self.hear_queues();
         self.hands.forget(id);
         self.balancer.fit.retain(|fit| *fit != id);
+        self.balancer.draining.retain(|draining| *draining != id);
         self.give_back();
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     cli::Balance,
     ipc::bounds::MAX_KEYS,
     ipc::{Listening, Query},
-    supervisor::{Generation, Listened, Slot, Time, WorkerId},
+    supervisor::{Generation, Listened, Pid, Slot, Time, WorkerId},
     sys::listener::{self, BindError, Bound, Endpoint, FileOptions},
 };
 
@@ -361,7 +361,13 @@ impl Listeners {
 
     /// A server of a worker listens: finds the address, and repairs the backlog,
     /// which the worker's own `listen()` has just set to what the app said.
-    pub(super) fn listening(&mut self, worker: WorkerId, told: &Listening) -> Option<Listened> {
+    /// `pid` is the worker's.
+    pub(super) fn listening(
+        &mut self,
+        worker: WorkerId,
+        pid: Option<Pid>,
+        told: &Listening,
+    ) -> Option<Listened> {
         let groups = &self.groups;
         let listener = self.by_key.values().find(|l| {
             let port = |group: &Group| port_of(&group.local);
@@ -380,9 +386,12 @@ impl Listeners {
                 Some(Holding::Handed) | None => {}
             }
         }
+        let private = pid.is_some_and(|pid| asked::names(&group.local, pid));
         Some(Listened {
             address: group.local.to_string(),
             chosen: listener.query.port == 0 && listener.query.fd.is_none(),
+            private,
+            front: !private && !self.is_private(listener.group),
             instead_of: self.instead_of(Some(listener.group)),
         })
     }
@@ -454,6 +463,14 @@ impl Listeners {
     /// One of them.
     pub(super) fn group(&mut self, id: GroupId) -> Option<&mut Group> {
         self.groups.get_mut(&id)
+    }
+
+    /// Whether only the app itself can know the address: a draining worker is asked there until its requests, which may need
+    /// it, have ended (`rankOf` in hooks.cjs).
+    pub(super) fn is_private(&self, group: GroupId) -> bool {
+        let mut of = self.by_key.values().filter(|l| l.group == group);
+        let declared = self.declared.iter().any(|d| d.group == group);
+        !declared && of.any(|l| asked::is_private(&l.query))
     }
 
     /// Who gets the connections of a group, under which key, and how.

@@ -26,6 +26,7 @@ mod figures;
 mod guarding;
 mod hands;
 mod health;
+mod inspect_port;
 mod link;
 mod listeners;
 mod manager;

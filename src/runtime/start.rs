@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ffi::OsString};
 
-use super::{effects::World, guarding::grace, link::Link, release::Release};
+use super::{effects::World, guarding::grace, inspect_port, link::Link, release::Release};
 use crate::{
     cli::Balance,
     supervisor::{Generation, Pid, Slot, Terms, WorkerId},
@@ -92,15 +92,17 @@ impl World {
         variable("NODE_UNIQUE_ID", id.to_string());
         variable("NODE_APP_INSTANCE", slot.to_string());
         variable("RCLUSTER_SLOT", slot.to_string());
+        let inspector = inspect_port::asked(&node_options(release), &args);
+        if let Some(port) = inspector {
+            let port = inspect_port::of_worker(port, id);
+            args.push(format!("--inspect-port={port}").into());
+        }
         if let Some(shim) = &self.shim {
             let path = shim
                 .path()
                 .map_err(|e| format!("failed to write the shim: {e}"))?;
             args.extend(["--require".into(), path.into()]);
-            let inspects = args
-                .iter()
-                .any(|a| a.as_encoded_bytes().starts_with(b"--inspect"))
-                || node_options(release).contains("--inspect");
+            let inspects = inspector.is_some();
             if !inspects {
                 // Opens nothing: it says where SIGUSR1 would.
                 args.extend(INSPECT.map(OsString::from));

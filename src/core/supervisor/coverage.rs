@@ -4,6 +4,7 @@
 //!
 //! - what the wanted code is known not to open: of a rollback, what the release that comes back never opened; of
 //!   a replacement within a generation, what only a generation that was given up had opened;
+//! - a Unix path that holds the worker's pid: it is of that process alone;
 //! - a port that the kernel chose for a server that the app opened later than [`Policy::KEY_GRACE`] after it was ready: nobody can know
 //!   it beforehand (FTP's passive mode);
 //! - what the operator lets go (`--allow-drop`).
@@ -44,12 +45,14 @@ impl Supervisor {
         let Listened {
             address,
             chosen,
+            private,
+            front,
             instead_of,
         } = what;
         let declared = instead_of.is_none();
         let reason = format!("listens on {address}");
         let late = (worker.ready_at).is_some_and(|at| at + Policy::KEY_GRACE <= now);
-        let passes = chosen && late;
+        let passes = private || (chosen && late);
         if !passes {
             // What a worker tells while it is stopped is known of its code all the same: news may arrive late.
             let served = self.served.entry(worker.generation).or_default();
@@ -60,6 +63,9 @@ impl Supervisor {
         if worker.state <= State::Draining {
             if passes {
                 worker.passing.insert(address.clone());
+            }
+            if front && worker.state < State::Draining {
+                worker.fronts.insert(address.clone());
             }
             worker.listening.insert(address);
             worker.unheard = None;
@@ -75,6 +81,9 @@ impl Supervisor {
         let now = self.now;
         if let Some(worker) = self.fleet.worker_mut(id) {
             worker.passing.remove(address);
+            if worker.state < State::Draining {
+                worker.fronts.remove(address);
+            }
             if worker.listening.remove(address) && worker.listening.is_empty() {
                 worker.unheard = Some(now);
             }

@@ -126,6 +126,12 @@ pub struct Listened {
     pub address: String,
     /// The app asked for port 0, and the kernel chose the port.
     pub chosen: bool,
+    /// The address names the worker's process: no other worker can listen there.
+    #[serde(default)]
+    pub private: bool,
+    /// Clients may know the address: neither the kernel chose it on the loopback interface, nor does it name the process.
+    #[serde(default)]
+    pub front: bool,
     /// The addresses that `--bind` declares, if this is not one of them: then it makes no worker ready.
     pub instead_of: Option<String>,
 }
@@ -136,6 +142,8 @@ impl Listened {
         Self {
             address: address.into(),
             chosen: false,
+            private: false,
+            front: false,
             instead_of: None,
         }
     }

@@ -122,7 +122,7 @@ impl Fleet {
     /// Whether any worker of a generation that is not wanted may still accept a connection.
     pub(super) fn others_accept(&self, wanted: impl Fn(Generation) -> bool) -> bool {
         self.iter()
-            .any(|w| !wanted(w.generation) && w.state <= State::Draining && !w.listening.is_empty())
+            .any(|w| !wanted(w.generation) && w.state <= State::Draining && w.accepts())
     }
 }
 

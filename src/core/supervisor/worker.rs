@@ -134,6 +134,9 @@ pub struct Worker {
     pub gate: Gate,
     /// Addresses that it serves.
     pub listening: BTreeSet<String>,
+    /// Those among them that clients know. Where there is one, a draining worker may keep the others for its own requests.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fronts: BTreeSet<String>,
     /// Those of them that no successor has to serve: the kernel chose the port, long after the worker was ready.
     #[serde(default)]
     pub passing: BTreeSet<String>,
@@ -228,6 +231,7 @@ impl Worker {
             held_at: None,
             gate,
             listening: BTreeSet::new(),
+            fronts: BTreeSet::new(),
             passing: BTreeSet::new(),
             instead_of: None,
             complete_by: None,
@@ -283,6 +287,15 @@ impl Worker {
     /// On its way to readiness; one that waits at the gate has booted.
     pub fn is_booting(&self) -> bool {
         self.state <= State::Booting
+    }
+
+    /// Whether clients can still connect to it.
+    pub fn accepts(&self) -> bool {
+        if self.fronts.is_empty() {
+            !self.listening.is_empty()
+        } else {
+            !self.fronts.is_disjoint(&self.listening)
+        }
     }
 
     /// Takes connections.

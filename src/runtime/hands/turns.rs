@@ -29,9 +29,8 @@ impl World {
 
     /// Asks all who have a server there and may have time. Returns whether an answer will come.
     pub(super) fn ask_all(&mut self, group: GroupId) -> bool {
-        let holders = self.listeners.holders(group);
-        let holders = holders.filter(|(id, _, _)| self.balancer.fit.contains(id));
-        let asked: Vec<_> = holders.map(|(id, _, _)| id).collect();
+        let takers = self.takers(group).into_iter();
+        let asked: Vec<_> = takers.map(|(id, _, _)| id).collect();
         let mut awaited = false;
         for id in asked {
             if self.may_be_asked(id) {

@@ -4,8 +4,28 @@ use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
     ipc::{AddressType, Query},
+    supervisor::Pid,
     sys::listener::{self, BindError, Endpoint},
 };
+
+/// Whether a query asks for any port of the loopback interface.
+pub(super) fn is_private(query: &Query) -> bool {
+    let address = query.address.as_deref().and_then(|a| a.parse().ok());
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    query.port == 0 && query.fd.is_none() && address.is_some_and(is_loopback)
+}
+
+/// Whether a path holds a process's number, as a whole one.
+pub(super) fn names(endpoint: &Endpoint, pid: Pid) -> bool {
+    let name = match endpoint {
+        Endpoint::Path(path) => path.as_os_str().as_encoded_bytes(),
+        Endpoint::Abstract(name) => name,
+        Endpoint::Tcp { .. } | Endpoint::Udp { .. } => return false,
+    };
+    let pid = pid.to_string();
+    let mut numbers = name.split(|byte| !byte.is_ascii_digit());
+    numbers.any(|number| number == pid.as_bytes())
+}
 
 /// What a query asks for, in our terms.
 pub(super) fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
@@ -60,4 +80,20 @@ pub(super) fn endpoint(query: &Query) -> Result<Endpoint, BindError> {
             v6_only,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_process_by_its_whole_number() {
+        let named = |path: &str| names(&Endpoint::Path(path.into()), Pid(410));
+        assert!(named("/tmp/x.410"));
+        assert!(named("/tmp/410/x.sock"));
+        assert!(named("/tmp/x-410.sock"));
+        assert!(!named("/tmp/x.4104"));
+        assert!(!named("/tmp/x.1410"));
+        assert!(!named("/tmp/x.sock"));
+    }
 }

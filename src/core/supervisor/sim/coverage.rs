@@ -28,7 +28,7 @@ impl Seen {
         if let Fact::Listening(what) = fact {
             let grown = |at: Time| at + Policy::KEY_GRACE <= now;
             let address = what.address.clone();
-            if what.chosen && worker.ready_at.is_some_and(grown) {
+            if what.private || (what.chosen && worker.ready_at.is_some_and(grown)) {
                 self.passing.insert((*id, address));
             } else {
                 let opened = self.opened.entry(worker.generation).or_default();
