@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use crate::supervisor::WorkerId;
 
-/// Node's own (`debug_options` in src/node_options.h).
+/// Node's own (`debug_options` in `src/node_options.h`).
 const DEFAULT: u16 = 9229;
 /// Where the count goes on after 65535.
 const LOWEST: u64 = 1024;
