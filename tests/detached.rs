@@ -55,7 +55,7 @@ fn counted(master: &Master) -> (u64, u64) {
 /// What is in the worker's own group is killed with it: it is not left behind, though it dies a moment after the worker.
 #[test]
 fn children_of_a_workers_group_are_not_left_behind() {
-    const CHILDREN: &str = r#"
+    const CHILDREN: &str = r"
 const { fork, spawn } = require('child_process');
 if (process.argv[2] === 'child') setInterval(() => process.on('SIGTERM', () => {}), 1000);
 else {
@@ -63,7 +63,7 @@ else {
   for (let i = 0; i < 2; i++) fork(__filename, ['child']).on('error', () => {});
   require('http').createServer((q, a) => a.end()).listen(0, '127.0.0.1');
 }
-"#;
+";
     let launch = Launch::bare().workers(1).node(Node::V20);
     let app = launch.dir.path().join("app.js");
     std::fs::write(&app, CHILDREN).expect("written");
