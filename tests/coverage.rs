@@ -274,6 +274,43 @@ fn scaling_down_waits_for_a_late_port() {
     master.stop();
 }
 
+/// Where such a worker is of the old code, the new code of an atomic reload does not take over beside it.
+#[test]
+fn an_atomic_reload_waits_for_old_code_that_is_too_many() {
+    let app = App::new();
+    let late = app.releases.path("late");
+    touch(&late);
+    app.deploy(1, &json!({"late": late}));
+    let mut master = app.start(app.launch(2).options(["--switch", "atomic"]), 2);
+    let before = master.status().ready();
+    std::fs::remove_file(&late).expect("it was there");
+    crate::common::kill(before[0].process(), Signal::SIGKILL);
+    master.wait_replaced(&before[0]);
+    assert_eq!(tell(&master, &["scale", "1"]).code, Some(0));
+    let knocking = Knocking::at(app.ports[1]);
+    app.deploy(2, &json!({"late": late}));
+    let mut asking = ask(&master.control, &["reload"]);
+    let serve = master.wait_status("a new worker that is ready", |status| {
+        let ready = status.ready();
+        let serve = ready.iter().map(|w| (w.slot, w.generation));
+        let mut serve: Vec<_> = serve.collect();
+        serve.sort_unstable();
+        serve.contains(&(0, 2)).then_some(serve)
+    });
+    // The new worker has all that the old one of its slot has; the other old one has the second port.
+    assert_eq!(serve, [(0, 1), (0, 2), (1, 1)], "{}", master.log());
+    assert!(!asking.is_over());
+    touch(&late);
+    let told = asking.wait();
+    assert_eq!(told.code, Some(0), "{told:?}\n{}", master.log());
+    wait_settled(&master, 1);
+    knocking.end();
+    for port in app.ports {
+        assert_eq!(Addr::port(port).get("/").json()["release"], 2);
+    }
+    master.stop();
+}
+
 /// A port that the kernel chose for a server that was opened on demand is nobody else's to open.
 #[test]
 fn a_passing_port_is_not_waited_for() {
