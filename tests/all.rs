@@ -61,6 +61,7 @@ mod limits;
 mod limits_full;
 mod listeners;
 mod listeners_closed;
+mod log_events;
 mod logs;
 mod machine;
 mod messages;
