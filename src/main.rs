@@ -10,7 +10,7 @@ use rcluster::{
     host,
     logs::OwnLog,
     rehearse,
-    runtime::{BootError, Verdict, boot, turn_watchdog, upgrade},
+    runtime::{BootError, Verdict, boot, check, turn_watchdog, upgrade},
     say,
     settings::{Line, LineError, Loaded},
     sys, thrown, top,
@@ -197,7 +197,7 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
     let result = runtime.block_on(async {
         let verdict = match mode {
             Mode::Serve => boot::run(config).await,
-            Mode::Check => boot::check(config).await,
+            Mode::Check => check::check(config).await,
         };
         Ok(end(verdict))
     });

@@ -138,6 +138,7 @@ impl Door for SameUser {
                         warn!(
                             uid = peer.uid(),
                             times = self.refused,
+                            event = "user_refused",
                             "refused another user on the control socket"
                         );
                         (self.told, self.refused) = (Some(Instant::now()), 0);

@@ -411,6 +411,7 @@ impl Reader {
             for failed in sink.failed_reopens() {
                 error!(
                     failed,
+                    event = "log_reopen_failed",
                     "log file not reopened; lines go on into the old one"
                 );
             }
@@ -419,6 +420,7 @@ impl Reader {
                     lines = loss.lines,
                     output = sink.name,
                     why = loss.why,
+                    event = "log_lines_dropped",
                     "log lines dropped"
                 );
             }
@@ -428,6 +430,7 @@ impl Reader {
             warn!(
                 cuts = long,
                 limit = LINE_LIMIT,
+                event = "log_lines_cut",
                 "log lines were too long and are cut into pieces"
             );
         }

@@ -18,7 +18,7 @@ use super::{
     effects::World,
     listeners::Listeners,
     manager::Manager,
-    master::{Inputs, Master, Verdict},
+    master::{Inputs, Master},
     port_owner, prepare,
     release::{Release, ReleaseError},
     report,
@@ -28,6 +28,7 @@ use super::{
     socket_keeper::Keeper,
     stale,
     upgrade::{self, Hold, Resumption, Serving, Upgrade},
+    verdict::Verdict,
     watch::Watch,
 };
 use crate::{
@@ -51,7 +52,7 @@ use crate::{
 };
 
 /// Messages of workers that may wait for the loop; links stop reading beyond.
-const INBOX: usize = 256;
+pub(super) const INBOX: usize = 256;
 /// Requests that may wait for the loop.
 const REQUESTS: usize = 64;
 /// How long a start waits for the orphans of a master that was killed.
@@ -134,13 +135,15 @@ pub async fn run(config: Config) -> Result<Verdict, BootError> {
         let Some(mut watch) = watch else {
             return Ok(verdict);
         };
-        info!("waiting for a change");
+        info!(event = "watch_waiting", "waiting for a change");
         let changed = tokio::select! {
             path = watch.changed() => path,
             () = signals.ended() => None,
         };
         match changed {
-            Some(path) => info!(path = %path.display(), "changed: starting again"),
+            Some(path) => {
+                info!(path = %path.display(), event = "watch_start", "changed: starting again");
+            }
             None => return Ok(verdict),
         }
     }
@@ -236,7 +239,7 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
         workers = config.policy.workers,
         script = %config.launch.script.display(),
         folder = %release.folder().display(),
-        control = %config.control.display(),
+        control = %config.control.display(), event = "master_started",
         "rcluster starts"
     );
     report::warn_of_excess(&config.policy, 0);
@@ -258,9 +261,9 @@ async fn run_once(config: Config, inherited: Vec<Inherited>) -> Result<Verdict, 
     };
     world.admin = admin_address(&hold);
     if let (Some(address), Some((_, token))) = (world.admin, &hold.admin) {
-        info!(%address, changes = token.is_some(), "the API listens");
+        info!(%address, changes = token.is_some(), event = "admin_listening", "the API listens");
         if !address.ip().is_loopback() {
-            warn!(%address, "the API can be reached from other machines: everybody there may look");
+            warn!(%address, event = "admin_exposed", "the API can be reached from other machines: everybody there may look");
         }
     }
     let serving = serve(&hold, &api)?;
@@ -293,7 +296,11 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         match Watch::start(&config).await {
             Ok(Some(watch)) => watch.pass_on(watchers).await,
             Ok(None) => {}
-            Err(error) => warn!(error, "files are not watched any more"),
+            Err(error) => warn!(
+                error,
+                event = "watch_failed",
+                "files are not watched any more"
+            ),
         }
     });
     let api = Api {
@@ -307,6 +314,7 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
         program = env!("CARGO_PKG_VERSION"),
         upgrades = view.done,
         refused = view.refused,
+        event = "master_resumed",
         "rcluster goes on"
     );
     let clock = upgrade::clock(&state);
@@ -323,14 +331,14 @@ pub async fn resume(resumption: Resumption) -> Result<Verdict, BootError> {
 }
 
 /// A stop was asked for before there was anything to stop.
-const STOPPED: Verdict = Verdict {
+pub(super) const STOPPED: Verdict = Verdict {
     code: ExitCode::Ok,
     reason: None,
     alike: None,
 };
 
 /// The release of the start; `None` if a stop is asked for meanwhile.
-async fn first_release(
+pub(super) async fn first_release(
     config: &Config,
     signals: &mut Signals,
 ) -> Result<Option<Release>, ReleaseError> {
@@ -349,7 +357,7 @@ fn admin_address(hold: &Hold) -> Option<SocketAddr> {
     listener.local_addr().ok()
 }
 
-fn first(release: Release) -> BTreeMap<Generation, Release> {
+pub(super) fn first(release: Release) -> BTreeMap<Generation, Release> {
     BTreeMap::from([(Generation(1), release)])
 }
 
@@ -380,10 +388,16 @@ async fn conclude(master: Master, inputs: Inputs) -> Verdict {
     let _keeper = Keeper::start(master.world.listeners.files.clone());
     let verdict = master.run(inputs).await;
     match (&verdict.reason, verdict.code) {
-        (_, ExitCode::Ok) => info!("rcluster stopped"),
-        (Some(reason), ExitCode::Killed) => warn!(reason, "rcluster stopped"),
+        (_, ExitCode::Ok) => info!(event = "master_stopped", "rcluster stopped"),
+        (Some(reason), ExitCode::Killed) => {
+            warn!(reason, event = "master_stopped", "rcluster stopped");
+        }
         // The last words say why.
-        (_, code) => error!(code = code as u8, "rcluster gives up"),
+        (_, code) => error!(
+            code = code as u8,
+            event = "master_gave_up",
+            "rcluster gives up"
+        ),
     }
     if let Some(logs) = logs {
         // Last: what was said above goes the same way.
@@ -396,62 +410,8 @@ async fn conclude(master: Master, inputs: Inputs) -> Verdict {
     verdict
 }
 
-/// Tries whether a release gets ready, without its port and without a name:
-/// nothing of a running master is touched.
-///
-/// # Errors
-/// A [`BootError`] when it cannot even be tried.
-pub async fn check(mut config: Config) -> Result<Verdict, BootError> {
-    let mut signals = Signals::install().map_err(|e| BootError::System("handle signals", e))?;
-    spawn::reserve_channel_fd().map_err(|e| BootError::System("open /dev/null", e))?;
-    let Some(release) = first_release(&config, &mut signals).await? else {
-        return Ok(STOPPED);
-    };
-    if config.control_is_default
-        && let Some(folder) = config.control.parent()
-    {
-        control_dir::prepare_default(folder)?;
-    }
-    // Files of its own, beside those of a running master.
-    config
-        .control
-        .set_extension(format!("check-{}", std::process::id()));
-    if let Some(plan) = &mut config.output {
-        // Lines of a trial are for who asked for it.
-        plan.file = None;
-    }
-    let logs = carry(&config)?;
-    let (shim, guard) = helpers(&config)?;
-    let (inbox_in, inbox) = mpsc::channel(INBOX);
-    // Nobody can send a request: there is no control socket.
-    let (_requests_in, requests) = mpsc::channel(1);
-    let supervisor = Supervisor::checking(&config.policy, fastrand::u64(..));
-    let listeners = Listeners::default();
-    let mut world = World::new(
-        config,
-        first(release),
-        listeners,
-        shim,
-        Some(guard),
-        inbox_in,
-    );
-    world.logs.clone_from(&logs);
-    let inputs = Inputs {
-        signals,
-        requests,
-        inbox,
-    };
-    let upgrade = Upgrade::default();
-    let master = Master::new(supervisor, world, Manager::default(), upgrade);
-    let verdict = Box::pin(master.run(inputs)).await;
-    if let Some(logs) = logs {
-        logs.finish();
-    }
-    Ok(verdict)
-}
-
 /// What carries workers' lines, if the master is to do so.
-fn carry(config: &Config) -> Result<Option<Arc<Logs>>, LogsError> {
+pub(super) fn carry(config: &Config) -> Result<Option<Arc<Logs>>, LogsError> {
     let Some(plan) = &config.output else {
         return Ok(None);
     };
@@ -477,7 +437,7 @@ fn read_token(path: &Path) -> Result<Token, TokenError> {
 }
 
 /// The shim's files and the guard.
-fn helpers(config: &Config) -> Result<(Option<ShimFile>, Guard), BootError> {
+pub(super) fn helpers(config: &Config) -> Result<(Option<ShimFile>, Guard), BootError> {
     let shim = config
         .shim
         .then(|| ShimFile::beside(&config.control, config.identity.as_ref()))

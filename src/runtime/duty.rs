@@ -107,7 +107,7 @@ impl World {
                 let pid = self.pid_of(id);
                 let listened = self.listeners.listening(id, pid, &told);
                 if listened.is_none() {
-                    debug!(worker = %id, "says that it listens where it was given nothing");
+                    debug!(worker = %id, event = "listening_unknown", "says that it listens where it was given nothing");
                 }
                 let fact = listened.map(Fact::Listening)?;
                 self.port_owners.hold(id, fact)
@@ -152,7 +152,7 @@ impl World {
                 queues,
                 stack,
             } => {
-                debug!(worker = %id, node, "the shim is loaded");
+                debug!(worker = %id, node, event = "shim_loaded", "the shim is loaded");
                 if let Some(link) = self.links.get_mut(&id) {
                     link.has_shim = true;
                     link.has_queues = queues;
@@ -197,7 +197,7 @@ impl World {
             }
             ShimMessage::Draining { connections } => {
                 if self.chatter.may(id) {
-                    info!(worker = %id, connections, "worker drains");
+                    info!(worker = %id, connections, event = "worker_drain_began", "worker drains");
                 }
                 Some(Fact::Closed(OWN_SOCKET.to_owned()))
             }
@@ -244,7 +244,7 @@ impl World {
                 }
                 if handled {
                     if self.chatter.may(id) {
-                        warn!(worker = %id, error = thrown::one_line(&text), "uncaught error; the app goes on");
+                        warn!(worker = %id, error = thrown::one_line(&text), event = "uncaught_error", "uncaught error; the app goes on");
                     }
                     return None;
                 }
@@ -315,7 +315,7 @@ impl World {
             && self.refused.insert((id, digest))
             && self.chatter.may(id)
         {
-            warn!(worker = %id, "{error}");
+            warn!(worker = %id, event = "listen_refused", "{error}");
         }
     }
 

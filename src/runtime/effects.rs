@@ -21,7 +21,6 @@ use super::{
     hands::Hands,
     link::{FromLink, Link},
     listeners::Listeners,
-    master::Verdict,
     overview::{Bus, Told},
     port_owner::PortOwners,
     prepare::{Prepared, Preparer},
@@ -31,6 +30,7 @@ use super::{
     senses::OomCounter,
     sentries::Sentries,
     shim_file::ShimFile,
+    verdict::Verdict,
     waiters::Waiters,
 };
 use crate::{
@@ -225,6 +225,7 @@ impl World {
                 for address in self.listeners.retire(supervisor.generation()) {
                     info!(
                         address,
+                        event = "listener_closed",
                         "listener closed: the new generation did not ask for it"
                     );
                 }
@@ -275,14 +276,14 @@ impl World {
         self.reserve.refill();
         let Prepared { generation, result } = prepared;
         if !supervisor.awaits(generation) {
-            debug!(%generation, "what was read for a reload is not wanted any more");
+            debug!(%generation, event = "reload_read_discarded", "what was read for a reload is not wanted any more");
             return vec![];
         }
         let (release, fresh) = match result {
             Ok(read) => read,
             Err(reason) => return vec![Event::PrepareFailed { generation, reason }],
         };
-        info!(%generation, folder = %release.folder().display(), "release resolved");
+        info!(%generation, folder = %release.folder().display(), event = "release_resolved", "release resolved");
         self.releases.insert(generation, release);
         let configured = fresh.map(|fresh| {
             self.reread.follow(&fresh.settings);
@@ -376,7 +377,7 @@ impl World {
             } else if let Some((_, end)) = self.probe.as_mut().filter(|(asked, _)| *asked == pid) {
                 *end = Some(exit);
             } else {
-                debug!(pid = pid.0, %exit, "reaped a process that is not ours");
+                debug!(pid = pid.0, %exit, event = "foreign_reaped", "reaped a process that is not ours");
             }
         }
         if left {

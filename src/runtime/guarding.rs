@@ -67,7 +67,7 @@ impl World {
     pub(super) fn guard_ended(&mut self, exit: Exit, now: Time, supervisor: &Supervisor) {
         self.guard = None;
         let retry_ms = self.guarding.ended(now);
-        warn!(%exit, retry_ms, "the guard ended; it is started again");
+        warn!(%exit, retry_ms, event = "guard_ended", "the guard ended; it is started again");
         self.keep_guard(now, supervisor);
     }
 
@@ -86,13 +86,17 @@ impl World {
                     // Its end is noticed as any child's.
                     let _ = guard.add(*pid, grace_of(*id, supervisor));
                 }
-                info!(pid = guard.pid().0, "the guard runs again");
+                info!(
+                    pid = guard.pid().0,
+                    event = "guard_started",
+                    "the guard runs again"
+                );
                 self.guard = Some(guard);
                 self.guarding.started(now);
             }
             Err(error) => {
                 let retry_ms = self.guarding.wait(now, None);
-                warn!(%error, retry_ms, "failed to start the guard: if the master is killed now, a worker that hangs outlives it");
+                warn!(%error, retry_ms, event = "guard_failed", "failed to start the guard: if the master is killed now, a worker that hangs outlives it");
             }
         }
     }

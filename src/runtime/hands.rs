@@ -148,7 +148,9 @@ impl Hands {
                     seat,
                     socket,
                 }),
-                Err(error) => warn!(seat, %error, "failed to watch a listening socket"),
+                Err(error) => {
+                    warn!(seat, %error, event = "dispatch_watch_failed", "failed to watch a listening socket");
+                }
             }
         }
     }
@@ -298,7 +300,7 @@ impl World {
                     next = Some((group, Some((to, key))));
                 }
                 Err(error) => {
-                    debug!(%error, "failed to accept a connection");
+                    debug!(%error, event = "accept_failed", "failed to accept a connection");
                     self.hands.pause = Some(Instant::now() + EXHAUSTED);
                     return;
                 }
@@ -371,7 +373,7 @@ impl World {
         }
         let put = self.hands.queues.push(way, seq, &what.socket);
         if let Err(error) = &put {
-            debug!(worker = %to, %error, "failed to queue a connection");
+            debug!(worker = %to, %error, event = "dispatch_failed", "failed to queue a connection");
         }
         put.is_ok()
     }
@@ -397,7 +399,7 @@ impl World {
             }
             Ok(None) => {}
             Err(error) => {
-                debug!(worker = %way.0, %error, "failed to make a queue of connections");
+                debug!(worker = %way.0, %error, event = "dispatch_queue_failed", "failed to make a queue of connections");
                 return false;
             }
         }
@@ -441,7 +443,10 @@ impl World {
             match self.next_hand(connection.group, &connection.refused) {
                 Some((to, key)) => self.give(to, &key, connection),
                 None if self.is_unwanted(&connection) => {
-                    warn!("no worker takes a connection: it is closed");
+                    warn!(
+                        event = "connection_refused",
+                        "no worker takes a connection: it is closed"
+                    );
                 }
                 None => {
                     self.hands.back.push_back(connection);

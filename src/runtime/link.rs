@@ -303,7 +303,7 @@ impl Task {
     }
 
     async fn queue(&mut self, message: ToWorker) {
-        trace!(worker = %self.id, line = %show(&message.line), handle = message.handle.is_some(), "to worker");
+        trace!(worker = %self.id, line = %show(&message.line), handle = message.handle.is_some(), event = "message_sent", "to worker");
         if let Err(overflow) = self.channel.push(message) {
             self.complain(overflow.to_string()).await;
         }
@@ -345,19 +345,19 @@ impl Task {
         let received = BUFFER.with_borrow_mut(|buffer| {
             let (bytes, fds) = receive(stream, buffer)?;
             if fds > 0 {
-                debug!(worker = %id, fds, "closed descriptors that a worker sent");
+                debug!(worker = %id, fds, event = "descriptors_closed", "closed descriptors that a worker sent");
             }
             decoder.feed(&buffer[..bytes], |line| match line {
                 Line::Whole(line) => match Inbound::parse(line) {
                     // Most traffic, and none of our business.
                     Ok(Inbound::App) => {}
                     Ok(message) => {
-                        trace!(worker = %id, line = %show(line), "from worker");
+                        trace!(worker = %id, line = %show(line), event = "message_received", "from worker");
                         messages.push(message);
                     }
                     Err(_) => malformed += 1,
                 },
-                Line::TooLong => debug!(worker = %id, "dropped a line of more than 1 MiB"),
+                Line::TooLong => debug!(worker = %id, event = "message_too_long", "dropped a line of more than 1 MiB"),
             });
             Ok::<_, io::Error>(bytes)
         });
@@ -385,7 +385,7 @@ impl Task {
                     None
                 }
                 Ok(Refused::ForGood(message)) => {
-                    debug!(worker = %self.id, "a handle was refused four times");
+                    debug!(worker = %self.id, event = "handle_refused", "a handle was refused four times");
                     if let Some(handle) = message.handle {
                         self.tell(FromLink::Refused(handle)).await;
                     }
@@ -412,7 +412,7 @@ impl Task {
             }
             Inbound::App => None,
             Inbound::Unknown => {
-                debug!(worker = %self.id, "ignored an unknown internal message");
+                debug!(worker = %self.id, event = "message_unknown", "ignored an unknown internal message");
                 None
             }
             message @ (Inbound::Online
@@ -429,7 +429,7 @@ impl Task {
             }
         };
         if let Some(unexpected) = wrong {
-            debug!(worker = %self.id, "{unexpected}");
+            debug!(worker = %self.id, event = "message_unexpected", "{unexpected}");
         }
     }
 
@@ -439,7 +439,7 @@ impl Task {
             (*since, *total) = (Instant::now(), 0);
         }
         *total = total.saturating_add(count);
-        debug!(worker = %self.id, count, "malformed lines");
+        debug!(worker = %self.id, count, event = "message_malformed", "malformed lines");
         if *total > MAX_MALFORMED {
             self.complain(format!(
                 "more than {MAX_MALFORMED} malformed messages in a minute"

@@ -183,6 +183,7 @@ impl Listeners {
             warn!(
                 wanted = self.backlog,
                 held,
+                event = "backlog_cut",
                 "the kernel cuts --backlog: raise net.core.somaxconn (sysctl -w), or ask for less"
             );
         }

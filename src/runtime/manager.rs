@@ -157,7 +157,7 @@ fn line(brief: &Brief) -> String {
 
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "failed to tell the service manager");
+        debug!(%error, event = "systemd_notify_failed", "failed to tell the service manager");
     }
 }
 
@@ -175,7 +175,7 @@ pub(super) fn keep(socket: &OwnedFd, local: &Endpoint, seat: u32) {
     let name = name(local, seat);
     let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
     if let Err(error) = sd_notify::notify_with_fds(&states, &[socket.as_fd()]) {
-        debug!(%error, "failed to give a socket to the service manager");
+        debug!(%error, event = "systemd_store_failed", "failed to give a socket to the service manager");
     }
 }
 

@@ -18,10 +18,10 @@ use super::{
     report,
     signals::{Signals, Told},
     upgrade::Upgrade,
+    verdict::Verdict,
 };
 use crate::{
-    admin::{Readiness, Request, RestartReply, ScaleReply, StopReply},
-    exit_code::ExitCode,
+    admin::{Readiness, Request, RestartReply, ScaleReply},
     supervisor::{Event, Scale, Supervisor, Time, Urgency, WorkerId},
     sys::terminal::Terminal,
 };
@@ -33,26 +33,6 @@ const SAME_WISH: Duration = Duration::from_secs(1);
 const REAP: Duration = Duration::from_secs(1);
 /// How long the last answers of the API may take.
 const LAST_ANSWERS: Duration = Duration::from_millis(250);
-
-/// How the master ended.
-#[derive(Debug)]
-pub struct Verdict {
-    /// Its exit code.
-    pub code: ExitCode,
-    /// Why, when it is a failure.
-    pub reason: Option<String>,
-    /// How many workers ended with the error of a first boot that failed, and how many were wanted.
-    pub alike: Option<(usize, u32)>,
-}
-
-impl From<&Verdict> for StopReply {
-    fn from(verdict: &Verdict) -> Self {
-        Self {
-            code: verdict.code as u8,
-            reason: verdict.reason.clone(),
-        }
-    }
-}
 
 /// Where events come from.
 #[derive(Debug)]
@@ -171,6 +151,7 @@ impl Master {
                 if pause.is_long() {
                     warn!(
                         pause_ms = pause.late.as_millis() as u64,
+                        event = "master_paused",
                         "the master itself was paused; its timeouts are moved by as much"
                     );
                 }
@@ -311,11 +292,18 @@ impl Master {
                 }
             }
             Told::Hup if self.terminal.as_ref().is_some_and(Terminal::is_gone) => {
-                info!("the terminal went away: stopping");
+                info!(
+                    event = "terminal_closed",
+                    "the terminal went away: stopping"
+                );
                 self.dispatch(Event::Stop(Urgency::Graceful));
             }
             Told::Hup => {
-                info!(signal = "SIGHUP", "reload asked for");
+                info!(
+                    signal = "SIGHUP",
+                    event = "reload_requested",
+                    "reload asked for"
+                );
                 self.dispatch(reload());
             }
             Told::Quit => self.stop("SIGQUIT", Urgency::Graceful),
@@ -351,15 +339,22 @@ impl Master {
             // There it means that somebody resized the window.
             Told::Winch if self.terminal.is_some() => {}
             Told::Winch => {
-                info!(signal = "SIGWINCH", "drain of all workers asked for");
+                info!(
+                    signal = "SIGWINCH",
+                    event = "drain_requested",
+                    "drain of all workers asked for"
+                );
                 self.dispatch(Event::Park);
             }
             Told::Usr2 => self.upgrade.wanted = true,
             Told::Usr1 => {
                 if self.world.logs.as_ref().is_some_and(|logs| logs.reopen()) {
-                    info!("log files are opened anew");
+                    info!(event = "log_reopened", "log files are opened anew");
                 } else {
-                    warn!("SIGUSR1: there are no log files to open anew (--log-file); ignored");
+                    warn!(
+                        event = "log_reopen_ignored",
+                        "SIGUSR1: there are no log files to open anew (--log-file); ignored"
+                    );
                 }
             }
         }
@@ -373,6 +368,7 @@ impl Master {
         }
         info!(
             pre_stop_ms = wait.as_millis() as u64,
+            event = "stop_delayed",
             "stop asked for; serving on, not ready for new traffic"
         );
         self.leave_at = Some(Instant::now() + wait);
@@ -385,12 +381,17 @@ impl Master {
         self.leave_at = None;
         self.world.leaving = true;
         let now = urgency == Urgency::Now;
-        info!(signal, now, "stop asked for");
+        info!(signal, now, event = "stop_requested", "stop asked for");
         self.dispatch(Event::Stop(urgency));
     }
 
     fn scale(&mut self, origin: &str, scale: Scale) {
-        info!(origin, ?scale, "another number of workers asked for");
+        info!(
+            origin,
+            ?scale,
+            event = "scale_requested",
+            "another number of workers asked for"
+        );
         self.dispatch(Event::Scale(scale));
     }
 
@@ -422,7 +423,11 @@ impl Master {
                 };
                 let before = self.supervisor.brief().reload;
                 let may_drop = wish.allow_drop;
-                info!(rollback = wish.rollback, "reload asked for");
+                info!(
+                    rollback = wish.rollback,
+                    event = "reload_requested",
+                    "reload asked for"
+                );
                 self.dispatch(if wish.rollback {
                     Event::Rollback { ticket, may_drop }
                 } else {
@@ -435,7 +440,7 @@ impl Master {
                 }
             }
             Request::Changed(path) => {
-                info!(path = %path.display(), "changed: reload");
+                info!(path = %path.display(), event = "watch_reload", "changed: reload");
                 self.dispatch(reload());
             }
             Request::Scale {
@@ -460,7 +465,7 @@ impl Master {
             Request::Restart(slot, reply) => {
                 let worker = self.supervisor.serving(slot);
                 if worker.is_some() {
-                    info!(%slot, "restart asked for");
+                    info!(%slot, event = "restart_requested", "restart asked for");
                     let reason = "an operator asked for it".to_owned();
                     self.dispatch(Event::Restart { slot, reason });
                 }

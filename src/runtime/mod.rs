@@ -14,6 +14,7 @@ pub mod boot;
 #[cfg(test)]
 mod bounds_test;
 mod chatter;
+pub mod check;
 mod clock;
 mod control_keeper;
 #[cfg(test)]
@@ -47,9 +48,10 @@ mod stale;
 mod start;
 pub mod turn_watchdog;
 pub mod upgrade;
+mod verdict;
 mod waiters;
 mod watch;
 
 pub use boot::BootError;
-pub use master::Verdict;
 pub use release::{Release, ReleaseError};
+pub use verdict::Verdict;

@@ -20,6 +20,19 @@ pub(super) enum Shown {
     FailedReload,
 }
 
+/// The event of a worker that enters a state.
+fn event_of(state: State) -> &'static str {
+    match state {
+        State::Starting => "worker_starting",
+        State::Booting => "worker_booting",
+        State::Held => "worker_held",
+        State::Ready => "worker_ready",
+        State::Draining => "worker_draining",
+        State::Stopping => "worker_stopping",
+        State::Killing => "worker_killed",
+    }
+}
+
 /// Why so many workers are probably a slip, if they are more than before.
 pub(super) fn excess(policy: &Policy, from: u32, to: u32) -> Option<String> {
     let sensible = policy.sensible_workers();
@@ -54,10 +67,11 @@ pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
             of_reload: _,
         } => {
             let pid = pid.map(|p| p.0);
+            let event = event_of(*to);
             if *to == State::Killing {
-                warn!(event = "worker_killed", %slot, worker = %id, pid, %generation, %from, %to, reason, reload, "worker moved");
+                warn!(%slot, worker = %id, pid, %generation, %from, %to, reason, reload, event, "worker moved");
             } else {
-                info!(%slot, worker = %id, pid, %generation, %from, %to, reason, reload, "worker moved");
+                info!(%slot, worker = %id, pid, %generation, %from, %to, reason, reload, event, "worker moved");
             }
         }
         Report::Ended {
@@ -80,14 +94,14 @@ pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
                 Shown::FailedReload => Some("the error that failed the reload".to_owned()),
             };
             if *unexpected {
-                warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, reload, "worker died");
+                warn!(%slot, worker = %id, pid, %generation, exit, detail, retry_ms, reload, event = "worker_died", "worker died");
             } else {
-                info!(%slot, worker = %id, pid, %generation, exit, detail, reload, "worker ended");
+                info!(%slot, worker = %id, pid, %generation, exit, detail, reload, event = "worker_ended", "worker ended");
             }
         }
         Report::Condemned { id, slot, reason } => {
             let reason = thrown::one_line(reason);
-            warn!(%slot, worker = %id, reason, reload, "worker will be replaced");
+            warn!(%slot, worker = %id, reason, reload, event = "worker_replaced", "worker will be replaced");
         }
         Report::NoHeartbeat {
             id,
@@ -108,43 +122,54 @@ pub(super) fn log(report: &Report, reload: Option<&str>, shown: Shown) {
         }
         Report::Examined { id, slot, finding } => match finding {
             Finding::Idle => {
-                warn!(%slot, worker = %id, reload, "the worker's event loop is idle, not blocked; it will drain");
+                warn!(%slot, worker = %id, reload, event = "hang_idle", "the worker's event loop is idle, not blocked; it will drain");
             }
             Finding::Busy { stack } => {
-                error!(%slot, worker = %id, stack, reload, "the worker hangs here");
+                error!(%slot, worker = %id, stack, reload, event = "hang_stack", "the worker hangs here");
             }
             Finding::Stopped => {
-                warn!(%slot, worker = %id, reload, "the worker's process is stopped (SIGSTOP or a debugger)");
+                warn!(%slot, worker = %id, reload, event = "hang_process_stopped", "the worker's process is stopped (SIGSTOP or a debugger)");
             }
             Finding::Unknown(reason) => {
-                warn!(%slot, worker = %id, reason, reload, "nothing could be learnt of where the worker hangs");
+                warn!(%slot, worker = %id, reason, reload, event = "hang_stack_unknown", "nothing could be learnt of where the worker hangs");
             }
         },
         Report::Promoted { id, slot } => {
-            info!(%slot, worker = %id, reload, "a spare takes the slot");
+            info!(%slot, worker = %id, reload, event = "spare_promoted", "a spare takes the slot");
         }
         Report::Scaled { from, to } => {
-            info!(from, to, reload, "another number of workers is wanted");
+            info!(
+                from,
+                to,
+                reload,
+                event = "scaled",
+                "another number of workers is wanted"
+            );
         }
         Report::Parked => {
             info!(
                 reload,
+                event = "parked",
                 "all workers drain, the listeners stay; a reload or a scale brings workers back"
             );
         }
-        Report::ReloadStarted { generation } => info!(%generation, reload, "reload started"),
+        Report::ReloadStarted { generation } => {
+            info!(%generation, reload, event = "reload_started", "reload started");
+        }
         Report::ReloadEnded {
             generation,
             took_ms,
             outcome,
         } => match outcome {
-            ReloadOutcome::Done { .. } => info!(%generation, took_ms, reload, "reload done"),
+            ReloadOutcome::Done { .. } => {
+                info!(%generation, took_ms, reload, event = "reload_done", "reload done");
+            }
             ReloadOutcome::Failed { reason } => {
                 let reason = thrown::one_line(reason);
-                error!(%generation, took_ms, reason, reload, "reload failed; the old workers serve on");
+                error!(%generation, took_ms, reason, reload, event = "reload_failed", "reload failed; the old workers serve on");
             }
             ReloadOutcome::Superseded { reason } => {
-                warn!(%generation, took_ms, reason, reload, "reload given up");
+                warn!(%generation, took_ms, reason, reload, event = "reload_superseded", "reload given up");
             }
         },
     }

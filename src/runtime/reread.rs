@@ -112,9 +112,9 @@ impl Reread {
             }
             let key = &new.key;
             if !FIXED.contains(&key.as_str()) {
-                info!(key, from = %new.origin, "configuration changed");
+                info!(key, from = %new.origin, event = "config_changed", "configuration changed");
             } else if self.told.insert(key.clone()) {
-                warn!(key, from = %new.origin, "configuration changed, but this takes effect only when the master is restarted");
+                warn!(key, from = %new.origin, event = "config_needs_restart", "configuration changed, but this takes effect only when the master is restarted");
             }
         }
         // What is fixed stays as it was at the start, and is compared with that.

@@ -93,7 +93,7 @@ impl Sentries {
                     Ok(Ok(fd)) => *self.broken.insert(fd),
                     Ok(Err(_)) => continue,
                     Err(error) => {
-                        warn!(%error, "listening sockets are not watched any more");
+                        warn!(%error, event = "listener_watch_failed", "listening sockets are not watched any more");
                         self.hang_ups = None;
                         continue;
                     }
@@ -121,13 +121,14 @@ impl Post {
         self.repaired = Some(now);
         if let Err(why) = listener::reopen(&self.socket, &self.address, backlog) {
             error!(
-                error = %why,
+                error = %why, event = "listener_shut_down",
                 "a worker has shut down a listening socket for all (shutdown(2)), and it cannot be opened again: restart rcluster"
             );
             return false;
         }
         if self.told.is_none_or(|at| at + TELL <= now) {
             warn!(
+                event = "listener_reopened",
                 "a worker has shut down a listening socket for all (shutdown(2)); it listens again"
             );
             self.told = Some(now);

@@ -32,7 +32,7 @@ pub(super) fn clear(folder: Option<PathBuf>) {
     };
     let thread = thread::Builder::new().name("stale".to_owned());
     if let Err(error) = thread.stack_size(256 * 1024).spawn(job) {
-        debug!(%error, "failed to look for files of masters that were killed");
+        debug!(%error, event = "stale_files_failed", "failed to look for files of masters that were killed");
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::{master::Verdict, overview::Bus};
+use super::{overview::Bus, verdict::Verdict};
 use crate::{
     admin::{ReloadReply, StopReply},
     supervisor::{Generation, ReloadOutcome, Supervisor, Ticket, Time},

@@ -244,6 +244,7 @@ impl Files {
         if self.watched.len() + 1 == FOLDERS {
             warn!(
                 folders = FOLDERS,
+                event = "watch_too_many_folders",
                 "too many folders to watch them all; run it where the app is, or use --cwd"
             );
         }
@@ -311,7 +312,11 @@ impl Files {
             let full = files.any(|file| self.is_wanted(&file.path()));
             for folder in folders {
                 if let Err(error) = self.add(folder) {
-                    warn!(error, "a new folder is not watched");
+                    warn!(
+                        error,
+                        event = "watch_folder_failed",
+                        "a new folder is not watched"
+                    );
                 }
             }
             return full;

@@ -162,7 +162,7 @@ impl Group {
         let tcp = self.inet().is_some();
         if !tcp && mode != Balance::Shared && !std::mem::replace(&mut self.alone, true) {
             let (address, mode) = (&self.local, mode.name());
-            info!(%address, mode, "only TCP is balanced: this address stays shared by all workers");
+            info!(%address, mode, event = "balance_not_tcp", "only TCP is balanced: this address stays shared by all workers");
         }
         tcp
     }
@@ -177,7 +177,7 @@ impl Group {
                     if let Steering::Exact(kernel) = &self.steering
                         && let Err(error) = kernel.put(seat, &socket)
                     {
-                        warn!(address = %self.local, seat, %error, "failed to steer connections to a seat");
+                        warn!(address = %self.local, seat, %error, event = "steer_failed", "failed to steer connections to a seat");
                         self.steering = Steering::None;
                     }
                     self.seats.push(Arc::new(socket));
@@ -187,7 +187,7 @@ impl Group {
                 Err(error) => {
                     if !std::mem::replace(&mut self.alone, true) {
                         warn!(
-                            address = %self.local, %error,
+                            address = %self.local, %error, event = "reuseport_refused",
                             "no socket of its own for each slot (SO_REUSEPORT is refused): workers share one"
                         );
                     }
@@ -251,7 +251,7 @@ impl Group {
             match kernel.set_schedule(&balance::schedule(&self.weights, TURNS)) {
                 Ok(()) => return,
                 Err(error) => {
-                    warn!(address = %self.local, %error, "failed to set the turns of an eBPF program; going on with classic BPF");
+                    warn!(address = %self.local, %error, event = "ebpf_failed", "failed to set the turns of an eBPF program; going on with classic BPF");
                     self.steering = Steering::Classic;
                     self.inexact = true;
                 }
@@ -296,7 +296,7 @@ impl Group {
         }
         if let Err(error) = attached {
             warn!(
-                address = %self.local, error,
+                address = %self.local, error, event = "bpf_failed",
                 "failed to attach a BPF program: the kernel chooses by its hash, and what it gives to a slot without a worker is handed on"
             );
             self.steering = Steering::Hash;
@@ -319,12 +319,12 @@ impl Group {
         };
         match load() {
             Ok(kernel) => {
-                info!(address = %self.local, "connections are dealt out by exact turns (eBPF)");
+                info!(address = %self.local, event = "ebpf_attached", "connections are dealt out by exact turns (eBPF)");
                 Some(kernel)
             }
             Err(error) => {
                 info!(
-                    address = %self.local, %error,
+                    address = %self.local, %error, event = "ebpf_unavailable",
                     "eBPF is not to be had (root or CAP_BPF and CAP_NET_ADMIN): connections are dealt out by weighted chance (classic BPF)"
                 );
                 None
@@ -374,7 +374,7 @@ impl Group {
             if let Steering::Exact(kernel) = &self.steering
                 && let Err(error) = kernel.put(seat as u32, &self.seats[seat])
             {
-                warn!(address = %self.local, seat, %error, "failed to steer connections to a seat");
+                warn!(address = %self.local, seat, %error, event = "steer_failed", "failed to steer connections to a seat");
                 self.steering = Steering::None;
             }
         }

@@ -45,7 +45,7 @@ impl Listeners {
                 }
                 continue;
             }
-            info!(address = %local, fd = number, name, stored, "socket taken over");
+            info!(address = %local, fd = number, name, stored, event = "socket_inherited", "socket taken over");
             let from = if stored { Source::Store } else { Source::Unit };
             let group = self.add(Group::new(socket, local.clone(), file));
             self.declared.push(Declared {

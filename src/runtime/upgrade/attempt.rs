@@ -152,7 +152,11 @@ impl Upgrade {
 
     /// The outcome of an attempt that did not replace anything.
     fn refuse(&mut self, reason: &str) {
-        warn!(reason, "not upgraded; all goes on as before");
+        warn!(
+            reason,
+            event = "upgrade_failed",
+            "not upgraded; all goes on as before"
+        );
         self.view.answered = self.view.attempts;
         self.view.refused = Some(reason.to_owned());
     }
@@ -228,6 +232,7 @@ impl Master {
                 if !mem::replace(&mut self.upgrade.told, true) {
                     info!(
                         why,
+                        event = "upgrade_delayed",
                         "upgrade asked for; it is carried out when this is over"
                     );
                 }
@@ -235,7 +240,11 @@ impl Master {
             }
             (None, Some(Hindrance::Never(why))) => {
                 self.upgrade.wanted = false;
-                warn!(why, "upgrade asked for, and refused");
+                warn!(
+                    why,
+                    event = "upgrade_refused",
+                    "upgrade asked for, and refused"
+                );
                 return;
             }
             (None, None) => {
@@ -246,7 +255,7 @@ impl Master {
         };
         self.upgrade.view.attempts += 1;
         let binary = wish.binary.unwrap_or_else(|| self.upgrade.program.clone());
-        info!(binary = %binary.display(), "upgrade asked for");
+        info!(binary = %binary.display(), event = "upgrade_requested", "upgrade asked for");
         // Root runs it: the app's user must not be able to put another one there.
         if self.world.config.identity.is_some()
             && let Err(refusal @ Refusal::Unsafe { .. }) = safe_path::check(&binary)
@@ -367,7 +376,9 @@ impl Master {
         };
         match Serving::start(hold, api) {
             Ok(serving) => self.upgrade.serving = Some(serving),
-            Err(error) => warn!(%error, "the control socket is not served any more"),
+            Err(error) => {
+                warn!(%error, event = "control_socket_failed", "the control socket is not served any more");
+            }
         }
     }
 
@@ -414,7 +425,7 @@ impl Master {
         let back = probe::own_program().ok();
         let value = resume::variable(&sealed, back.as_ref(), &mut packing);
         let words = &self.world.config.line.words;
-        info!(binary = %binary.display(), "the program is replaced");
+        info!(binary = %binary.display(), event = "upgrade_exec", "the program is replaced");
         // Threads end with this program: files that are to be removed go first.
         path_thread::settle(GOODBYE);
         OwnLog::drain();

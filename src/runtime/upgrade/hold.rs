@@ -91,7 +91,7 @@ impl Upgrade {
         // While nobody is answered, it is served when that is over.
         if self.serving.is_some() {
             self.serving = Serving::start(hold, api)
-                .inspect_err(|error| warn!(%error, "the control socket is not served any more"))
+                .inspect_err(|error| warn!(%error, event = "control_socket_failed", "the control socket is not served any more"))
                 .ok();
         }
     }
