@@ -52,6 +52,14 @@ pub(super) struct Process {
     pub(super) told: Time,
 }
 
+/// What the kernel counts for each.
+pub(super) const USAGE: Usage = Usage {
+    memory: 1 << 20,
+    cpu_ms: 0,
+    fds: 20,
+    fd_limit: 1000,
+};
+
 impl World {
     /// Carries an order out.
     pub(super) fn execute(&mut self, action: &Action) {
@@ -76,19 +84,8 @@ impl World {
                 self.after(soon, id, Deed::Probed);
             }
             Action::Measure { id } => {
-                let usage = Usage {
-                    memory: 1 << 20,
-                    fds: 20,
-                    fd_limit: 1000,
-                    ..Usage::default()
-                };
-                self.push(
-                    self.now,
-                    Item::Deliver(Event::Worker {
-                        id,
-                        fact: Fact::Measured(usage),
-                    }),
-                );
+                let fact = Fact::Measured(USAGE);
+                self.push(self.now, Item::Deliver(Event::Worker { id, fact }));
             }
             Action::Examine { id } => {
                 let finding = if self.rng.bool() {

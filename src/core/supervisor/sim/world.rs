@@ -10,12 +10,12 @@ use fastrand::Rng;
 
 use super::{
     super::{
-        Event, Exit, Fact, Generation, Listened, Pid, Policy, Scale, Slot, Ticket, Time, Urgency,
-        Worker, WorkerId, machine::Phase,
+        Action, Event, Exit, Fact, Generation, Listened, Pid, Policy, Scale, Slot, Ticket, Time,
+        Urgency, Worker, WorkerId, machine::Phase,
     },
     habits::{self, Chaos, chance},
     invariants::{self, Verdict, ensure},
-    processes::{Deed, Process},
+    processes::{self, Deed, Process},
     watch::Watch,
 };
 
@@ -286,7 +286,14 @@ impl World {
         if matches!(event, Event::Stop(_)) && self.stopped_at.is_none() {
             self.stopped_at = Some(self.now);
         }
-        let actions = self.watch.step(self.now, event)?;
+        let mut actions = self.watch.step(self.now, event)?;
+        if let Some(id) = self.looked_at_for(event, &actions) {
+            // Not through the queue, which draws: the schedules of `regressions` stay what they were.
+            actions.remove(0);
+            let fact = Fact::Measured(processes::USAGE);
+            let looked = Event::Worker { id, fact };
+            actions.extend(self.watch.step(self.now, &looked)?);
+        }
         for action in actions {
             self.execute(&action);
         }
@@ -310,6 +317,21 @@ impl World {
             })?;
         }
         Ok(())
+    }
+
+    /// Whom a beat makes the master look at: one that is young. All others are looked at together, now and then.
+    fn looked_at_for(&self, event: &Event, actions: &[Action]) -> Option<WorkerId> {
+        let Event::Worker {
+            id,
+            fact: Fact::Beat(_),
+        } = event
+        else {
+            return None;
+        };
+        let worker = self.watch.machine.worker(*id)?;
+        let young = |at: Time| self.now < at + Policy::MEASURE;
+        let first = actions.first() == Some(&Action::Measure { id: *id });
+        (first && worker.ready_at.is_none_or(young)).then_some(*id)
     }
 
     /// Checks that cost a copy of the machine, now and then.
