@@ -1,4 +1,7 @@
 //! Schedules that break an invariant when the fix of that fault is taken back.
+//!
+//! They depend on every number that is drawn from the seed. So what is added to the world draws none in schedules that had none of
+//! it (`seed % 11`, `World::looked_at_for`), and puts no event into the queue: otherwise they pass whatever is broken.
 
 use super::schedules::play;
 
