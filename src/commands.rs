@@ -9,8 +9,8 @@ use std::{
 use crate::{
     admin::Readiness,
     admin::{
-        Client, ClientError, ReloadReply, ReloadWish, RestartReply, ScaleReply, ScaleWish, Status,
-        StopReply, StopWish,
+        Client, ClientError, Outcome, ReloadReply, ReloadWish, RestartReply, ScaleReply, ScaleWish,
+        Status, StopReply, StopWish,
     },
     cli::{ReloadArgs, RestartArgs, ScaleArgs, StatusArgs, StopArgs},
     escape,
@@ -179,7 +179,9 @@ pub async fn reload(args: &ReloadArgs, rollback: bool) -> ExitCode {
                 }
                 let id = reply.id.as_deref().unwrap_or("none");
                 match (&reply.generation, &reply.reason) {
-                    _ if reply.outcome == "accepted" => say::out(&format!("reload {id} asked for")),
+                    _ if reply.outcome == Outcome::Accepted => {
+                        say::out(&format!("reload {id} asked for"));
+                    }
                     (Some(generation), _) => {
                         say::out(&format!("generation {generation} serves (reload {id})"));
                     }

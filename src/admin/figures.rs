@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::types::Outcome;
 use crate::supervisor::Slot;
 
 /// Buckets of the shim's histogram of durations (`bucketOf` in `node-shim/hooks.cjs`).
@@ -174,8 +175,8 @@ pub struct ReloadFigures {
 pub struct LastReload {
     /// Its id, as in log and events.
     pub id: String,
-    /// `done`, `failed` or `superseded`.
-    pub outcome: String,
+    /// How it ended.
+    pub outcome: Outcome,
     /// Milliseconds it took.
     pub took_ms: u64,
 }

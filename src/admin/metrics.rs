@@ -12,10 +12,10 @@ use prometheus_client::{
 
 use super::{
     figures::{Durations, SlotFigures},
-    types::Status,
+    types::{Outcome, Status},
 };
 use crate::{
-    supervisor::{Kind, WorkerView},
+    supervisor::{FleetState, Kind, State, WorkerView},
     sys::procfs,
 };
 
@@ -211,8 +211,12 @@ impl Snapshot {
             "Open descriptors of the master.",
             one(master.fds as f64),
         )?;
-        let all = ["booting", "serving", "reloading", "parked", "stopping"];
-        let phases = all.map(|s| (vec![("state", s)], f64::from(fleet.state == s)));
+        let phases = FleetState::ALL.map(|state| {
+            (
+                vec![("state", state.name())],
+                f64::from(fleet.state == state),
+            )
+        });
         out.gauge(
             "rcluster_state",
             "1 for the state that the master is in.",
@@ -231,7 +235,7 @@ impl Snapshot {
         let ready = fleet
             .workers
             .iter()
-            .filter(|w| w.state.name() == "ready" && !w.spare);
+            .filter(|w| w.state == State::Ready && !w.spare);
         out.gauge(
             "rcluster_workers_ready",
             "Workers that serve.",
@@ -249,9 +253,9 @@ impl Snapshot {
             one(fleet.waiting.len() as f64),
         )?;
         let ends = [
-            ("done", reloads.done),
-            ("failed", reloads.failed),
-            ("superseded", reloads.superseded),
+            (Outcome::Done.name(), reloads.done),
+            (Outcome::Failed.name(), reloads.failed),
+            (Outcome::Superseded.name(), reloads.superseded),
         ];
         let ends = ends.map(|(outcome, n)| (vec![("outcome", outcome)], n as f64));
         out.counter(
@@ -272,7 +276,7 @@ impl Snapshot {
         if let Some(last) = &reloads.last {
             let labels = vec![
                 ("reload", last.id.as_str()),
-                ("outcome", last.outcome.as_str()),
+                ("outcome", last.outcome.name()),
             ];
             out.gauge(
                 "rcluster_last_reload_duration_seconds",
@@ -408,7 +412,7 @@ impl Snapshot {
             let slot = worker.slot.to_string();
             match seated.last_mut() {
                 Some((last, holder)) if *last == slot => {
-                    if holder.state.name() != "ready" && worker.state.name() == "ready" {
+                    if holder.state != State::Ready && worker.state == State::Ready {
                         *holder = worker;
                     }
                 }
@@ -424,7 +428,7 @@ impl Snapshot {
         out.gauge(
             "rcluster_worker_up",
             "1 if the slot's worker serves.",
-            each(|w| Some(f64::from(w.state.name() == "ready"))),
+            each(|w| Some(f64::from(w.state == State::Ready))),
         )?;
         out.gauge(
             "rcluster_worker_generation",

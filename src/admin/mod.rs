@@ -28,7 +28,7 @@ pub use masters::all_masters;
 pub use routes::Api;
 pub use server::{Door, serve, serve_tcp};
 pub use types::{
-    DetachedStatus, Happening, IncidentList, ListenerStatus, Readiness, ReloadReply, ReloadWish,
-    Request, RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply, StopWish,
-    UpgradeReply, UpgradeView, UpgradeWish, shown_state,
+    DetachedStatus, Happening, IncidentList, ListenerStatus, Outcome, Readiness, ReloadReply,
+    ReloadWish, Request, RestartReply, ScaleReply, ScaleWish, SlotStatus, Status, StopReply,
+    StopWish, UpgradeReply, UpgradeView, UpgradeWish, shown_state,
 };

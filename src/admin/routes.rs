@@ -17,7 +17,7 @@ use super::{
     events,
     metrics::{self, Form},
     types::{
-        Happening, IncidentList, Readiness, ReloadReply, ReloadWish, Request, ScaleWish,
+        Happening, IncidentList, Outcome, Readiness, ReloadReply, ReloadWish, Request, ScaleWish,
         SlotStatus, Status, StopReply, StopWish, UpgradeWish,
     },
     withhold::{Texts, Withhold as _},
@@ -220,7 +220,7 @@ async fn start_reload(
         }
     }
     let reply: Json<ReloadReply> = ask(requests, |reply| Request::Reload(wish, reply)).await?;
-    let code = if reply.outcome == "accepted" {
+    let code = if reply.outcome == Outcome::Accepted {
         StatusCode::ACCEPTED
     } else {
         StatusCode::OK

@@ -1,6 +1,6 @@
 //! Requests to the loop, and the documents that go over the wire.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tokio::sync::oneshot;
@@ -365,14 +365,46 @@ pub struct UpgradeView {
     pub refused: Option<String>,
 }
 
+/// What became of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Nobody waited for its end.
+    Accepted,
+    /// Its generation serves.
+    Done,
+    /// The old workers serve on.
+    Failed,
+    /// A later request took its place.
+    Superseded,
+}
+
+impl Outcome {
+    /// Lower-case name, as in documents and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// The answer to a reload or rollback.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReloadReply {
     /// The reload's id, as in log, events and metrics; none if it never began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// `done`, `failed`, `superseded` or, if nobody waited, `accepted`.
-    pub outcome: String,
+    /// How it ended, or that it was accepted.
+    pub outcome: Outcome,
     /// The generation that serves alone, if it is done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
@@ -387,10 +419,10 @@ pub struct ReloadReply {
 impl ReloadReply {
     /// The exit code of the command that waited for it.
     pub fn code(&self) -> ExitCode {
-        match self.outcome.as_str() {
-            "done" | "accepted" => ExitCode::Ok,
-            "superseded" => ExitCode::Superseded,
-            _ => ExitCode::ReloadFailed,
+        match self.outcome {
+            Outcome::Done | Outcome::Accepted => ExitCode::Ok,
+            Outcome::Superseded => ExitCode::Superseded,
+            Outcome::Failed => ExitCode::ReloadFailed,
         }
     }
 }
@@ -399,13 +431,15 @@ impl ReloadReply {
     /// What is told of an end.
     pub fn new(id: Option<String>, outcome: &ReloadOutcome) -> Self {
         let (outcome, generation, reason) = match outcome {
-            ReloadOutcome::Done { generation } => ("done", Some(*generation), None),
-            ReloadOutcome::Failed { reason } => ("failed", None, Some(reason.clone())),
-            ReloadOutcome::Superseded { reason } => ("superseded", None, Some(reason.clone())),
+            ReloadOutcome::Done { generation } => (Outcome::Done, Some(*generation), None),
+            ReloadOutcome::Failed { reason } => (Outcome::Failed, None, Some(reason.clone())),
+            ReloadOutcome::Superseded { reason } => {
+                (Outcome::Superseded, None, Some(reason.clone()))
+            }
         };
         Self {
             id,
-            outcome: outcome.to_owned(),
+            outcome,
             generation,
             reason,
             warnings: vec![],

@@ -25,6 +25,7 @@ use crate::{
     escape,
     exit_code::ExitCode,
     say,
+    supervisor::State,
     sys::identity,
 };
 
@@ -127,7 +128,7 @@ fn row(found: &Found) -> Vec<Cell> {
     let ready = fleet
         .workers
         .iter()
-        .filter(|w| w.state.name() == "ready" && !w.spare);
+        .filter(|w| w.state == State::Ready && !w.spare);
     let listeners: Vec<_> = status
         .listeners
         .iter()
@@ -143,7 +144,7 @@ fn row(found: &Found) -> Vec<Cell> {
         cell(&status.name),
         Cell::new(status.pid),
         cell(&user),
-        cell(&fleet.state).fg(paint::tone(&fleet.state)),
+        cell(fleet.state.name()).fg(paint::tone(fleet.state.name())),
         Cell::new(fleet.generation),
         Cell::new(format!("{}/{}", ready.count(), fleet.wanted)),
         Cell::new(age(status.clock_ms)),

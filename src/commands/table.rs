@@ -42,13 +42,13 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
     let ready = fleet
         .workers
         .iter()
-        .filter(|w| w.state.name() == "ready")
+        .filter(|w| w.state == State::Ready)
         .count();
     let mut lines = vec![format!(
         "{} (pid {}): {}, generation {}, {ready} of {} workers ready",
         status.name,
         status.pid,
-        paint.word(&fleet.state),
+        paint.word(fleet.state.name()),
         fleet.generation,
         fleet.wanted
     )];

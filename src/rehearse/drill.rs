@@ -201,7 +201,7 @@ impl<'a> Drill<'a> {
         let reply = reply.await.map_err(TrialError::Client)?;
         let took = start.elapsed();
         let Some(generation) = reply.generation else {
-            let reason = reply.reason.unwrap_or(reply.outcome);
+            let reason = reply.reason.unwrap_or_else(|| reply.outcome.to_string());
             return Err(DrillError::Reload(number, reason));
         };
         self.event().took_ms = Some(millis(took));

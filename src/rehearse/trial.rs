@@ -22,7 +22,7 @@ use crate::{
     admin::{Client, ClientError, Status},
     cli::WhichMaster,
     exit_code::ExitCode,
-    supervisor::Pid,
+    supervisor::{FleetState, Pid, State},
     sys::{listener::MAX_PATH, process, tie},
 };
 
@@ -211,7 +211,7 @@ impl Trial {
             }
             // Before it has its socket, it does not answer.
             if let Ok(status) = self.status().await
-                && status.fleet.state == "serving"
+                && status.fleet.state == FleetState::Serving
                 && ready(&status).count() == status.fleet.wanted as usize
             {
                 return Ok(status);
@@ -280,7 +280,7 @@ impl Drop for Trial {
 /// The ready workers, by slot.
 pub(super) fn ready(status: &Status) -> impl Iterator<Item = &crate::supervisor::WorkerView> {
     let workers = status.fleet.workers.iter();
-    workers.filter(|w| w.state.name() == "ready")
+    workers.filter(|w| w.state == State::Ready)
 }
 
 fn own_binary() -> Result<PathBuf, TrialError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
-    admin::{Durations, LastReload, ReloadFigures, SlotFigures},
+    admin::{Durations, LastReload, Outcome, ReloadFigures, SlotFigures},
     ipc::Told,
     supervisor::{ReloadOutcome, Slot, Usage, Worker, WorkerId},
 };
@@ -177,16 +177,16 @@ impl Figures {
 
     /// A reload ended.
     pub(super) fn reloaded(&mut self, id: String, took_ms: u64, outcome: &ReloadOutcome) {
-        let (count, name) = match outcome {
-            ReloadOutcome::Done { .. } => (&mut self.reloads.done, "done"),
-            ReloadOutcome::Failed { .. } => (&mut self.reloads.failed, "failed"),
-            ReloadOutcome::Superseded { .. } => (&mut self.reloads.superseded, "superseded"),
+        let (count, outcome) = match outcome {
+            ReloadOutcome::Done { .. } => (&mut self.reloads.done, Outcome::Done),
+            ReloadOutcome::Failed { .. } => (&mut self.reloads.failed, Outcome::Failed),
+            ReloadOutcome::Superseded { .. } => (&mut self.reloads.superseded, Outcome::Superseded),
         };
         *count += 1;
         self.reloads.took_ms = self.reloads.took_ms.saturating_add(took_ms);
         self.reloads.last = Some(LastReload {
             id,
-            outcome: name.to_owned(),
+            outcome,
             took_ms,
         });
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    supervisor::{Brief, Policy},
+    supervisor::{Brief, FleetState, Policy},
     sys::listener::Endpoint,
 };
 
@@ -86,16 +86,16 @@ impl Manager {
             return;
         }
         let before = self.said.replace(brief);
-        let was = before.map_or("", |b| b.state);
+        let was = before.map(|b| b.state);
         let status = line(&brief);
         let mut say = vec![NotifyState::Status(&status)];
         match brief.state {
-            "booting" => say.push(extend(policy.ready_timeout)),
-            "serving" if was != "serving" => say.push(NotifyState::Ready),
-            "reloading" => {
+            FleetState::Booting => say.push(extend(policy.ready_timeout)),
+            FleetState::Serving if was != Some(FleetState::Serving) => say.push(NotifyState::Ready),
+            FleetState::Reloading => {
                 // Only the beginning needs the time, by which the manager tells it from an earlier one.
                 if before.and_then(|b| b.reload) != brief.reload {
-                    if was.is_empty() || was == "booting" {
+                    if matches!(was, None | Some(FleetState::Booting)) {
                         say.push(NotifyState::Ready);
                         send(&say);
                         say.clear();
@@ -107,11 +107,11 @@ impl Manager {
                     policy.ready_timeout + policy.min_uptime + policy.bake,
                 ));
             }
-            "stopping" if was != "stopping" => {
+            FleetState::Stopping if was != Some(FleetState::Stopping) => {
                 say.push(NotifyState::Stopping);
                 say.push(extend(policy.drain_timeout + policy.kill_timeout));
             }
-            _ => {}
+            FleetState::Serving | FleetState::Parked | FleetState::Stopping => {}
         }
         send(&say);
     }
@@ -143,7 +143,7 @@ fn line(brief: &Brief) -> String {
         ""
     };
     match (*state, reload) {
-        ("stopping", _) => format!("stopping: {workers} workers left"),
+        (FleetState::Stopping, _) => format!("stopping: {workers} workers left"),
         (_, Some(new)) => {
             format!(
                 "reloading from generation {generation} to {new}: {ready} workers ready, {wanted} wanted"

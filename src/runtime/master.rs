@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admin::{Readiness, Request, RestartReply, ScaleReply},
-    supervisor::{Event, Scale, Supervisor, Time, Urgency, WorkerId},
+    supervisor::{Event, FleetState, Scale, Supervisor, Time, Urgency, WorkerId},
     sys::terminal::Terminal,
 };
 
@@ -408,7 +408,9 @@ impl Master {
             Request::Readiness(reply) => {
                 let brief = self.supervisor.brief();
                 let _ = reply.send(Readiness {
-                    ready: brief.ready > 0 && !self.world.leaving && brief.state != "stopping",
+                    ready: brief.ready > 0
+                        && !self.world.leaving
+                        && brief.state != FleetState::Stopping,
                     leaving: self.world.leaving,
                     workers_ready: brief.ready,
                 });

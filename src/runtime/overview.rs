@@ -13,10 +13,13 @@ use super::{
     report::{self, Shown},
 };
 use crate::{
-    admin::{DetachedStatus, Happening, ListenerStatus, MasterFigures, ReloadReply, Status},
+    admin::{
+        DetachedStatus, Happening, ListenerStatus, MasterFigures, Outcome, ReloadReply, Status,
+    },
     ipc,
     supervisor::{
-        FleetView, Generation, Pid, ReloadOutcome, Report, State, Supervisor, Time, WorkerId,
+        FleetState, FleetView, Generation, Pid, ReloadOutcome, Report, State, Supervisor, Time,
+        WorkerId,
     },
     sys::procfs,
     thrown,
@@ -190,7 +193,8 @@ impl World {
         };
         let reload = reload.map(|generation| self.bus.reload_id(generation));
         let brief = supervisor.brief();
-        self.told.first_boot.over |= !["booting", "stopping"].contains(&brief.state);
+        self.told.first_boot.over |=
+            !matches!(brief.state, FleetState::Booting | FleetState::Stopping);
         let shown = self.told.take(&what);
         report::log(&what, reload.as_deref(), shown);
         if let (
@@ -226,7 +230,7 @@ impl World {
         let later = "it has not begun: another one goes on, or the master stops".to_owned();
         ReloadReply {
             id: begun.map(|generation| self.bus.reload_id(generation)),
-            outcome: "accepted".to_owned(),
+            outcome: Outcome::Accepted,
             generation: begun,
             reason: begun.is_none().then_some(later),
             warnings: vec![],

@@ -120,7 +120,7 @@ impl View {
         let mut spans = vec![
             Span::from(format!(" {} ", status.name)).bold(),
             Span::from(format!("pid {}  ", status.pid)),
-            Span::from(fleet.state.clone()).style(tone(&fleet.state)),
+            Span::from(fleet.state.name()).style(tone(fleet.state.name())),
             Span::from(format!(
                 "  generation {}  {ready} of {} ready  up {}",
                 fleet.generation,

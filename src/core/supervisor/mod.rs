@@ -34,6 +34,6 @@ pub use event::{Beat, Event, Exit, Fact, Finding, Listened, Scale, Ticket, Urgen
 pub use incident::{Incident, Kind};
 pub use machine::Supervisor;
 pub use policy::{Health, Policy, Readiness, Recycle, Surge, Switch, Terms};
-pub use snapshot::{Brief, FleetView, ReloadView, SlotView, WorkerView};
+pub use snapshot::{Brief, FleetState, FleetView, ReloadStage, ReloadView, SlotView, WorkerView};
 pub use time::Time;
 pub use worker::{Generation, Pid, Pulse, Slot, State, Worker, WorkerId};

@@ -1,6 +1,9 @@
 //! What others may see of the supervisor: plain values, made on demand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,13 +67,82 @@ pub struct SlotView {
     pub troubles: BTreeMap<Kind, u64>,
 }
 
+/// How far a reload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadStage {
+    /// Its files are read.
+    Preparing,
+    /// Workers of the new generation start, or take slots over.
+    Replacing,
+    /// An atomic reload: the new workers wait for the switch.
+    Switching,
+    /// All slots are taken over; the old workers stay for `--bake`.
+    Baking,
+}
+
+impl fmt::Display for ReloadStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Preparing => "preparing",
+            Self::Replacing => "replacing",
+            Self::Switching => "switching",
+            Self::Baking => "baking",
+        })
+    }
+}
+
+/// What the master does as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FleetState {
+    /// No worker has been ready yet.
+    Booting,
+    /// The workers serve.
+    Serving,
+    /// A reload is in progress; the workers serve.
+    Reloading,
+    /// SIGWINCH: no worker is wanted until a reload or a scale.
+    Parked,
+    /// The master ends.
+    Stopping,
+}
+
+impl FleetState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Booting,
+        Self::Serving,
+        Self::Reloading,
+        Self::Parked,
+        Self::Stopping,
+    ];
+
+    /// Lower-case name, as in status and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Serving => "serving",
+            Self::Reloading => "reloading",
+            Self::Parked => "parked",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl fmt::Display for FleetState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// A reload in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadView {
     /// The new generation.
     pub generation: Generation,
-    /// `preparing`, `replacing`, `switching` or `baking`.
-    pub stage: String,
+    /// How far it is.
+    pub stage: ReloadStage,
     /// Slots that the new generation has been given.
     pub admitted: u32,
     /// Milliseconds since it began.
@@ -80,8 +152,8 @@ pub struct ReloadView {
 /// The whole fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetView {
-    /// `booting`, `serving`, `reloading`, `parked` or `stopping`.
-    pub state: String,
+    /// What the master does.
+    pub state: FleetState,
     /// The generation whose code serves.
     pub generation: Generation,
     /// Wanted workers.
@@ -126,7 +198,7 @@ impl FleetView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Brief {
     /// As [`FleetView::state`].
-    pub state: &'static str,
+    pub state: FleetState,
     /// The generation whose code serves.
     pub generation: Generation,
     /// The generation that a reload is on the way to.
@@ -142,13 +214,13 @@ pub struct Brief {
 }
 
 impl Supervisor {
-    fn state(&self) -> &'static str {
+    fn state(&self) -> FleetState {
         match self.phase {
-            Phase::FirstBoot | Phase::Checking => "booting",
-            Phase::Serving if self.reload.is_some() => "reloading",
-            Phase::Serving if self.parked => "parked",
-            Phase::Serving => "serving",
-            Phase::Stopping(_) | Phase::Over => "stopping",
+            Phase::FirstBoot | Phase::Checking => FleetState::Booting,
+            Phase::Serving if self.reload.is_some() => FleetState::Reloading,
+            Phase::Serving if self.parked => FleetState::Parked,
+            Phase::Serving => FleetState::Serving,
+            Phase::Stopping(_) | Phase::Over => FleetState::Stopping,
         }
     }
 
@@ -201,12 +273,11 @@ impl Supervisor {
         let reload = self.reload.as_ref().map(|r| ReloadView {
             generation: r.generation,
             stage: match r.stage {
-                Stage::Preparing => "preparing",
-                Stage::Replacing => "replacing",
-                Stage::Switching => "switching",
-                Stage::Baking(_) => "baking",
-            }
-            .to_owned(),
+                Stage::Preparing => ReloadStage::Preparing,
+                Stage::Replacing => ReloadStage::Replacing,
+                Stage::Switching => ReloadStage::Switching,
+                Stage::Baking(_) => ReloadStage::Baking,
+            },
             admitted: r.admitted(),
             elapsed_ms: now.0.saturating_sub(r.started.0),
         });
@@ -232,7 +303,7 @@ impl Supervisor {
             })
             .collect();
         FleetView {
-            state: self.state().to_owned(),
+            state: self.state(),
             generation: self.committed,
             wanted: self.policy.workers,
             workers,

@@ -27,6 +27,7 @@ use crate::{
         master::{Inputs, Master},
         watch,
     },
+    supervisor::FleetState,
     sys::{
         handover, path_thread, process,
         safe_path::{self, Refusal},
@@ -172,10 +173,11 @@ impl Master {
         if self.upgrade.parts.is_none() {
             return Some(Hindrance::Never("this master has no control socket"));
         }
-        if self.world.leaving || self.world.verdict.is_some() || brief.state == "stopping" {
+        if self.world.leaving || self.world.verdict.is_some() || brief.state == FleetState::Stopping
+        {
             return Some(Hindrance::Never("it is stopping"));
         }
-        if brief.state == "booting" {
+        if brief.state == FleetState::Booting {
             return Some(Hindrance::Later("no worker has been ready yet"));
         }
         if brief.reload.is_some() {
