@@ -17,12 +17,11 @@ function delay(histogram, percentile) {
 }
 
 /**
- * Beats every `ms` after `beginMs`, in the beginning each second at least; `pace(ms)` changes that. `atOnce`: the first
+ * Beats every `ms` after `beginMs`, in the beginning each second at least. `atOnce`: the first
  * beat comes after `beginMs`. The timers do not hold the process.
  */
 function create(tracked, send, ms, beginMs, atOnce) {
   let timer;
-  let usual = ms;
   let early = EARLY_BEATS;
   let every = Math.min(ms, EARLY_MS);
   let due = uptime() + beginMs;
@@ -65,8 +64,8 @@ function create(tracked, send, ms, beginMs, atOnce) {
       fault(err);
     }
     send({ act: 'beat', ...figures });
-    if (early > 0 && --early === 0 && every !== usual) {
-      every = usual;
+    if (early > 0 && --early === 0 && every !== ms) {
+      every = ms;
       restart();
     }
   }
@@ -88,13 +87,6 @@ function create(tracked, send, ms, beginMs, atOnce) {
   setTimeout(begin, beginMs).unref();
 
   return {
-    pace: (wanted) => {
-      if (!(wanted >= 50 && wanted <= 3600000) || wanted === usual) return;
-      usual = wanted;
-      early = 0;
-      every = wanted;
-      if (timer) restart();
-    },
     /** Whether a beat is overdue by more than one interval, or was so until lately. */
     isSilent: () => uptime() > (timer ? due + every : due) || uptime() < hungUntil,
   };

@@ -151,7 +151,6 @@ function run(settings, cluster) {
   /** What the master may ask for. */
   const acts = {
     uninspect: () => process._debugEnd(),
-    pace: (message) => beats && beats.pace(message.every_ms),
     slot: (message) => takeSlot(message.slot),
     queue: ({ key }, socket) => socket && queue.take(socket, () => tracked.handleOf(key)),
     drain: (message) => startDrain(milliseconds(message.deadline_ms, drainMs), message.closing_ms),

@@ -18,6 +18,7 @@ use crate::{
     say,
     supervisor::{Incident, State, WorkerView},
     sys::process::Watch,
+    units,
 };
 
 mod events;
@@ -32,7 +33,7 @@ pub use events::events;
 pub use hosts::ls;
 pub use logs::logs;
 use paint::Paint;
-use table::{age, render};
+use table::render;
 pub use upgrade::upgrade;
 
 pub(crate) fn failed(error: &ClientError) -> ExitCode {
@@ -224,7 +225,7 @@ pub async fn incidents(args: &StatusArgs) -> ExitCode {
 
 /// An incident for people: what, who, why, and what is known of it.
 fn story(incident: &Incident, now_ms: u64) -> String {
-    let ago = age(now_ms.saturating_sub(incident.at.0));
+    let ago = units::span(now_ms.saturating_sub(incident.at.0));
     let pid = incident
         .pid
         .map_or_else(String::new, |pid| format!(", pid {pid}"));

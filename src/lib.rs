@@ -30,3 +30,4 @@ pub mod runtime;
 pub mod say;
 pub mod settings;
 pub mod top;
+mod units;

@@ -15,10 +15,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    age,
-    paint::{self, Paint},
-};
+use super::paint::{self, Paint};
 use crate::{
     admin::{Client, ClientError, Status, all_masters},
     cli::LsArgs,
@@ -27,6 +24,7 @@ use crate::{
     say,
     supervisor::State,
     sys::identity,
+    units,
 };
 
 /// All masters together have so long: one that is stopped (SIGSTOP) answers nothing.
@@ -147,7 +145,7 @@ fn row(found: &Found) -> Vec<Cell> {
         cell(fleet.state.name()).fg(paint::tone(fleet.state.name())),
         Cell::new(fleet.generation),
         Cell::new(format!("{}/{}", ready.count(), fleet.wanted)),
-        Cell::new(age(status.clock_ms)),
+        Cell::new(units::span(status.clock_ms)),
         cell(&listeners.join(" ")),
         cell(&found.control.to_string_lossy()),
     ]

@@ -9,10 +9,11 @@ use std::{
 
 use ratatui::crossterm::terminal;
 
-use super::{ask_status, paint::Paint, table::age};
+use super::{ask_status, paint::Paint};
 use crate::{
     admin::{Client, Status},
     supervisor::{FleetView, Generation, Slot, State},
+    units,
 };
 
 /// How often the master is asked.
@@ -152,7 +153,12 @@ fn picture(fleet: &FleetView, generation: Generation) -> String {
         }
     }
     if let Some(reload) = &fleet.reload {
-        let _ = write!(text, " {}, {}", reload.stage, age(reload.elapsed_ms));
+        let _ = write!(
+            text,
+            " {}, {}",
+            reload.stage,
+            units::span(reload.elapsed_ms)
+        );
     }
     text.trim_end_matches(',').to_owned()
 }

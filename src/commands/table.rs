@@ -1,13 +1,12 @@
 //! `rcluster status` for people.
 
-use std::time::Duration;
-
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
 use super::paint::{self, Paint};
 use crate::{
     admin::{BalanceStatus, SlotFigures, Status, shown_state},
     supervisor::{State, WorkerView},
+    units,
 };
 
 /// Who sits where.
@@ -66,7 +65,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             reload.stage,
             fleet.taken_over(),
             fleet.wanted,
-            age(reload.elapsed_ms)
+            units::span(reload.elapsed_ms)
         )
     }));
     lines.extend(fleet.last_reload_error.iter().map(|error| {
@@ -91,7 +90,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             Cell::new(worker.id),
             Cell::new(worker.generation),
             Cell::new(&state).fg(paint::tone(&state)),
-            Cell::new(age(worker.uptime_ms)),
+            Cell::new(units::span(worker.uptime_ms)),
             Cell::new(worker.restarts),
         ];
         let load = load(worker, status).into_iter().zip(LOAD);
@@ -110,7 +109,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
             Cell::new("-"),
             Cell::new("-"),
             Cell::new(state).fg(Color::DarkRed),
-            Cell::new(format!("next in {}", age(*left))),
+            Cell::new(format!("next in {}", units::span(*left))),
             Cell::new("-"),
         ]);
     }
@@ -162,10 +161,4 @@ fn load(worker: &WorkerView, status: &Status) -> [String; 11] {
         or_dash(figures.and_then(|f| f.p50_us).map(ms)),
         or_dash(figures.and_then(|f| f.p99_us).map(ms)),
     ]
-}
-
-/// A time span in words.
-pub(super) fn age(ms: u64) -> String {
-    let rounded = if ms < 1000 { ms } else { ms / 1000 * 1000 };
-    humantime::format_duration(Duration::from_millis(rounded)).to_string()
 }

@@ -7,6 +7,5 @@ mod history;
 mod keys;
 mod picture;
 mod run;
-mod words;
 
 pub use run::top;

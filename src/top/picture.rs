@@ -13,11 +13,11 @@ use ratatui::{
 use super::{
     history::{History, Seen, Series},
     keys::{Mode, Order},
-    words,
 };
 use crate::{
     admin::{SlotFigures, Status, shown_state},
     supervisor::{FleetView, Incident, ReloadView, Slot, State, WorkerView},
+    units,
 };
 
 /// Rows of the incidents' box, its border included.
@@ -125,7 +125,7 @@ impl View {
                 "  generation {}  {ready} of {} ready  up {}",
                 fleet.generation,
                 fleet.wanted,
-                words::span(status.clock_ms)
+                units::span(status.clock_ms)
             )),
         ];
         let fails = errors(status, "5xx", SlotFigures::server_errors_per_s);
@@ -151,13 +151,13 @@ impl View {
                 &history.latency,
                 match history.latency.now() {
                     0 => "p99 -".to_owned(),
-                    now => format!("p99 {}", words::delay(now)),
+                    now => format!("p99 {}", units::delay(now)),
                 },
                 None,
             ),
             (
                 &history.delay,
-                format!("loop delay {}", words::delay(history.delay.now())),
+                format!("loop delay {}", units::delay(history.delay.now())),
                 None,
             ),
             (
@@ -170,7 +170,7 @@ impl View {
                 match history.memory.now() {
                     // The first count comes some seconds after the start.
                     0 => "memory -".to_owned(),
-                    now => format!("memory {}", words::bytes(now)),
+                    now => format!("memory {}", units::bytes(now)),
                 },
                 None,
             ),
@@ -252,22 +252,22 @@ impl View {
         );
         let figures = status.figures.iter().find(|f| f.slot == worker.slot);
         let figures = figures.filter(|_| serves);
-        let per_s = |rate: Option<f64>| rate.map_or_else(none, words::rate);
+        let per_s = |rate: Option<f64>| rate.map_or_else(none, units::rate);
         let fails = per_s(figures.and_then(SlotFigures::server_errors_per_s));
         let cells = [
             worker.slot.to_string(),
             worker.pid.map_or_else(none, |pid| pid.to_string()),
             worker.generation.to_string(),
             state.into_owned(),
-            words::span(worker.uptime_ms),
+            units::span(worker.uptime_ms),
             worker.restarts.to_string(),
             rate.map_or_else(none, |rate| rate.to_string()),
             per_s(figures.and_then(SlotFigures::client_errors_per_s)),
             fails,
             beat.map_or_else(none, |b| format!("{}%", b.busy / 10)),
-            beat.map_or_else(none, |b| words::delay(b.delay_us)),
-            beat.map_or_else(none, |b| words::bytes(b.heap_used)),
-            worker.usage.map_or_else(none, |u| words::bytes(u.memory)),
+            beat.map_or_else(none, |b| units::delay(b.delay_us)),
+            beat.map_or_else(none, |b| units::bytes(b.heap_used)),
+            worker.usage.map_or_else(none, |u| units::bytes(u.memory)),
             beat.map_or_else(none, |b| b.connections.to_string()),
             bar,
         ];
@@ -312,7 +312,7 @@ fn waiting((slot, deaths, left): &(Slot, u32, u64)) -> ([String; COLUMNS.len()],
         "-".to_owned(),
         "-".to_owned(),
         "crash loop".to_owned(),
-        format!("next in {}", words::span(*left)),
+        format!("next in {}", units::span(*left)),
         deaths.to_string(),
     ];
     for (cell, known) in cells.iter_mut().zip(known) {
@@ -324,7 +324,7 @@ fn waiting((slot, deaths, left): &(Slot, u32, u64)) -> ([String; COLUMNS.len()],
 /// Answers of a class a second, all slots, over the last half minute.
 fn errors(status: &Status, class: &str, of: fn(&SlotFigures) -> Option<f64>) -> Option<String> {
     let rate: f64 = status.figures.iter().filter_map(of).sum();
-    (rate >= 0.05).then(|| format!("  {class} {}/s", words::rate(rate)))
+    (rate >= 0.05).then(|| format!("  {class} {}/s", units::rate(rate)))
 }
 
 fn seated(worker: &WorkerView) -> bool {
@@ -347,7 +347,7 @@ fn progress(reload: &ReloadView, fleet: &FleetView) -> Gauge<'static> {
         "reload to generation {}: {}, {taken} of {wanted} slots, {}",
         reload.generation,
         reload.stage,
-        words::span(reload.elapsed_ms)
+        units::span(reload.elapsed_ms)
     );
     Gauge::default()
         .gauge_style(Style::new().yellow().on_black())
@@ -376,7 +376,7 @@ fn lately(fleet: &FleetView, now_ms: u64) -> Paragraph<'static> {
 }
 
 fn told(incident: &Incident, now_ms: u64) -> Line<'static> {
-    let ago = words::span(now_ms.saturating_sub(incident.at.0));
+    let ago = units::span(now_ms.saturating_sub(incident.at.0));
     let reason = incident.reason.lines().next().unwrap_or_default();
     let frame = incident.stack.as_ref().and_then(|s| s.lines().next());
     Line::from(format!(

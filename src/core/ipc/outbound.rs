@@ -61,12 +61,6 @@ pub fn disconnect() -> Vec<u8> {
     line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect"}))
 }
 
-/// How often the worker shall beat from now on.
-pub fn pace(every: Duration) -> Vec<u8> {
-    let ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
-    line(&json!({"cmd": "NODE_RCLUSTER", "act": "pace", "every_ms": ms}))
-}
-
 /// Hands the worker's server on `key` a connection, which goes along
 /// (`onconnection` in `lib/internal/cluster/child.js`).
 pub fn new_connection(key: &str, seq: u64) -> Vec<u8> {

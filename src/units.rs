@@ -1,21 +1,21 @@
-//! Numbers for people.
+//! Numbers for people, the same in every command.
 
 use std::time::Duration;
 
 /// Bytes, in three digits or so.
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     bytesize::ByteSize(n).display().iec_short().to_string()
 }
 
 /// A time span in its two largest units.
-pub(super) fn span(ms: u64) -> String {
+pub(crate) fn span(ms: u64) -> String {
     let whole = if ms < 1000 { ms } else { ms / 1000 * 1000 };
     let text = humantime::format_duration(Duration::from_millis(whole)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// Microseconds as milliseconds.
-pub(super) fn delay(us: u64) -> String {
+pub(crate) fn delay(us: u64) -> String {
     if us < 10_000 {
         format!("{}.{}ms", us / 1000, us % 1000 / 100)
     } else {
@@ -24,7 +24,7 @@ pub(super) fn delay(us: u64) -> String {
 }
 
 /// A number a second.
-pub(super) fn rate(per_s: f64) -> String {
+pub(crate) fn rate(per_s: f64) -> String {
     if per_s < 9.95 {
         format!("{per_s:.1}")
     } else {
