@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::common::{
-    self, Addr, BOOT, LONG, Launch, Master, Node, Stat, Worker, kill, on_two_nodes, state_of,
-    wait_until,
+    self, Addr, BOOT, LONG, Launch, Master, Node, Stat, Worker, field, kill, on_two_nodes,
+    state_of, wait_until,
 };
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use rcluster_ledger::{Class, Limit, Load, Mode, Report, Target, spawn};
@@ -144,8 +144,7 @@ fn kill_guard(master: &Master, deaths: usize) -> u64 {
             .filter(|l| l.contains("the guard ended"))
             .collect();
         let line = (told.len() == deaths).then(|| told[deaths - 1].to_owned())?;
-        let (_, retry) = line.split_once("retry_ms=")?;
-        Some(retry.split(' ').next()?.parse().expect("a number"))
+        Some(field(&line, "retry_ms")?.parse().expect("a number"))
     })
 }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{
-    self, BOOT, Launch, Master, Node, Worker, kill, on_two_nodes, pid_in, running, wait_until,
+    self, BOOT, Launch, Master, Node, Worker, field, kill, on_two_nodes, pid_in, running,
+    wait_until,
 };
 use nix::sys::signal::Signal::{self, SIGKILL};
 
@@ -157,7 +158,7 @@ fn a_crash_loop_backs_off_and_never_gives_up() {
     let delays: Vec<u64> = log
         .lines()
         .filter(|line| line.contains("worker died slot=0"))
-        .filter_map(|line| line.rsplit_once("retry_ms=")?.1.trim().parse().ok())
+        .filter_map(|line| field(line, "retry_ms")?.parse().ok())
         .collect();
     assert!(crashes.len() >= 7 && delays.len() >= 6, "{log}");
     for (n, least) in [(0, 0), (2, 50), (3, 100), (4, 200), (5, 400)] {
@@ -350,7 +351,7 @@ fn delays(master: &Master) -> Vec<u64> {
     let log = master.log();
     log.lines()
         .filter(|line| line.contains("worker died"))
-        .filter_map(|line| line.rsplit_once("retry_ms=")?.1.trim().parse().ok())
+        .filter_map(|line| field(line, "retry_ms")?.parse().ok())
         .collect()
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
-use crate::common::{self, BOOT, Dead, Launch, Master, wait_until};
+use crate::common::{self, BOOT, Dead, Launch, Master, field, wait_until};
 
 struct Project(tempfile::TempDir);
 
@@ -61,9 +61,8 @@ fn changes(master: &Master) -> Vec<String> {
     let lines = log.lines().filter(|line| line.contains("changed: reload"));
     lines
         .map(|line| {
-            line.rsplit_once("path=")
+            field(line, "path")
                 .expect("a path")
-                .1
                 .rsplit('/')
                 .next()
                 .expect("a name")

@@ -421,3 +421,12 @@ fn kill_marked(mark: &str) {
         kill(stat.pid, Signal::SIGKILL);
     }
 }
+
+/// The value of a field in a line of the text log, without its quotation marks.
+pub(crate) fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, value) = line.split_once(&format!(" {name}="))?;
+    match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => value.split_whitespace().next(),
+    }
+}

@@ -17,7 +17,7 @@ pub(crate) use addr::Addr;
 pub(crate) use dead::Dead;
 pub(crate) use http::Conn;
 pub(crate) use launch::{Ended, Launch, app, module, scratch};
-pub(crate) use master::{Master, Stopped, list, pid_in};
+pub(crate) use master::{Master, Stopped, field, list, pid_in};
 pub(crate) use node::{Node, node_script};
 pub(crate) use process::{
     Stat, backlog_of, can_be_somebody_else, fd_count, has_pending, is_root, kill, rss_kib, running,
