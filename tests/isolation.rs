@@ -161,7 +161,8 @@ fn a_worker_of_another_user_has_no_key_of_its_masters() {
 /// command starts it itself.
 #[track_caller]
 fn inherited(shell: &str) -> (Value, Value) {
-    let script = format!("{shell} exec \"$@\"");
+    // A shell ignores signals in what it runs in the background, and cannot take that back.
+    let script = format!("{shell} exec env --default-signal \"$@\"");
     let mut master = Launch::new("inherits.py")
         .workers(1)
         .under(["sh", "-c", &script, "sh"])

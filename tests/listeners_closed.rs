@@ -307,8 +307,9 @@ fn no_client_is_kept_over_an_upgrade_with_a_hang() {
         wait_until("nothing is held", BOOT, || {
             (document(&master)["balance"]["held"] == 0).then_some(())
         });
-        wait_until("as many sockets as before", BOOT, || {
-            (sockets(master.pid()) == before).then_some(())
+        // A client of the control socket may still have been there before.
+        wait_until("no more sockets than before", BOOT, || {
+            (sockets(master.pid()) <= before).then_some(())
         });
     }
     master.stop();
