@@ -20,14 +20,14 @@ mod scale;
 mod upgrade;
 
 pub use admin::{AdminArgs, EventsArgs, LsArgs};
-pub use balance::{Balance, BalanceArgs};
+pub use balance::{BalanceArg, BalanceArgs};
 use duration::duration;
 pub use health::HealthArgs;
 pub use help::command;
 pub use host::{
     CompletionsArgs, ConfigArgs, DoctorArgs, HostArgs, ImportArgs, ManArgs, Shell, UnitArgs,
 };
-pub use logs::{LogArgs, LogFormat, LogLevel, LogsArgs, TopArgs};
+pub use logs::{FormatArg, LevelArg, LogArgs, LogsArgs, TopArgs};
 pub use scale::ScaleArgs;
 pub use upgrade::UpgradeArgs;
 

@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cli::{Balance, LogFormat, LogLevel, RunArgs},
+    balance::Balance,
+    cli::{BalanceArg, RunArgs},
     logs,
     settings::Line,
     supervisor::{Health, Policy, Recycle},
@@ -129,7 +130,7 @@ pub struct Config {
     #[serde(default)]
     pub reap_detached: bool,
     /// How much is logged, and in which form.
-    pub log: (LogLevel, LogFormat),
+    pub log: (logs::Level, logs::Format),
     /// What all this was made from, for the next reload.
     pub line: Line,
 }
@@ -237,7 +238,7 @@ impl Config {
             } else {
                 args.health.allow_drop.clone()
             },
-            attentive: args.balance.balance != Balance::Shared,
+            attentive: args.balance.balance != BalanceArg::Shared,
             boots: Policy::boots_on(cpus()),
         };
         let launch = Launch {
@@ -260,7 +261,7 @@ impl Config {
             autopsy: !args.health.no_autopsy,
             autopsy_as_root: args.health.autopsy,
             stop_signal: signal::stop_signal(&args.stop_signal)?,
-            balance: args.balance.balance,
+            balance: args.balance.balance.into(),
         };
         Ok(Self {
             policy,
@@ -286,7 +287,7 @@ impl Config {
             identity: None,
             core_limit: args.host.core_limit.map(|size| size.0),
             reap_detached: args.host.reap_detached,
-            log: (args.logs.log_level, args.logs.log_format),
+            log: (args.logs.log_level.into(), args.logs.log_format.into()),
             line: Line::default(),
         })
     }

@@ -3,12 +3,12 @@
 use std::{process, time::Duration};
 
 use rcluster::{
-    cli::{Command, LogFormat, LogLevel, RunArgs, one_line as clap_line},
+    cli::{Command, FormatArg, RunArgs, one_line as clap_line},
     commands,
     config::{self, Config},
     exit_code::ExitCode,
     host,
-    logs::OwnLog,
+    logs::{self, OwnLog},
     rehearse,
     runtime::{BootError, Verdict, boot, check, turn_watchdog, upgrade},
     say,
@@ -163,7 +163,7 @@ enum Mode {
 }
 
 fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Result<ExitCode> {
-    OwnLog::speak_json(args.logs.log_format == LogFormat::Json);
+    OwnLog::speak_json(args.logs.log_format == FormatArg::Json);
     let usage = |error: &dyn std::fmt::Display| {
         complain(&error.to_string());
         OwnLog::drain();
@@ -243,14 +243,14 @@ fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
     }
 }
 
-fn log((level, format): (LogLevel, LogFormat)) {
+fn log((level, format): (logs::Level, logs::Format)) {
     let level = match level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
+        logs::Level::Off => LevelFilter::OFF,
+        logs::Level::Error => LevelFilter::ERROR,
+        logs::Level::Warn => LevelFilter::WARN,
+        logs::Level::Info => LevelFilter::INFO,
+        logs::Level::Debug => LevelFilter::DEBUG,
+        logs::Level::Trace => LevelFilter::TRACE,
     };
-    OwnLog::install(level, format == LogFormat::Json);
+    OwnLog::install(level, format == logs::Format::Json);
 }

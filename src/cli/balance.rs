@@ -1,7 +1,8 @@
 //! Options that say how connections reach the workers.
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+
+use crate::balance::Balance;
 
 /// Options of the master that concern connections.
 #[derive(Clone, Debug, Args)]
@@ -14,7 +15,7 @@ pub struct BalanceArgs {
         default_value = "shared",
         env = "RCLUSTER_BALANCE"
     )]
-    pub balance: Balance,
+    pub balance: BalanceArg,
 
     /// Connections that may wait to be accepted, for each listening socket; the kernel cuts it to net.core.somaxconn.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(i32).range(1..=65_535), env = "RCLUSTER_BACKLOG")]
@@ -22,11 +23,9 @@ pub struct BalanceArgs {
 }
 
 /// `--balance`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Balance {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BalanceArg {
     /// One socket for all: whoever is quick takes most.
-    #[default]
     Shared,
     /// A socket for each slot; the kernel deals connections out by turns or by load.
     Spread,
@@ -36,14 +35,13 @@ pub enum Balance {
     LeastConn,
 }
 
-impl Balance {
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Spread => "spread",
-            Self::SourceIp => "source-ip",
-            Self::LeastConn => "least-conn",
+impl From<BalanceArg> for Balance {
+    fn from(arg: BalanceArg) -> Self {
+        match arg {
+            BalanceArg::Shared => Self::Shared,
+            BalanceArg::Spread => Self::Spread,
+            BalanceArg::SourceIp => Self::SourceIp,
+            BalanceArg::LeastConn => Self::LeastConn,
         }
     }
 }

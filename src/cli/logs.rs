@@ -5,17 +5,18 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{WhichMaster, duration};
+use crate::logs::{Format, Level};
 
 /// Options of the master that concern logs.
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
     /// Form of the log on stderr.
     #[arg(long, value_enum, default_value = "text", env = "RCLUSTER_LOG_FORMAT")]
-    pub log_format: LogFormat,
+    pub log_format: FormatArg,
 
     /// How much to log.
     #[arg(long, value_enum, default_value = "info", env = "RCLUSTER_LOG_LEVEL")]
-    pub log_level: LogLevel,
+    pub log_level: LevelArg,
 
     /// Carry what workers print and mark each line with its slot (`w2 |`; with --log-format json as an object). Without it workers write to the master's own stdout and stderr, and the master sees no byte.
     #[arg(long, env = "RCLUSTER_LOG_PREFIX", value_parser = clap::builder::FalseyValueParser::new())]
@@ -27,8 +28,8 @@ pub struct LogArgs {
 }
 
 /// `--log-format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogFormat {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -36,8 +37,8 @@ pub enum LogFormat {
 }
 
 /// `--log-level`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogLevel {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LevelArg {
     /// Nothing.
     Off,
     /// Failures of the master itself.
@@ -50,6 +51,28 @@ pub enum LogLevel {
     Debug,
     /// The wire.
     Trace,
+}
+
+impl From<FormatArg> for Format {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Text => Self::Text,
+            FormatArg::Json => Self::Json,
+        }
+    }
+}
+
+impl From<LevelArg> for Level {
+    fn from(arg: LevelArg) -> Self {
+        match arg {
+            LevelArg::Off => Self::Off,
+            LevelArg::Error => Self::Error,
+            LevelArg::Warn => Self::Warn,
+            LevelArg::Info => Self::Info,
+            LevelArg::Debug => Self::Debug,
+            LevelArg::Trace => Self::Trace,
+        }
+    }
 }
 
 /// `rcluster logs`

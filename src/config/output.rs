@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::ConfigError;
 use crate::{
-    cli::{LogFormat, RunArgs},
+    cli::{FormatArg, RunArgs},
     logs,
     sys::{identity::Identity, terminal},
 };
@@ -20,7 +20,7 @@ pub(super) fn output(args: &RunArgs, pwd: &Path) -> Result<Option<logs::Plan>, C
     Ok(
         (args.logs.log_prefix || path.is_some()).then(|| logs::Plan {
             prefix: args.logs.log_prefix,
-            json: args.logs.log_format == LogFormat::Json,
+            json: args.logs.log_format == FormatArg::Json,
             file: path,
         }),
     )

@@ -12,8 +12,7 @@ use super::{
 };
 use crate::{
     admin::{BalanceStatus, Fairness, SlotFigures, SlotShare},
-    balance::{Seat, Weigher, fairness},
-    cli::Balance,
+    balance::{Balance, Seat, Weigher, fairness},
     supervisor::{State, Supervisor, Time, Worker, WorkerId},
 };
 

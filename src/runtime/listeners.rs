@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{manager, rights::Rights, socket_keeper::SocketFiles};
 use crate::{
-    cli::Balance,
+    balance::Balance,
     ipc::bounds::MAX_KEYS,
     ipc::{Listening, Query},
     supervisor::{Generation, Listened, Pid, Slot, Time, WorkerId},

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ffi::OsString};
 
 use super::{effects::World, guarding::grace, inspect_port, link::Link, release::Release};
 use crate::{
-    cli::Balance,
+    balance::Balance,
     supervisor::{Generation, Pid, Slot, Terms, WorkerId},
     sys::{
         fd_pass,

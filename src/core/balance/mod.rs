@@ -5,7 +5,9 @@
 
 pub mod cbpf;
 pub mod ebpf;
+mod mode;
 pub mod policy;
 
 pub use cbpf::{Program, TooLong};
+pub use mode::Balance;
 pub use policy::{Seat, Weigher, buckets, fairness, schedule};

@@ -12,8 +12,8 @@ use std::{
 use tracing::{info, warn};
 
 use crate::{
+    balance::Balance,
     balance::{self, Program, Weigher},
-    cli::Balance,
     runtime::manager,
     supervisor::Slot,
     sys::{

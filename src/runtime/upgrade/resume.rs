@@ -19,9 +19,8 @@ use super::{
 };
 use crate::{
     admin::{Token, UpgradeView},
-    cli::{LogFormat, LogLevel},
     ipc::Outgoing,
-    logs::{Held, Logs, LogsError},
+    logs::{self, Held, Logs, LogsError},
     runtime::{
         boot::BootError,
         clock::Clock,
@@ -74,7 +73,7 @@ pub struct Resumption {
 
 impl Resumption {
     /// How it logged.
-    pub fn log(&self) -> (LogLevel, LogFormat) {
+    pub fn log(&self) -> (logs::Level, logs::Format) {
         self.state.config.log
     }
 }
