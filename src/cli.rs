@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::supervisor::{Readiness, Surge, Switch};
+use rcluster_core::supervisor::{Readiness, Surge, Switch};
 
 mod admin;
 mod balance;
@@ -209,7 +209,7 @@ pub enum Command {
     /// Print the man page.
     Man(ManArgs),
     /// The process that ends orphans if the master dies.
-    #[command(name = crate::sys::guard::COMMAND, hide = true)]
+    #[command(name = rcluster_sys::guard::COMMAND, hide = true)]
     Guard {
         /// Its file.
         path: PathBuf,

@@ -13,13 +13,14 @@ use crate::{
         Status, StopReply, StopWish,
     },
     cli::{ReloadArgs, RestartArgs, ScaleArgs, StatusArgs, StopArgs},
+    say, units,
+};
+use rcluster_core::{
     escape,
     exit_code::ExitCode,
-    say,
     supervisor::{Incident, State, WorkerView},
-    sys::process::Watch,
-    units,
 };
+use rcluster_sys::process::Watch;
 
 mod events;
 mod hosts;

@@ -11,16 +11,18 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    balance::Balance,
     cli::{BalanceArg, RunArgs},
     logs,
     settings::Line,
+};
+use rcluster_core::{
+    balance::Balance,
     supervisor::{Health, Policy, Recycle},
-    sys::{
-        control_dir, files,
-        identity::{Identity, is_root},
-        listener::Endpoint,
-    },
+};
+use rcluster_sys::{
+    control_dir, files,
+    identity::{Identity, is_root},
+    listener::Endpoint,
 };
 
 mod admin;
@@ -393,7 +395,7 @@ pub fn may_drop(text: &str) -> Result<String, String> {
         || text
             .strip_prefix("unix:")
             .is_some_and(|path| !path.is_empty())
-        || text == crate::names::OWN_SOCKET;
+        || text == rcluster_core::names::OWN_SOCKET;
     known.then(|| text.to_owned()).ok_or_else(|| {
         format!("`{text}` is not an address: use :PORT, an address as `rcluster status` shows it, or all")
     })

@@ -16,9 +16,6 @@
 
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
-pub use rcluster_core::{balance, escape, exit_code, ipc, names, supervisor, thrown};
-pub use rcluster_sys as sys;
-
 pub mod admin;
 pub mod cli;
 pub mod commands;

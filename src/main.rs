@@ -6,26 +6,26 @@ use rcluster::{
     cli::{Command, FormatArg, RunArgs, one_line as clap_line},
     commands,
     config::{self, Config},
-    exit_code::ExitCode,
     host,
     logs::{self, OwnLog},
     rehearse,
     runtime::{BootError, Verdict, boot, check, turn_watchdog, upgrade},
     say,
     settings::{Line, LineError, Loaded},
-    sys, thrown, top,
+    top,
 };
+use rcluster_core::{exit_code::ExitCode, thrown};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> process::ExitCode {
     // Before anything else: until the handlers are in place, no signal may
     // have its default action.
-    sys::process::block_signals();
-    sys::startup::reset_signals();
+    rcluster_sys::process::block_signals();
+    rcluster_sys::startup::reset_signals();
     match upgrade::resumption() {
         None => {}
         Some(Ok(resumption)) => {
-            sys::startup::reset_limits();
+            rcluster_sys::startup::reset_limits();
             log(resumption.log());
             let result = runtime().map(|runtime| {
                 if let Err(error) = keep_a_thread(&runtime) {
@@ -63,7 +63,7 @@ fn main() -> process::ExitCode {
     };
     match &loaded.cli.command {
         Some(Command::Guard { path, grace_ms }) => {
-            sys::guard::run(path, Duration::from_millis(*grace_ms));
+            rcluster_sys::guard::run(path, Duration::from_millis(*grace_ms));
             ExitCode::Ok.into()
         }
         // Its signals stay blocked until it can put away what it started.
@@ -73,7 +73,7 @@ fn main() -> process::ExitCode {
         Some(Command::Check(args)) => finish(run(&args.run, &loaded, line, Mode::Check)),
         Some(command) => {
             // A command has nothing to put in order before it ends.
-            sys::process::unblock_signals();
+            rcluster_sys::process::unblock_signals();
             match host::run(command, &loaded, &line) {
                 Some(code) => code.into(),
                 None => finish(on_runtime(dispatch(command))),
@@ -124,7 +124,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// The errno of `clone(2)`.
 fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> std::io::Result<()> {
     // The standard library gives an error where tokio panics.
-    sys::limits::can_start_thread()?;
+    rcluster_sys::limits::can_start_thread()?;
     drop(runtime.spawn_blocking(|| ()));
     Ok(())
 }
@@ -178,8 +178,8 @@ fn run(args: &RunArgs, loaded: &Loaded, line: Line, mode: Mode) -> anyhow::Resul
         Ok(config) => config,
         Err(error) => return usage(&loaded.located(&error)),
     };
-    sys::startup::reset_limits();
-    sys::terminal::append_to_files();
+    rcluster_sys::startup::reset_limits();
+    rcluster_sys::terminal::append_to_files();
     log(config.log);
     if config.identity.as_ref().is_some_and(|who| who.uid == 0) {
         tracing::warn!(
@@ -223,7 +223,7 @@ fn end(verdict: Result<Verdict, BootError>) -> ExitCode {
             match reason {
                 // Nobody may be reading any more.
                 Some(reason) if code == ExitCode::Ok => {
-                    say::out(&rcluster::escape::block(&reason));
+                    say::out(&rcluster_core::escape::block(&reason));
                 }
                 Some(reason) => match alike {
                     Some((of, all)) => complain(&format!(

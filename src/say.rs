@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use crate::escape;
+use rcluster_core::escape;
 
 /// Prints text of ours on stdout, colours included, and a newline. Parts that somebody else chose must
 /// be escaped before; documents from [`Client`](crate::admin::Client) are.

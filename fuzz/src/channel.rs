@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use rcluster::ipc::{Channel, Outgoing, Refused, outbound};
+use rcluster_core::ipc::{Channel, Outgoing, Refused, outbound};
 
 /// Bytes that may wait for a worker.
 const MAX_QUEUED: usize = 1 << 20;

@@ -1,4 +1,4 @@
-use rcluster::ipc::{Inbound, Line, LineDecoder, bounds::MAX_LINE, outbound};
+use rcluster_core::ipc::{Inbound, Line, LineDecoder, bounds::MAX_LINE, outbound};
 use serde_json::Value;
 
 /// This byte stands for [`RUN`] bytes, so that a small input makes a long line.

@@ -21,7 +21,7 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 use super::{routes::problem, withhold::Stranger};
-use crate::sys::files::{self, ReadError};
+use rcluster_sys::files::{self, ReadError};
 
 /// Shortest token, bytes.
 const SHORTEST: usize = 16;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::Slot;
+use rcluster_core::supervisor::Slot;
 
 /// What one slot gets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

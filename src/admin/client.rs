@@ -19,7 +19,8 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::{masters, types::Readiness};
-use crate::{cli::WhichMaster, escape, supervisor::Pid};
+use crate::cli::WhichMaster;
+use rcluster_core::{escape, supervisor::Pid};
 
 /// Longest answer that is read, bytes: the status of 1,024 workers is 2 MiB.
 const LONGEST: usize = 8 * 1024 * 1024;

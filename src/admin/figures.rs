@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::types::Outcome;
-use crate::supervisor::Slot;
+use rcluster_core::supervisor::Slot;
 
 /// Buckets of the shim's histogram of durations (`bucketOf` in `node-shim/hooks.cjs`).
 const FINE: usize = 88;

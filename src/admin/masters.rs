@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::net::UnixStream;
 
 use super::client::{Client, ClientError};
-use crate::sys::{control_dir, identity, procfs};
+use rcluster_sys::{control_dir, identity, procfs};
 
 /// How long masters may take to say their names, all together.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -14,10 +14,8 @@ use super::{
     figures::{Durations, SlotFigures},
     types::{Outcome, Status},
 };
-use crate::{
-    supervisor::{FleetState, Kind, State, WorkerView},
-    sys::procfs,
-};
+use rcluster_core::supervisor::{FleetState, Kind, State, WorkerView};
+use rcluster_sys::procfs;
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::{
     },
     withhold::{Texts, Withhold as _},
 };
-use crate::supervisor::Slot;
+use rcluster_core::supervisor::Slot;
 
 /// The API's description of itself.
 const OPENAPI: &str = include_str!("openapi.json");

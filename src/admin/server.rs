@@ -45,7 +45,7 @@ use super::{
     routes::{Api, problem, router},
     withhold::Stranger,
 };
-use crate::sys::limits;
+use rcluster_sys::limits;
 
 /// Connections of one door at a time. Another one takes the place of the oldest that waits for no answer.
 const CONNECTIONS: usize = 256;

@@ -10,15 +10,15 @@ use super::{
     figures::{MasterFigures, ReloadFigures, SlotFigures},
 };
 
-use crate::{
+use crate::logs;
+use rcluster_core::{
     exit_code::ExitCode,
-    logs,
     supervisor::{
         FleetView, Generation, Incident, Policy, ReloadOutcome, Report, Scale, Slot, WorkerId,
         WorkerView,
     },
-    sys::control_dir::Repaired,
 };
+use rcluster_sys::control_dir::Repaired;
 
 /// A request to the loop, with the place for its answer.
 #[derive(Debug)]

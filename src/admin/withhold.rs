@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::types::{Happening, IncidentList, SlotStatus, Status, UpgradeView};
-use crate::supervisor::{Finding, FleetView, Incident, ReloadOutcome, Report, WorkerView};
+use rcluster_core::supervisor::{Finding, FleetView, Incident, ReloadOutcome, Report, WorkerView};
 
 /// Stands for a text.
 const WITHHELD: &str =

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::balance::Balance;
+use rcluster_core::balance::Balance;
 
 /// Options of the master that concern connections.
 #[derive(Clone, Debug, Args)]

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use serde_json::Value;
 
 use super::failed;
-use crate::{admin::Client, cli::EventsArgs, escape, exit_code::ExitCode, say};
+use crate::{admin::Client, cli::EventsArgs, say};
+use rcluster_core::{escape, exit_code::ExitCode};
 
 /// Longest event that is put together, bytes.
 const LONGEST: usize = 1024 * 1024;

@@ -19,13 +19,10 @@ use super::paint::{self, Paint};
 use crate::{
     admin::{Client, ClientError, Status, all_masters},
     cli::LsArgs,
-    escape,
-    exit_code::ExitCode,
-    say,
-    supervisor::State,
-    sys::identity,
-    units,
+    say, units,
 };
+use rcluster_core::{escape, exit_code::ExitCode, supervisor::State};
+use rcluster_sys::identity;
 
 /// All masters together have so long: one that is stopped (SIGSTOP) answers nothing.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::failed;
-use crate::{admin::Client, cli::LogsArgs, escape, exit_code::ExitCode};
+use crate::{admin::Client, cli::LogsArgs};
+use rcluster_core::{escape, exit_code::ExitCode};
 
 /// `rcluster logs`: prints what the master has; with `-f` until it ends, or whoever reads this.
 pub async fn logs(args: &LogsArgs) -> ExitCode {

@@ -12,9 +12,9 @@ use ratatui::crossterm::terminal;
 use super::{ask_status, paint::Paint};
 use crate::{
     admin::{Client, Status},
-    supervisor::{FleetView, Generation, Slot, State},
     units,
 };
+use rcluster_core::supervisor::{FleetView, Generation, Slot, State};
 
 /// How often the master is asked.
 const PERIOD: Duration = Duration::from_millis(100);

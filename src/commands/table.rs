@@ -5,9 +5,9 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use super::paint::{self, Paint};
 use crate::{
     admin::{BalanceStatus, SlotFigures, Status, shown_state},
-    supervisor::{State, WorkerView},
     units,
 };
+use rcluster_core::supervisor::{State, WorkerView};
 
 /// Who sits where.
 const SEAT: [&str; 7] = [

@@ -6,10 +6,9 @@ use super::{ask_status, failed, print_json};
 use crate::{
     admin::{Client, ClientError, Status, UpgradeReply, UpgradeWish},
     cli::UpgradeArgs,
-    config,
-    exit_code::ExitCode,
-    say,
+    config, say,
 };
+use rcluster_core::exit_code::ExitCode;
 
 /// How often the status is asked.
 const POLL: Duration = Duration::from_millis(10);

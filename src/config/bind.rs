@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{ConfigError, absolute};
-use crate::{cli::RunArgs, sys::listener::Endpoint};
+use crate::cli::RunArgs;
+use rcluster_sys::listener::Endpoint;
 
 /// Addresses to bind, and sockets that somebody else has bound (`fd://`).
 ///

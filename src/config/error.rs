@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use super::MAX_WORKERS;
-use crate::{logs::PathError, sys::identity::IdentityError};
+use crate::logs::PathError;
+use rcluster_sys::identity::IdentityError;
 
 /// A configuration that cannot be used.
 #[derive(Debug, Error)]

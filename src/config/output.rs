@@ -6,8 +6,8 @@ use super::ConfigError;
 use crate::{
     cli::{FormatArg, RunArgs},
     logs,
-    sys::{identity::Identity, terminal},
 };
+use rcluster_sys::{identity::Identity, terminal};
 
 /// What the options ask for; `None`: workers inherit the master's stdout and stderr.
 pub(super) fn output(args: &RunArgs, pwd: &Path) -> Result<Option<logs::Plan>, ConfigError> {

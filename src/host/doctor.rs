@@ -9,14 +9,12 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{
-    config::Launch,
-    sys::{
-        control_dir, files,
-        identity::Identity,
-        limits,
-        safe_path::{self, Refusal},
-    },
+use crate::config::Launch;
+use rcluster_sys::{
+    control_dir, files,
+    identity::Identity,
+    limits,
+    safe_path::{self, Refusal},
 };
 
 /// Connections that wait for `accept(2)` which the master asks the kernel for.

@@ -9,10 +9,10 @@ use super::{completions, doctor, man_page, man_pages, unit};
 use crate::{
     cli::{Command, ConfigArgs, DoctorArgs, ManArgs, UnitArgs},
     config::Config,
-    exit_code::ExitCode,
     settings::{self, Line, Loaded},
-    sys::{files, identity::Identity},
 };
+use rcluster_core::exit_code::ExitCode;
+use rcluster_sys::{files, identity::Identity};
 
 /// Carries such a command out; `None` for one that needs a master.
 pub fn run(command: &Command, loaded: &Loaded, line: &Line) -> Option<ExitCode> {

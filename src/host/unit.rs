@@ -16,8 +16,8 @@ use crate::{
     cli::{RunArgs, UnitArgs, command},
     config::{Config, absolute},
     settings::{Line, Loaded, Origin},
-    sys::listener::Endpoint,
 };
+use rcluster_sys::listener::Endpoint;
 
 /// The first version of systemd that knows `Type=notify-reload`.
 const NOTIFY_RELOAD: u32 = 253;

@@ -33,7 +33,7 @@ use super::{
     sink::Sink,
     source::{Source, Turn, Way},
 };
-use crate::sys::{log_pipe::log_pipe, safe_path::Use, spawn::Output};
+use rcluster_sys::{log_pipe::log_pipe, safe_path::Use, spawn::Output};
 
 /// Time between two warnings of one kind.
 const QUIET: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{plan::PathPlan, render::Stream};
-use crate::sys::{safe_path::Use, terminal};
+use rcluster_sys::{safe_path::Use, terminal};
 
 /// Which file: slot and stream. The same everywhere for a standard stream.
 pub(super) type Key = (u32, Stream);

@@ -19,7 +19,8 @@ use tracing_subscriber::{
 };
 
 use super::{files::Target, sink::Sink};
-use crate::{escape, sys::terminal};
+use rcluster_core::escape;
+use rcluster_sys::terminal;
 
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 /// Lines are JSON.

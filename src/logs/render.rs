@@ -4,7 +4,7 @@ use std::{borrow::Cow, io::Write as _, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::escape;
+use rcluster_core::escape;
 
 /// Which of a worker's two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,12 +11,10 @@ use super::{
     plan::Plan,
     trial::{LOOK, Trial, TrialError, ready},
 };
-use crate::{
-    admin::{ReloadReply, ReloadWish},
-    supervisor::{Generation, Pid, Slot, WorkerId},
-    sys::process,
-};
+use crate::admin::{ReloadReply, ReloadWish};
+use rcluster_core::supervisor::{Generation, Pid, Slot, WorkerId};
 use rcluster_ledger::Control;
+use rcluster_sys::process;
 
 /// Name of the ledger's phase after the last event.
 pub(super) const AFTER: &str = "after";

@@ -9,7 +9,7 @@ use super::{
     excuse,
     plan::Plan,
 };
-use crate::exit_code::ExitCode;
+use rcluster_core::exit_code::ExitCode;
 use rcluster_ledger::{Class, Method, Phase, Report, Sample, Slot};
 
 /// How it came out.

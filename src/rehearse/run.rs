@@ -18,8 +18,10 @@ use super::{
     table,
     trial::{Tail, Trial, TrialError},
 };
-use crate::{cli::RehearseArgs, exit_code::ExitCode, say, sys::process};
+use crate::{cli::RehearseArgs, say};
+use rcluster_core::exit_code::ExitCode;
 use rcluster_ledger::LedgerError;
+use rcluster_sys::process;
 
 /// Lines of the log that are shown when something went wrong.
 const LOG_LINES: usize = 40;
@@ -154,7 +156,7 @@ fn show(plan: &Plan, result: &Rehearsal, tail: &Tail) -> ExitCode {
     }
     if plan.json {
         match serde_json::to_string_pretty(result) {
-            Ok(text) => say::out(&crate::escape::json(&text)),
+            Ok(text) => say::out(&rcluster_core::escape::json(&text)),
             Err(error) => say::error(format_args!("failed to write JSON: {error}")),
         }
     } else {

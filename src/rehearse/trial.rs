@@ -21,10 +21,12 @@ use super::hand_over::WITHHELD_ENV;
 use crate::{
     admin::{Client, ClientError, Status},
     cli::WhichMaster,
+};
+use rcluster_core::{
     exit_code::ExitCode,
     supervisor::{FleetState, Pid, State},
-    sys::{listener::MAX_PATH, process, tie},
 };
+use rcluster_sys::{listener::MAX_PATH, process, tie};
 
 /// Bytes of the log that are kept.
 const TAIL: usize = 64 * 1024;
@@ -278,7 +280,9 @@ impl Drop for Trial {
 }
 
 /// The ready workers, by slot.
-pub(super) fn ready(status: &Status) -> impl Iterator<Item = &crate::supervisor::WorkerView> {
+pub(super) fn ready(
+    status: &Status,
+) -> impl Iterator<Item = &rcluster_core::supervisor::WorkerView> {
     let workers = status.fleet.workers.iter();
     workers.filter(|w| w.state == State::Ready)
 }

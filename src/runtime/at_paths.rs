@@ -5,13 +5,13 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{effects::World, link::FromLink, listeners::PathJob};
-use crate::{
+use rcluster_core::{
     ipc::{AddressType, Query, bounds::MAX_WITHHELD},
     supervisor::{Fact, Supervisor, Worker},
-    sys::{
-        listener::{BindError, Bound},
-        path_thread,
-    },
+};
+use rcluster_sys::{
+    listener::{BindError, Bound},
+    path_thread,
 };
 
 /// How long making the file of a Unix socket may take.

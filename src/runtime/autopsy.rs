@@ -9,10 +9,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    supervisor::{Finding, Pid, Policy},
-    sys::{procfs, spawn::CHANNEL_FD},
-};
+use rcluster_core::supervisor::{Finding, Pid, Policy};
+use rcluster_sys::{procfs, spawn::CHANNEL_FD};
 
 /// How long a worker is looked at whose stack is not asked for.
 pub(super) const GLANCE: Duration = Duration::from_millis(500);

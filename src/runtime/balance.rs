@@ -10,8 +10,8 @@ use super::{
     effects::World,
     listeners::{GroupId, Holding},
 };
-use crate::{
-    admin::{BalanceStatus, Fairness, SlotFigures, SlotShare},
+use crate::admin::{BalanceStatus, Fairness, SlotFigures, SlotShare};
+use rcluster_core::{
     balance::{Balance, Seat, Weigher, fairness},
     supervisor::{State, Supervisor, Time, Worker, WorkerId},
 };

@@ -34,21 +34,23 @@ use super::{
 use crate::{
     admin::{self, Api, Token, TokenError},
     config::{self, Config},
-    exit_code::ExitCode,
     logs::{Logs, LogsError},
     settings::Line,
+};
+use rcluster_core::{
+    exit_code::ExitCode,
     supervisor::{Generation, Supervisor},
-    sys::{
-        control_dir::{self, ControlError, Lock},
-        guard::{self, Guard},
-        identity::{self, Identity},
-        inherit::{self, Inherited},
-        listener::BindError,
-        pidfile::Pidfile,
-        process,
-        safe_path::Use,
-        spawn,
-    },
+};
+use rcluster_sys::{
+    control_dir::{self, ControlError, Lock},
+    guard::{self, Guard},
+    identity::{self, Identity},
+    inherit::{self, Inherited},
+    listener::BindError,
+    pidfile::Pidfile,
+    process,
+    safe_path::Use,
+    spawn,
 };
 
 /// Messages of workers that may wait for the loop; links stop reading beyond.

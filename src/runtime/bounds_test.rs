@@ -17,11 +17,8 @@ use super::{
     listeners::Listeners,
     rights::Rights,
 };
-use crate::{
-    cli::Cli,
-    config::Config,
-    supervisor::{Action, Event, Exit, Pid, StopSignal, Supervisor, Time, WorkerId},
-};
+use crate::{cli::Cli, config::Config};
+use rcluster_core::supervisor::{Action, Event, Exit, Pid, StopSignal, Supervisor, Time, WorkerId};
 
 /// The bound for this master: two workers and a spare, and their replacements. See `ipc/bounds.rs`.
 const BOUND: isize = 16 * 1024 * 1024;

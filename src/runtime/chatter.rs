@@ -7,7 +7,7 @@ use std::{
 
 use tracing::warn;
 
-use crate::{ipc::bounds::MAX_LINES, supervisor::WorkerId};
+use rcluster_core::{ipc::bounds::MAX_LINES, supervisor::WorkerId};
 
 /// The time in which [`MAX_LINES`] count.
 const WINDOW: Duration = Duration::from_secs(10);

@@ -12,11 +12,9 @@ use super::{
     upgrade::Upgrade,
     verdict::Verdict,
 };
-use crate::{
-    config::Config,
-    supervisor::Supervisor,
-    sys::{control_dir, spawn},
-};
+use crate::config::Config;
+use rcluster_core::supervisor::Supervisor;
+use rcluster_sys::{control_dir, spawn};
 
 /// Tries whether a release gets ready, without its port and without a name:
 /// nothing of a running master is touched.

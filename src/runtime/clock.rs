@@ -4,7 +4,7 @@ use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::supervisor::Time;
+use rcluster_core::supervisor::Time;
 
 /// A sleep that is over so much too late means that the master itself stood
 /// still (SIGSTOP, suspend, a starved machine), not that a worker was slow.

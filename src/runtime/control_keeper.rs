@@ -9,10 +9,8 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{
-    admin::Request,
-    sys::{control_dir::ControlFiles, path_thread},
-};
+use crate::admin::Request;
+use rcluster_sys::{control_dir::ControlFiles, path_thread};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(2);

@@ -18,13 +18,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::effects::World;
-use crate::{
-    supervisor::{Pid, WorkerId},
-    sys::{
-        guard::Guard,
-        process,
-        procfs::{self, Kin},
-    },
+use rcluster_core::supervisor::{Pid, WorkerId};
+use rcluster_sys::{
+    guard::Guard,
+    process,
+    procfs::{self, Kin},
 };
 
 /// How often the end of what is ended is looked for when the master stops.

@@ -13,15 +13,15 @@ use super::{
     link::FromLink,
     listeners::{Asker, Grant, Granted},
 };
-use crate::{
+use rcluster_core::{
     escape,
     ipc::bounds::{MAX_REFUSED, MAX_TEXT, MAX_WITHHELD},
     ipc::{Inbound, Query, ShimMessage, outbound},
     names::OWN_SOCKET,
     supervisor::{Beat, Event, Fact, Finding, Gate, Listened, State, Supervisor, Worker, WorkerId},
-    sys::listener::BindError,
     thrown,
 };
+use rcluster_sys::listener::BindError;
 
 /// Said with an error that has this usual cause.
 const EARLY_ADDRESS: &str =

@@ -35,15 +35,17 @@ use super::{
 };
 use crate::{
     config::{Config, Launch},
-    ipc::{Query, outbound},
     logs::Logs,
+};
+use rcluster_core::{
+    ipc::{Query, outbound},
     supervisor::{
         Action, Event, Exit, Generation, Pid, Policy, Report, Slot, State, StopSignal, Supervisor,
         Time, WorkerId,
     },
-    sys::{
-        guard::Guard, identity::Identity, limits::Reserve, path_thread, process, spawn::ExecReport,
-    },
+};
+use rcluster_sys::{
+    guard::Guard, identity::Identity, limits::Reserve, path_thread, process, spawn::ExecReport,
 };
 
 /// How long the end waits until sockets' files are removed.

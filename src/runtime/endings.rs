@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::supervisor::{Event, Exit, Fact, WorkerId};
+use rcluster_core::supervisor::{Event, Exit, Fact, WorkerId};
 
 /// How long an end of file waits for the exit.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -9,8 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{
-    admin::{Durations, LastReload, Outcome, ReloadFigures, SlotFigures},
+use crate::admin::{Durations, LastReload, Outcome, ReloadFigures, SlotFigures};
+use rcluster_core::{
     ipc::Told,
     supervisor::{ReloadOutcome, Slot, Usage, Worker, WorkerId},
 };

@@ -4,10 +4,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::effects::World;
-use crate::{
-    supervisor::{Backoff, Death, Exit, Supervisor, Terms, Time, WorkerId},
-    sys::guard::{Grace, Guard},
-};
+use rcluster_core::supervisor::{Backoff, Death, Exit, Supervisor, Terms, Time, WorkerId};
+use rcluster_sys::guard::{Grace, Guard};
 
 /// No two guards run at once: there is nobody to come back together with.
 const NO_JITTER: u8 = 255;

@@ -30,7 +30,8 @@ use tracing::{debug, warn};
 pub(super) use self::carried::HandsState;
 use self::{load::Load, queues::Queues};
 use super::{effects::World, listeners::GroupId};
-use crate::{ipc::outbound, supervisor::WorkerId, sys::listener};
+use rcluster_core::{ipc::outbound, supervisor::WorkerId};
+use rcluster_sys::listener;
 
 /// Connections that a worker may have been given and not yet taken: the next one, and a second, so that it need not wait for
 /// us between two. Through its channel the second one is still in our hands.

@@ -13,7 +13,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use crate::{config, sys::listener::Endpoint};
+use crate::config;
+use rcluster_sys::listener::Endpoint;
 
 /// What `--health-path` says: the address whose server is asked, if it names one, and the path.
 pub(super) fn target(text: &str) -> (Option<Endpoint>, &str) {
@@ -45,7 +46,7 @@ pub(super) async fn ask(
             request(stream, path).await
         }
     };
-    let late = |_| format!("no answer within {}", crate::names::duration(limit));
+    let late = |_| format!("no answer within {}", rcluster_core::names::duration(limit));
     tokio::time::timeout(limit, asking).await.map_err(late)?
 }
 

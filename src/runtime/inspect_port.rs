@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 
-use crate::supervisor::WorkerId;
+use rcluster_core::supervisor::WorkerId;
 
 /// Node's own (`debug_options` in `src/node_options.h`).
 const DEFAULT: u16 = 9229;

@@ -20,13 +20,13 @@ use tokio::{
 use tracing::{debug, trace};
 
 use super::port_owner::Taken;
-use crate::{
+use rcluster_core::{
     ipc::{Channel, Inbound, Line, LineDecoder, Outgoing, Refused, outbound},
     supervisor::{Fact, WorkerId},
-    sys::{
-        fd_pass,
-        listener::{BindError, Bound},
-    },
+};
+use rcluster_sys::{
+    fd_pass,
+    listener::{BindError, Bound},
 };
 
 /// Bytes read at a time; then it is another task's turn.

@@ -12,13 +12,13 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{manager, rights::Rights, socket_keeper::SocketFiles};
-use crate::{
+use rcluster_core::{
     balance::Balance,
     ipc::bounds::MAX_KEYS,
     ipc::{Listening, Query},
     supervisor::{Generation, Listened, Pid, Slot, Time, WorkerId},
-    sys::listener::{self, BindError, Bound, Endpoint, FileOptions},
 };
+use rcluster_sys::listener::{self, BindError, Bound, Endpoint, FileOptions};
 
 mod asked;
 mod carried;

@@ -11,10 +11,8 @@ use sd_notify::NotifyState;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::{
-    supervisor::{Brief, FleetState, Policy},
-    sys::listener::Endpoint,
-};
+use rcluster_core::supervisor::{Brief, FleetState, Policy};
+use rcluster_sys::listener::Endpoint;
 
 /// Time on top of what a step takes at most.
 const MARGIN: Duration = Duration::from_secs(5);

@@ -20,11 +20,9 @@ use super::{
     upgrade::Upgrade,
     verdict::Verdict,
 };
-use crate::{
-    admin::{Readiness, Request, RestartReply, ScaleReply},
-    supervisor::{Event, FleetState, Scale, Supervisor, Time, Urgency, WorkerId},
-    sys::terminal::Terminal,
-};
+use crate::admin::{Readiness, Request, RestartReply, ScaleReply};
+use rcluster_core::supervisor::{Event, FleetState, Scale, Supervisor, Time, Urgency, WorkerId};
+use rcluster_sys::terminal::Terminal;
 
 /// A signal to stop that follows another one sooner is the same wish: wrapper scripts, `timeout` and terminals send two.
 const SAME_WISH: Duration = Duration::from_secs(1);

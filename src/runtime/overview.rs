@@ -12,18 +12,18 @@ use super::{
     effects::World,
     report::{self, Shown},
 };
-use crate::{
-    admin::{
-        DetachedStatus, Happening, ListenerStatus, MasterFigures, Outcome, ReloadReply, Status,
-    },
+use crate::admin::{
+    DetachedStatus, Happening, ListenerStatus, MasterFigures, Outcome, ReloadReply, Status,
+};
+use rcluster_core::{
     ipc,
     supervisor::{
         FleetState, FleetView, Generation, Pid, ReloadOutcome, Report, State, Supervisor, Time,
         WorkerId,
     },
-    sys::procfs,
     thrown,
 };
+use rcluster_sys::procfs;
 
 /// Events that a reader may be behind before it loses some.
 const BEHIND: usize = 256;

@@ -9,11 +9,11 @@ use tokio::{
 };
 
 use super::{effects::World, link::FromLink};
-use crate::{
+use rcluster_core::{
     ipc::{Query, bounds::MAX_WITHHELD},
     supervisor::{Fact, Supervisor, WorkerId},
-    sys::{listener::BindError, procfs},
 };
+use rcluster_sys::{listener::BindError, procfs};
 
 /// How long an answer waits for a walk, from the beginning of the walk.
 const LIMIT: Duration = Duration::from_secs(2);

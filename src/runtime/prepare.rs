@@ -22,12 +22,12 @@ use super::{
     release::{Release, ReleaseError},
     reread::{Fresh, Reread},
 };
-use crate::{
-    config::Config,
+use crate::config::Config;
+use rcluster_core::{
     names,
     supervisor::{Generation, Policy},
-    sys::{identity::Identity, safe_path::Account},
 };
+use rcluster_sys::{identity::Identity, safe_path::Account};
 
 /// Threads that may wait for files of earlier reloads; then a reload fails at once.
 const MOST: usize = 8;

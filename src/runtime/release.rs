@@ -19,13 +19,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{
-    config::{Launch, dotenv},
-    sys::{
-        files::{self, plain},
-        safe_path::{self, Account, Need, Use},
-        spawn::Either,
-    },
+use crate::config::{Launch, dotenv};
+use rcluster_sys::{
+    files::{self, plain},
+    safe_path::{self, Account, Need, Use},
+    spawn::Either,
 };
 
 /// Why a release cannot be used.

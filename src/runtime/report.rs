@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use crate::{
+use rcluster_core::{
     supervisor::{Finding, Policy, ReloadOutcome, Report, State},
     thrown,
 };

@@ -8,8 +8,8 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, Launch},
     settings::{Line, Setting},
-    supervisor::Policy,
 };
+use rcluster_core::supervisor::Policy;
 
 /// What only a restart of the master can change; all else is of the generation
 /// or of the supervisor's numbers.

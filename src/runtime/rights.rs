@@ -7,13 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    supervisor::Pid,
-    sys::{
-        identity::Identity,
-        listener::{BindError, Endpoint},
-        safe_path::{Account, Use},
-    },
+use rcluster_core::supervisor::Pid;
+use rcluster_sys::{
+    identity::Identity,
+    listener::{BindError, Endpoint},
+    safe_path::{Account, Use},
 };
 
 /// The bind rights of all workers.

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
 use super::{autopsy, effects::World, health, link::FromLink};
-use crate::{
+use rcluster_core::{
     ipc::outbound,
     supervisor::{Event, Exit, Fact, Finding, Pid, Policy, Supervisor, Usage, WorkerId},
-    sys::{cgroup, procfs},
 };
+use rcluster_sys::{cgroup, procfs};
 
 /// Two that are killed for memory at once are reaped one after the other within this time.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -96,7 +96,7 @@ impl World {
             Ok(asked) => asked,
             Err(missing) => return bad(missing),
         };
-        let (ours, theirs) = match crate::sys::fd_pass::channel() {
+        let (ours, theirs) = match rcluster_sys::fd_pass::channel() {
             Ok(pair) => pair,
             Err(error) => return bad(format!("failed to make a socket pair: {error}")),
         };
@@ -130,7 +130,7 @@ impl World {
         let ticks = procfs::loop_ticks(pid);
         if why_not.is_none() {
             // The stack comes through the channel, before the look ends.
-            crate::sys::process::signal(pid, Signal::SIGUSR1);
+            rcluster_sys::process::signal(pid, Signal::SIGUSR1);
         }
         tokio::spawn(async move {
             let limit = if why_not.is_some() {

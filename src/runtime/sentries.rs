@@ -11,7 +11,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
-use crate::sys::{
+use rcluster_sys::{
     hang_up::HangUps,
     listener::{self, SockAddr},
 };

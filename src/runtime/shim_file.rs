@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::identity::{Identity, is_root, others_reach};
+use rcluster_sys::identity::{Identity, is_root, others_reach};
 
 const NAME: &str = "shim.cjs";
 /// How often the folder that masters share is made again: others remove it when they end.

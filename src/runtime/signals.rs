@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::sys::process;
+use rcluster_sys::process;
 
 /// A signal, by what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

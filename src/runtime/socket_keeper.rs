@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::sys::{
+use rcluster_sys::{
     path_thread,
     socket_file::{Care, Fate},
 };

@@ -13,7 +13,7 @@ use std::{
 use tracing::{debug, info};
 
 use super::shim_file;
-use crate::sys::{
+use rcluster_sys::{
     control_dir::{self, Abandoned},
     guard, procfs,
 };

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, ffi::OsString};
 
 use super::{effects::World, guarding::grace, inspect_port, link::Link, release::Release};
-use crate::{
+use rcluster_core::{
     balance::Balance,
     supervisor::{Generation, Pid, Slot, Terms, WorkerId},
-    sys::{
-        fd_pass,
-        spawn::{self, CHANNEL_FD, Spawn, Started},
-    },
+};
+use rcluster_sys::{
+    fd_pass,
+    spawn::{self, CHANNEL_FD, Spawn, Started},
 };
 
 /// What SIGUSR1 opens: a port that the kernel chooses then, and an inspector whose id is not published over HTTP, so

@@ -8,7 +8,7 @@ use std::{cell::RefCell, time::Duration};
 use tokio::runtime::Builder;
 use tracing::warn;
 
-use crate::sys::blocked::{Sample, ThreadTimes};
+use rcluster_sys::blocked::{Sample, ThreadTimes};
 
 /// How long a turn may be blocked.
 const LIMIT: Duration = Duration::from_millis(50);

@@ -1,6 +1,7 @@
 //! How a master ended.
 
-use crate::{admin::StopReply, exit_code::ExitCode};
+use crate::admin::StopReply;
+use rcluster_core::exit_code::ExitCode;
 
 /// How the master ended.
 #[derive(Debug)]

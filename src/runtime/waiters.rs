@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use super::{overview::Bus, verdict::Verdict};
-use crate::{
-    admin::{ReloadReply, StopReply},
-    supervisor::{Generation, ReloadOutcome, Supervisor, Ticket, Time},
-};
+use crate::admin::{ReloadReply, StopReply};
+use rcluster_core::supervisor::{Generation, ReloadOutcome, Supervisor, Ticket, Time};
 
 /// Everybody who waits for the end of a reload or of the master.
 #[derive(Debug, Default)]

@@ -36,10 +36,9 @@ use tracing::warn;
 use crate::{
     admin::Request,
     config::{Config, Launch},
-    names,
-    supervisor::Policy,
-    sys::{identity::Identity, limits},
 };
+use rcluster_core::{names, supervisor::Policy};
+use rcluster_sys::{identity::Identity, limits};
 
 mod ignored;
 

@@ -16,13 +16,10 @@ use toml::{
 };
 
 use super::known;
-use crate::{
-    cli::one_line,
-    config::absolute,
-    sys::{
-        files::{self, ReadError},
-        safe_path::{self, Refusal},
-    },
+use crate::{cli::one_line, config::absolute};
+use rcluster_sys::{
+    files::{self, ReadError},
+    safe_path::{self, Refusal},
 };
 
 /// How alike an unknown key and a known one must be to be suggested (Jaro-Winkler, 0 to 1).

@@ -6,7 +6,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::pm2;
-use crate::{cli::ImportArgs, sys::files};
+use crate::cli::ImportArgs;
+use rcluster_sys::files;
 
 /// Prints what the file exports. A function is called, a promise waited for.
 const READ: &str = "const {pathToFileURL: u} = require('node:url');

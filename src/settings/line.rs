@@ -17,8 +17,8 @@ use super::{
 use crate::{
     cli::{Cli, Command, command},
     config::{ConfigError, absolute},
-    sys::files,
 };
+use rcluster_sys::files;
 
 /// What was typed, and where. Kept, so that a reload can read the file anew.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

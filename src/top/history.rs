@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::{
-    admin::Status,
-    supervisor::{Slot, State, WorkerId, WorkerView},
-};
+use crate::admin::Status;
+use rcluster_core::supervisor::{Slot, State, WorkerId, WorkerView};
 
 /// Samples that are kept of each figure.
 pub(super) const KEPT: usize = 240;

@@ -6,7 +6,7 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use crate::supervisor::{Policy, Slot};
+use rcluster_core::supervisor::{Policy, Slot};
 
 /// Something to be done to the master.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     admin::{SlotFigures, Status, shown_state},
-    supervisor::{FleetView, Incident, ReloadView, Slot, State, WorkerView},
     units,
 };
+use rcluster_core::supervisor::{FleetView, Incident, ReloadView, Slot, State, WorkerView};
 
 /// Rows of the incidents' box, its border included.
 const INCIDENTS: u16 = 6;

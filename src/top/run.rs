@@ -15,9 +15,8 @@ use crate::{
         Client, ClientError, ReloadReply, ReloadWish, RestartReply, ScaleReply, ScaleWish, Status,
     },
     cli::TopArgs,
-    escape,
-    exit_code::ExitCode,
 };
+use rcluster_core::{escape, exit_code::ExitCode};
 
 /// Something to react to.
 enum Input {
@@ -133,7 +132,7 @@ async fn look(client: &Client) -> Result<Seen, ClientError> {
 }
 
 /// The end of a reload, with the first of its warnings.
-fn served(generation: crate::supervisor::Generation, warnings: &[String]) -> String {
+fn served(generation: rcluster_core::supervisor::Generation, warnings: &[String]) -> String {
     let first = warnings.first().and_then(|text| text.lines().next());
     let more = match warnings.len() {
         0 | 1 => String::new(),
@@ -184,7 +183,7 @@ async fn carry_out(client: &Client, order: &Order) -> Result<String, ClientError
 
 #[cfg(test)]
 mod tests {
-    use crate::supervisor::Generation;
+    use rcluster_core::supervisor::Generation;
 
     #[test]
     fn the_end_of_a_reload_shows_its_first_warning() {

@@ -9,13 +9,11 @@ use super::{
     Connection, Hands,
     queues::{QueueState, Queues},
 };
-use crate::{
-    runtime::{
-        listeners::GroupId,
-        upgrade::{Fd, Packing, Unpacking},
-    },
-    supervisor::WorkerId,
+use crate::runtime::{
+    listeners::GroupId,
+    upgrade::{Fd, Packing, Unpacking},
 };
+use rcluster_core::supervisor::WorkerId;
 
 /// [`Hands`] written out.
 #[derive(Debug, Default, Serialize, Deserialize)]

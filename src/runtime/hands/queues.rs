@@ -10,14 +10,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    runtime::{
-        listeners::GroupId,
-        upgrade::{Fd, Packing, Unpacking},
-    },
-    supervisor::WorkerId,
-    sys::fd_queue::FdQueue,
+use crate::runtime::{
+    listeners::GroupId,
+    upgrade::{Fd, Packing, Unpacking},
 };
+use rcluster_core::supervisor::WorkerId;
+use rcluster_sys::fd_queue::FdQueue;
 
 /// The number that asks for nothing but an echo.
 const PING: u64 = 0;

@@ -8,10 +8,8 @@ use std::{collections::BTreeSet, os::fd::OwnedFd, sync::Arc};
 use tokio::time::Instant;
 
 use super::{SLOW, queues::Said};
-use crate::{
-    runtime::{effects::World, listeners::GroupId},
-    supervisor::WorkerId,
-};
+use crate::runtime::{effects::World, listeners::GroupId};
+use rcluster_core::supervisor::WorkerId;
 
 impl World {
     /// Whether a worker gets a connection only right after it has said that it turns. Where the kernel gives to all there is no

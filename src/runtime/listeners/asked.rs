@@ -2,11 +2,11 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use crate::{
+use rcluster_core::{
     ipc::{AddressType, Query},
     supervisor::Pid,
-    sys::listener::{self, BindError, Endpoint},
 };
+use rcluster_sys::listener::{self, BindError, Endpoint};
 
 /// Whether a query asks for any port of the loopback interface.
 pub(super) fn is_private(query: &Query) -> bool {

@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Declared, Group, GroupId, Holder, Holding, Listener, Listeners, Source};
-use crate::{
+use crate::runtime::{
+    rights::Rights,
+    upgrade::{Fd, Packing, Unpacking},
+};
+use rcluster_core::{
     ipc::Query,
-    runtime::{
-        rights::Rights,
-        upgrade::{Fd, Packing, Unpacking},
-    },
     supervisor::{Generation, Slot, Time, WorkerId},
-    sys::{
-        identity::Identity,
-        listener::{Endpoint, SocketFile, SocketFileState},
-        steer::Kernel,
-    },
+};
+use rcluster_sys::{
+    identity::Identity,
+    listener::{Endpoint, SocketFile, SocketFileState},
+    steer::Kernel,
 };
 
 /// [`Listeners`] written out. One socket may stand behind several names.

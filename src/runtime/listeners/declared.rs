@@ -5,7 +5,8 @@ use std::{ffi::OsString, net::IpAddr, os::fd::RawFd};
 use serde::{Deserialize, Serialize};
 
 use super::{GroupId, Listener, Listeners, l_is_udp};
-use crate::{supervisor::WorkerId, sys::listener::Endpoint};
+use rcluster_core::supervisor::WorkerId;
+use rcluster_sys::listener::Endpoint;
 
 #[derive(Debug)]
 pub(super) struct Declared {

@@ -11,15 +11,15 @@ use std::{
 
 use tracing::{info, warn};
 
-use crate::{
+use crate::runtime::manager;
+use rcluster_core::{
     balance::Balance,
     balance::{self, Program, Weigher},
-    runtime::manager,
     supervisor::Slot,
-    sys::{
-        listener::{self, Endpoint, SocketFile},
-        steer::{self, Kernel},
-    },
+};
+use rcluster_sys::{
+    listener::{self, Endpoint, SocketFile},
+    steer::{self, Kernel},
 };
 
 /// Addresses are dealt to so many buckets, and buckets to seats.
@@ -309,7 +309,7 @@ impl Group {
             return None;
         }
         let load = || -> std::io::Result<Kernel> {
-            let kernel = Kernel::load(crate::supervisor::Policy::MAX_WORKERS)?;
+            let kernel = Kernel::load(rcluster_core::supervisor::Policy::MAX_WORKERS)?;
             for (seat, socket) in (0..).zip(&self.seats) {
                 kernel.put(seat, socket)?;
             }

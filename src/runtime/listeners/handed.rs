@@ -3,12 +3,10 @@
 use tracing::info;
 
 use super::{Declared, Group, Listeners, Source};
-use crate::{
-    runtime::manager,
-    sys::{
-        inherit::Inherited,
-        listener::{BindError, Endpoint, SocketFile},
-    },
+use crate::runtime::manager;
+use rcluster_sys::{
+    inherit::Inherited,
+    listener::{BindError, Endpoint, SocketFile},
 };
 
 impl Listeners {

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::{Listener, Listeners, Source, port_of};
-use crate::{
+use rcluster_core::{
     ipc::Query,
     supervisor::{Slot, State, Supervisor, Time, WorkerId},
-    sys::listener::Endpoint,
 };
+use rcluster_sys::listener::Endpoint;
 
 /// A listener whose port the app named is closed this long after the app has closed it: an app may open it again. It is more than
 /// `Policy::UNHEARD`, after which a worker that closed its last server is replaced.

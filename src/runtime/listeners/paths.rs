@@ -3,11 +3,8 @@
 use std::fmt;
 
 use super::{Listeners, MAX_LISTENERS, asked};
-use crate::{
-    ipc::Query,
-    supervisor::Pid,
-    sys::listener::{self, BindError, Bound, Endpoint, FileOptions},
-};
+use rcluster_core::{ipc::Query, supervisor::Pid};
+use rcluster_sys::listener::{self, BindError, Bound, Endpoint, FileOptions};
 
 /// What is done before a query for a path is answered.
 pub(in crate::runtime) struct PathJob {

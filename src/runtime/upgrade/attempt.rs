@@ -27,11 +27,11 @@ use crate::{
         master::{Inputs, Master},
         watch,
     },
-    supervisor::FleetState,
-    sys::{
-        handover, path_thread, process,
-        safe_path::{self, Refusal},
-    },
+};
+use rcluster_core::supervisor::FleetState;
+use rcluster_sys::{
+    handover, path_thread, process,
+    safe_path::{self, Refusal},
 };
 
 /// How long answers that are on their way may take to be written.
@@ -298,7 +298,10 @@ impl Master {
 
     fn hear_all(
         &mut self,
-        heard: Vec<(crate::supervisor::WorkerId, crate::runtime::link::FromLink)>,
+        heard: Vec<(
+            rcluster_core::supervisor::WorkerId,
+            crate::runtime::link::FromLink,
+        )>,
     ) {
         for (id, what) in heard {
             if let Some(event) = self.world.hear(id, what, &self.supervisor) {

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::handover;
+use rcluster_sys::handover;
 
 /// A descriptor in the state: its number, which `execve(2)` keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

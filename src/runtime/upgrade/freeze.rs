@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio::sync::mpsc::Receiver;
 
-use crate::{
-    runtime::{
-        effects::World,
-        link::{FromLink, Frozen},
-    },
-    supervisor::WorkerId,
+use crate::runtime::{
+    effects::World,
+    link::{FromLink, Frozen},
 };
+use rcluster_core::supervisor::WorkerId;
 
 /// Links that stand still.
 pub(super) type Still = BTreeMap<WorkerId, Frozen>;

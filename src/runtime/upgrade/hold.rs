@@ -9,10 +9,10 @@ use super::attempt::Upgrade;
 use crate::{
     admin::{self, Api, Token},
     runtime::control_keeper::Keeper,
-    sys::{
-        control_dir::{ControlFile, ControlFiles, Lock, Repaired},
-        pidfile::Pidfile,
-    },
+};
+use rcluster_sys::{
+    control_dir::{ControlFile, ControlFiles, Lock, Repaired},
+    pidfile::Pidfile,
 };
 
 /// What a master holds besides its workers. In this order it lets go.

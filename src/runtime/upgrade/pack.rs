@@ -9,15 +9,15 @@ use super::{
 };
 use crate::{
     admin::UpgradeView,
-    ipc::{Channel, LineDecoder, Outgoing},
     logs::Held,
     runtime::{
         link::{Frozen, Order, ToWorker},
         master::Master,
         shim_file::ShimFile,
     },
-    sys::handover,
 };
+use rcluster_core::ipc::{Channel, LineDecoder, Outgoing};
+use rcluster_sys::handover;
 
 /// A variable that makes debug builds misbehave on purpose, for tests.
 const TEST: &str = "RCLUSTER_TEST_UPGRADE";

@@ -16,14 +16,14 @@ use nix::{
 use tokio::time::Instant;
 
 use super::{State, state::TOO_NEW};
-use crate::{
+use crate::runtime::start::MANAGERS;
+use rcluster_core::{
     exit_code::ExitCode,
-    runtime::start::MANAGERS,
     supervisor::{Exit, Pid},
-    sys::{
-        handover, process,
-        spawn::{self, ExecReport, Output, Spawn, Started},
-    },
+};
+use rcluster_sys::{
+    handover, process,
+    spawn::{self, ExecReport, Output, Spawn, Started},
 };
 
 /// The word by which a binary is asked; the state is on its standard input.
@@ -161,7 +161,7 @@ impl Probe {
 
     /// Why it is not waited for any longer.
     pub(super) fn late(&self) -> String {
-        let limit = crate::names::duration(LIMIT);
+        let limit = rcluster_core::names::duration(LIMIT);
         format!("{} did not answer within {limit}", self.binary.display())
     }
 

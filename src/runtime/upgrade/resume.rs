@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     admin::{Token, UpgradeView},
-    ipc::Outgoing,
     logs::{self, Held, Logs, LogsError},
     runtime::{
         boot::BootError,
@@ -35,15 +34,15 @@ use crate::{
         shim_file::ShimFile,
         waiters::Waiters,
     },
-    supervisor::WorkerId,
-    sys::{
-        control_dir::{ControlFile, Lock},
-        guard::Guard,
-        handover,
-        identity::Identity,
-        pidfile::Pidfile,
-        safe_path::Use,
-    },
+};
+use rcluster_core::{ipc::Outgoing, supervisor::WorkerId};
+use rcluster_sys::{
+    control_dir::{ControlFile, Lock},
+    guard::Guard,
+    handover,
+    identity::Identity,
+    pidfile::Pidfile,
+    safe_path::Use,
 };
 
 /// How often, and after which pause, it is tried to start a thread.

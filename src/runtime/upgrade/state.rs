@@ -14,16 +14,18 @@ use super::Fd;
 use crate::{
     admin::{Token, UpgradeView},
     config::Config,
-    ipc::{Channel, LineDecoder, Outgoing, Query},
     logs::{Begun, Kept},
     runtime::{
         figures::FiguresState, guarding::Guarding, hands::HandsState, listeners::ListenersState,
         overview::BusState, release::Release, reread::Reread, senses::OomCounter,
         shim_file::ShimState,
     },
-    supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
-    sys::control_dir::Inode,
 };
+use rcluster_core::{
+    ipc::{Channel, LineDecoder, Outgoing, Query},
+    supervisor::{Exit, Generation, Pid, Supervisor, Time, WorkerId},
+};
+use rcluster_sys::control_dir::Inode;
 
 /// The version that is written.
 pub(super) const VERSION: u32 = 3;

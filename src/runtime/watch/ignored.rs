@@ -11,7 +11,7 @@ use ignore::{
 };
 use tracing::warn;
 
-use crate::sys::files::{self, ReadError};
+use rcluster_sys::files::{self, ReadError};
 
 /// Most bytes of one file of patterns.
 const FILE: u64 = 64 * 1024;
