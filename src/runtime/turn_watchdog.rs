@@ -10,7 +10,7 @@ use tracing::warn;
 
 use rcluster_sys::blocked::{Sample, ThreadTimes};
 
-/// How long a turn may be blocked.
+/// How long a turn may be blocked without being logged.
 const LIMIT: Duration = Duration::from_millis(50);
 
 thread_local! {
