@@ -191,13 +191,14 @@ impl Made {
             self.lose(key, "this rcluster has no such option");
             return;
         }
-        let value = match (value.as_str(), value.as_array()) {
-            (Some(text), _) => string(text),
-            (None, Some(items)) => {
+        let value = match &value {
+            Value::String(text) => string(text),
+            Value::Array(items) => {
                 let items: Vec<_> = items.iter().map(|item| string(&plain(item))).collect();
                 format!("[{}]", items.join(", "))
             }
-            (None, None) => value.to_string(),
+            Value::Bool(_) | Value::Number(_) => value.to_string(),
+            Value::Null | Value::Object(_) => return self.lose(key, "it is neither text nor list"),
         };
         let _ = writeln!(self.toml, "{key} = {value}");
     }
@@ -472,6 +473,12 @@ mod tests {
         let path = dir.path().join("rcluster.toml");
         std::fs::write(&path, &made.toml).unwrap();
         super::super::File::read(&path).unwrap();
+    }
+
+    #[test]
+    fn a_table_where_text_belongs_is_not_carried_over() {
+        let made = convert(&json!({ "script": { "A": 1, "x": null } }), None, None).unwrap();
+        assert!(made.lost[0].starts_with("script: "), "{}", made.toml);
     }
 
     #[test]
