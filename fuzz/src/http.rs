@@ -1,13 +1,17 @@
-use std::io;
+use std::{io, time::Duration};
 
 use rcluster::admin::{Api, Door, Request, Token, serve_tcp};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{broadcast, mpsc},
+    time::timeout,
 };
 
 /// The token that changes need.
 const TOKEN: &str = "0123456789abcdef";
+
+/// How long a stream of events is read: less than the first comment that keeps it alive.
+const FOLLOWED: Duration = Duration::from_millis(20);
 
 /// Turns of the scheduler in which everything is answered.
 const TURNS: usize = 100;
@@ -70,7 +74,8 @@ pub fn http(input: &[u8]) {
         }
         let _ = client.shutdown().await;
         let mut answer = vec![];
-        let _ = client.read_to_end(&mut answer).await;
+        // Events are followed without end.
+        let _ = timeout(FOLLOWED, client.read_to_end(&mut answer)).await;
         assert!(
             answer.is_empty() || answer.starts_with(b"HTTP/1."),
             "{answer:?}"
