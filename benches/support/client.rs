@@ -1,7 +1,7 @@
 //! A closed-loop HTTP client: each connection sends, waits for the whole answer, sends again.
 //!
 //! One thread, so that it takes the same small share of the machine from every contender. It checks status and
-//! body; it is no ledger (`rcluster_ledger` is).
+//! body; `rcluster_ledger` accounts for each request, this does not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -107,7 +107,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error
         Count::Text(text) => Ok(text),
         // `-1` as a text takes one away.
         Count::Number(number) if number < 0.0 => Err(D::Error::custom(format_args!(
-            "{number} is no number of workers; as a text, \"{number}\", it takes workers away"
+            "invalid number of workers: {number}; to take workers away, send the text \"{number}\""
         ))),
         Count::Number(number) => Ok(number.to_string()),
     }
@@ -120,7 +120,7 @@ impl ScaleWish {
         let text = self.workers.as_str();
         let wrong = || {
             format!(
-                "`{text}` is no number of workers: write 1 to {}, +1, -1 or auto",
+                "invalid number of workers `{text}`: use 1 to {}, +1, -1 or auto",
                 Policy::MAX_WORKERS
             )
         };

@@ -268,7 +268,7 @@ fn variables(loaded: &Loaded, line: &Line) -> Result<String, UnitError> {
         let _ = writeln!(lines, "Environment={word}");
         Ok(())
     };
-    // Which file it is is no setting of the file.
+    // The file does not name itself.
     let config = std::env::var_os("RCLUSTER_CONFIG").filter(|path| !path.is_empty());
     if let Some(path) = config {
         set(

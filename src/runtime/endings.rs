@@ -146,7 +146,7 @@ mod tests {
         let mut endings = Endings::default();
         assert_eq!(endings.closed(id), None);
         std::thread::sleep(PATIENCE);
-        endings.delay(2 * PATIENCE);
+        endings.delay(std::time::Duration::from_hours(1));
         assert_eq!(endings.overdue(), []);
         assert!(endings.due().is_some());
     }

@@ -276,7 +276,7 @@ impl Policy {
     /// Workers of a generation that may boot at the same time on any host.
     pub const LEAST_BOOTS: u32 = 4;
 
-    /// [`Policy::boots`] for so many CPUs: two each, since a boot also waits for files; at least
+    /// [`Policy::boots`] for a number of CPUs: two each, since a boot also waits for files; at least
     /// [`Policy::LEAST_BOOTS`].
     pub fn boots_on(cpus: u32) -> u32 {
         cpus.saturating_mul(2).max(Self::LEAST_BOOTS)

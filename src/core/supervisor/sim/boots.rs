@@ -6,7 +6,7 @@ use super::{
     table::{Table, policy},
 };
 
-/// Of each generation so many workers boot at a time as the policy says; of one that a rolling reload brings, its surge.
+/// The policy bounds how many workers of a generation boot at a time; in a rolling reload the surge does, too.
 /// Where more are ordered in a step, no more than that boot.
 pub(super) fn are_bounded(step: &Step<'_>) -> Verdict {
     let (after, policy) = (step.after, &step.after.policy);
